@@ -1,0 +1,134 @@
+"""The patch grid of one video, and motion fields turned into token targets and back.
+
+Shapes: F frames, R patch rows, C patch columns, m merge size, p temporal patch size,
+T = F / p * R / m * C / m video tokens, D = 2 * m * m * p numbers per token.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.motion.field import MotionField
+
+
+@dataclass(frozen=True)
+class VideoGrid:
+    """Where the vision encoder's patches lie, after all resizing, and which video token says which of them.
+
+    Tokens follow each other by time, then row, then column, in every family that is supported (Qwen3-VL puts
+    timestamps between the frames, which moves tokens apart but does not change their order). One token covers
+    `merge` x `merge` patches in `temporal_patch` frames.
+
+    Args:
+        frames: F, frames after padding to a multiple of `temporal_patch`.
+        rows: R, patch rows of one frame.
+        cols: C, patch columns of one frame.
+        patch: side of a patch in pixels of the resized frame.
+        merge: m, patches per token along each side.
+        temporal_patch: p, frames per token.
+
+    Raises:
+        ValueError: if a number is not positive, or F, R, C are not multiples of p, m, m.
+    """
+
+    frames: int
+    rows: int
+    cols: int
+    patch: int = 14
+    merge: int = 2
+    temporal_patch: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.rows, self.cols, self.patch, self.merge, self.temporal_patch) < 1:
+            raise ValueError(f"every number of a grid must be positive: {self}")
+        if self.frames % self.temporal_patch or self.rows % self.merge or self.cols % self.merge:
+            raise ValueError(f"frames, rows and cols must be multiples of temporal_patch, merge and merge: {self}")
+
+    @classmethod
+    def from_thw(cls, thw: "tuple[int, int, int]", patch: int, merge: int, temporal_patch: int) -> "VideoGrid":
+        """Build the grid from one row of `video_grid_thw`: (temporal patches, patch rows, patch columns)."""
+        frames, rows, cols = (int(number) for number in thw)
+        return cls(frames * temporal_patch, rows, cols, patch, merge, temporal_patch)
+
+    @property
+    def height(self) -> int:
+        """Height in pixels of the frame that the vision encoder sees."""
+        return self.rows * self.patch
+
+    @property
+    def width(self) -> int:
+        """Width in pixels of the frame that the vision encoder sees."""
+        return self.cols * self.patch
+
+    @property
+    def num_tokens(self) -> int:
+        """T, the number of video tokens."""
+        return self.frames // self.temporal_patch * (self.rows // self.merge) * (self.cols // self.merge)
+
+    @property
+    def token_width(self) -> int:
+        """D, the numbers that one token says: x and y for each of its patches."""
+        return 2 * self.merge**2 * self.temporal_patch
+
+
+@dataclass(frozen=True)
+class MotionTargets:
+    """What each video token of one video must say.
+
+    Args:
+        values: float32 [T, D], displacement in units of `patch * scale` pixels; zero where `mask` is false.
+        mask: bool [T, D], true where the value is a target.
+
+    Raises:
+        ValueError: on another shape or dtype, or a value that is not finite.
+    """
+
+    values: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.shape != self.mask.shape:
+            raise ValueError(f"values {self.values.shape} and mask {self.mask.shape} must be the same [tokens, width]")
+        if self.values.dtype != np.float32 or self.mask.dtype != np.bool_:
+            raise ValueError(f"values must be float32 and mask bool, not {self.values.dtype} and {self.mask.dtype}")
+        if not np.isfinite(self.values).all():
+            raise ValueError("a target is not finite")
+
+
+def to_tokens(field: NDArray, grid: VideoGrid) -> NDArray:
+    """Reorder a per-patch array [F, R, C, K] to one row per video token [T, p * m * m * K].
+
+    Within a row the order is frame, patch row, patch column, then the last axis.
+    """
+    f, r, c, k = field.shape
+    if (f, r, c) != (grid.frames, grid.rows, grid.cols):
+        raise ValueError(f"field has {(f, r, c)} frames, rows, cols; the grid has {grid}")
+    p, m = grid.temporal_patch, grid.merge
+    split = field.reshape(f // p, p, r // m, m, c // m, m, k)
+    return split.transpose(0, 2, 4, 1, 3, 5, 6).reshape(grid.num_tokens, p * m * m * k)
+
+
+def from_tokens(rows: NDArray, grid: VideoGrid) -> NDArray:
+    """Undo `to_tokens`: [T, p * m * m * K] to [F, R, C, K]."""
+    p, m = grid.temporal_patch, grid.merge
+    shape = (grid.frames // p, grid.rows // m, grid.cols // m, p, m, m, -1)
+    return rows.reshape(shape).transpose(0, 3, 1, 4, 2, 5, 6).reshape(grid.frames, grid.rows, grid.cols, -1)
+
+
+def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0) -> MotionTargets:
+    """Turn a motion field in pixels into normalised token targets.
+
+    Args:
+        field: vectors float32 [F, R, C, 2] in pixels of the resized frame, with their validity.
+        grid: the grid of the same video.
+        scale: targets are divided by `grid.patch * scale`.
+    """
+    mask = to_tokens(np.repeat(field.valid[..., None], 2, axis=-1), grid)
+    values = to_tokens(field.vectors, grid) / np.float32(grid.patch * scale)
+    return MotionTargets(np.where(mask, values, np.float32(0)), mask)
+
+
+def tokens_to_vectors(values: NDArray[np.float32], grid: VideoGrid, scale: float = 1.0) -> NDArray[np.float32]:
+    """Turn normalised token values [T, D] into vectors [F, R, C, 2] in pixels of the resized frame."""
+    return from_tokens(np.asarray(values, np.float32) * np.float32(grid.patch * scale), grid)
