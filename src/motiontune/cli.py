@@ -1,0 +1,115 @@
+"""The command line: `motiontune train | inspect | export | prepare | demo`."""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+from motiontune.errors import MotiontuneError
+
+
+TRAIN_HELP = """motiontune train cfg.yaml [key=value ...]      or      motiontune train --key value ...
+
+Takes everything that `llamafactory-cli train` takes, and motiontune's own keys; both follow.
+"""
+
+
+def exit_with_message(run: Callable[[], object]) -> None:
+    """Run, and turn a user's mistake into one line on stderr and exit code 2."""
+    try:
+        run()
+    except MotiontuneError as error:
+        print(f"motiontune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:  # torchrun has printed what happened
+        sys.exit(error.returncode)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "llamafactory":
+            raise
+        print(f"motiontune: {error}; install it with: pip install 'motiontune[llamafactory]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _train(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(TRAIN_HELP)
+        argv = ["--help"]
+    from motiontune.llamafactory.launcher import launch
+
+    launch(argv)
+
+
+def _export(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("motiontune export cfg.yaml [key=value ...]\n\nTakes what `llamafactory-cli export` takes.\n")
+        argv = ["--help"]
+    from motiontune.llamafactory.export import export
+    from motiontune.llamafactory.install import read_config
+
+    export(read_config(argv))
+
+
+def _inspect(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser("motiontune inspect", description="Show what training will see, without training.")
+    parser.add_argument("config", help="the training YAML")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the YAML")
+    parser.add_argument("--out", default="motiontune-inspect", help="folder of the pictures (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=2, help="samples in the batch (default: %(default)s)")
+    args = parser.parse_args(argv)
+    from motiontune.llamafactory.inspect import inspect
+    from motiontune.llamafactory.install import read_config
+
+    inspect(read_config([args.config, *args.overrides]), args.out, args.samples)
+
+
+def _prepare(argv: list[str]) -> None:
+    from motiontune.datasets import something_something
+
+    parser = argparse.ArgumentParser("motiontune prepare", description="Bring a data set into LLaMA-Factory's format.")
+    names = parser.add_subparsers(dest="dataset", required=True)
+    something_something.add_arguments(names.add_parser("something-something", help="Something-Something V2"))
+    args = parser.parse_args(argv)
+    sys.exit(something_something.run(args))
+
+
+def _demo(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "motiontune demo", description="Train a tiny model on synthetic clips and show what it learned, in 3 minutes."
+    )
+    parser.add_argument("--out", default="motiontune-demo", help="output folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: %(default)s)")
+    args = parser.parse_args(argv)
+    from motiontune.demo import run_demo
+
+    run_demo(args.out, args.seed)
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (_train, "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens"),
+    "inspect": (_inspect, "show what training will see: every variable of a batch, and pictures of the targets"),
+    "export": (_export, "merge an adapter into its model and carry the motion head along"),
+    "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
+    "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),
+}
+
+
+def main() -> None:
+    """Entry point of the `motiontune` command."""
+    parser = argparse.ArgumentParser(
+        "motiontune",
+        description="Teach video-language models to see motion.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()),
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="`motiontune command --help` lists them")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loader workers fork after tokenizing
+    args = parser.parse_args()
+    exit_with_message(lambda: COMMANDS[args.command][0](args.arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""motiontune's keys, added to LLaMA-Factory's data and fine-tuning arguments."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
+from llamafactory.hparams.training_args import TrainingArguments
+
+from motiontune.errors import ConfigError
+from motiontune.llamafactory.compat import get_logger
+from motiontune.model.losses import MOTION_LOSS_TYPES
+from motiontune.motion.sources import SOURCES
+
+
+logger = get_logger(__name__)
+
+
+def _check_choice(key: str, value: str, choices: "tuple[str, ...]") -> None:
+    if value not in choices:
+        raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}")
+
+
+@dataclass
+class MotionDataArguments(DataArguments):
+    r"""LLaMA-Factory's data arguments, and where the motion of the video tokens comes from."""
+
+    train_on_video_tokens: bool = field(
+        default=False,
+        metadata={"help": "Supervise the video tokens with the motion of the video. A motion loss switches it on."},
+    )
+    motion_source: str = field(
+        default="auto",
+        metadata={
+            "help": (
+                "Where motion comes from: codec (the bitstream's vectors), flow (optical flow on the resized frames), "
+                "file (computed beforehand), auto (codec where the bitstream has usable vectors, else flow)."
+            )
+        },
+    )
+    motion_target: Literal["past", "future"] = field(
+        default="past",
+        metadata={"help": "Motion since the previous sampled frame (past) or to the next one (future)."},
+    )
+    motion_dir: str | None = field(
+        default=None,
+        metadata={"help": "With `motion_source: file`: the folder of the motion files. Defaults to beside each clip."},
+    )
+    motion_on_error: Literal["auto", "raise", "skip"] = field(
+        default="auto",
+        metadata={
+            "help": (
+                "What a clip that cannot be used does: raise stops the run, skip leaves the clip out and counts it, "
+                "auto raises before training starts and skips during it."
+            )
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choice("motion_source", self.motion_source, SOURCES)
+        _check_choice("motion_target", self.motion_target, ("past", "future"))
+        _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
+
+
+@dataclass
+class MotionFinetuningArguments(FinetuningArguments):
+    r"""LLaMA-Factory's fine-tuning arguments, and the motion loss and its head."""
+
+    use_only_motionvector_loss: bool = field(
+        default=False,
+        metadata={"help": "Train on the motion at the video tokens alone; the answer's text is not learned."},
+    )
+    use_motionvector_crossentropy_loss: bool = field(
+        default=False,
+        metadata={"help": "Train on the motion at the video tokens and on the answer's text."},
+    )
+    motion_loss_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": (
+                "Weight of the motion loss beside the cross-entropy. With 0 the run is a control: text is trained "
+                "exactly as by LLaMA-Factory, and the motion head stays at zero."
+            )
+        },
+    )
+    motion_loss_type: Literal["smooth_l1", "l1", "l2", "epe"] = field(
+        default="smooth_l1",
+        metadata={"help": "The motion loss; epe is the end-point error of each vector (Charbonnier)."},
+    )
+    motion_head_input: str = field(
+        default="last_hidden",
+        metadata={
+            "help": (
+                "Hidden states that the motion head reads: last_hidden (after the final norm), layer:K (output of "
+                "decoder layer K, from 1) or projector (the vision encoder's output as it enters the decoder)."
+            )
+        },
+    )
+    motion_head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the motion head. Defaults to 10 times `learning_rate`."},
+    )
+    motion_scale: float = field(
+        default=1.0,
+        metadata={"help": "Targets are displacements in pixels of the resized frame / (patch size * motion_scale)."},
+    )
+
+    @property
+    def use_motion_loss(self) -> bool:
+        r"""Whether the run trains the motion head."""
+        return self.use_only_motionvector_loss or self.use_motionvector_crossentropy_loss
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choice("motion_loss_type", self.motion_loss_type, MOTION_LOSS_TYPES)
+        if self.use_only_motionvector_loss and self.use_motionvector_crossentropy_loss:
+            raise ConfigError(
+                "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both true: choose one"
+            )
+        if self.motion_loss_weight < 0:
+            raise ConfigError(f"motion_loss_weight: {self.motion_loss_weight} is negative")
+        if self.motion_scale <= 0:
+            raise ConfigError(f"motion_scale: {self.motion_scale} must be positive")
+        if not self.use_motion_loss:
+            return
+        flag = "use_only_motionvector_loss" if self.use_only_motionvector_loss else "use_motionvector_crossentropy_loss"
+        if self.stage != "sft":
+            raise ConfigError(f"{flag} needs `stage: sft`, not {self.stage}")
+        if self.use_only_motionvector_loss and self.motion_loss_weight == 0:
+            raise ConfigError("use_only_motionvector_loss with `motion_loss_weight: 0` trains nothing")
+        others = "use_dft_loss use_asft_loss use_eaft_loss use_mca use_hyper_parallel use_badam".split()
+        others += ["galore_layerwise"] * self.use_galore + ["apollo_layerwise"] * self.use_apollo
+        for other in others:
+            if getattr(self, other):
+                raise ConfigError(f"{flag} cannot be combined with {other}")
+
+
+def check_together(
+    model_args: ModelArguments,
+    data_args: MotionDataArguments,
+    training_args: TrainingArguments,
+    finetuning_args: MotionFinetuningArguments,
+) -> None:
+    """Check what one group of arguments cannot see of the others, and switch on what a loss implies.
+
+    Raises:
+        ConfigError: in one line, naming the keys.
+    """
+    if finetuning_args.use_motion_loss and not data_args.train_on_video_tokens:
+        data_args.train_on_video_tokens = True
+        logger.info_rank0("The motion loss needs motion at the video tokens: `train_on_video_tokens` is now true.")
+    if not data_args.train_on_video_tokens:
+        return
+    if finetuning_args.stage != "sft":
+        raise ConfigError(f"train_on_video_tokens needs `stage: sft`, not {finetuning_args.stage}")
+    if training_args.do_train and not finetuning_args.use_motion_loss:
+        raise ConfigError(
+            "train_on_video_tokens needs a loss: use_motionvector_crossentropy_loss (motion and text) "
+            "or use_only_motionvector_loss (motion alone)"
+        )
+    if data_args.packing and not data_args.neat_packing:
+        raise ConfigError("packing lets samples see each other's motion: use `neat_packing: true` instead")
+    if data_args.train_on_prompt:
+        raise ConfigError("train_on_prompt puts cross-entropy on every video token, which says nothing: leave it out")
+    for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
+        if getattr(model_args, key):
+            raise ConfigError(f"{key} replaces the model's forward, which the motion head needs: leave it out")

@@ -1,0 +1,164 @@
+"""From samples to a batch: LLaMA-Factory's collator, plus the motion targets of the batch's video tokens.
+
+Each clip is decoded once, before LLaMA-Factory's collator runs: a clip that cannot be read is taken out of the batch
+there, so that it neither ends the run nor poisons its neighbours.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from llamafactory.data import SFTDataCollatorWith4DAttentionMask
+from llamafactory.extras.constants import IGNORE_INDEX
+
+from motiontune.clip import Clip
+from motiontune.errors import ClipError, MotiontuneError
+from motiontune.grid import MotionTargets, VideoGrid, field_to_targets
+from motiontune.model.head import MotionHeadConfig
+from motiontune.motion.field import Direction
+from motiontune.motion.sources import motion_of, needs_vectors
+
+
+@dataclass(frozen=True)
+class MotionSettings:
+    """Where the targets come from and what a bad clip does; see `MotionDataArguments`."""
+
+    head: MotionHeadConfig
+    source: str = "auto"
+    motion_dir: str | None = None
+    raise_on_error: bool = False
+
+    @property
+    def direction(self) -> Direction:
+        """`past` or `future`, as the head was made for."""
+        return self.head.target
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """What belongs to one video of a batch and is no tensor.
+
+    Args:
+        sample: number of the sample in its data set, or None in training.
+        row: row of the batch.
+        path: the clip.
+        grid: its patch grid.
+        times: seconds of each frame of the grid.
+        source: the source that the motion came from; "none" where there is none.
+        problem: why there is no motion, or "".
+    """
+
+    sample: int | None
+    row: int
+    path: str
+    grid: VideoGrid
+    times: tuple[float, ...]
+    source: str
+    problem: str = ""
+
+
+@dataclass
+class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
+    r"""LLaMA-Factory's SFT collator, and the motion targets.
+
+    Beside LLaMA-Factory's keys a batch has
+
+    * `motion_targets`: float32 [T, D], normalised; T counts the batch's video tokens, row by row.
+    * `motion_mask`: bool [T, D].
+    * `motion_videos`: list of `VideoRecord`, in the order of the tokens.
+    * `motion_skipped`: list of str, one line for each sample that was taken out.
+
+    Arguments:
+        motion: the settings. None only because the parent's fields have defaults.
+    """
+
+    motion: MotionSettings | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        plugin = self.template.mm_plugin
+        self.video_token_id = self.tokenizer.convert_tokens_to_ids(plugin.video_token)
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(plugin.image_token)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        numbers = [feature.pop("motion_sample", None) for feature in features]
+        skipped: list[str] = []
+        clips: list[tuple[int, Clip]] = []
+        for row, feature in enumerate(features):
+            try:
+                feature["videos"] = self._read(feature)
+            except ClipError as error:
+                if self.motion.raise_on_error:
+                    raise
+                skipped.append(str(error))
+                features[row] = self._blank(feature)
+            else:
+                clips += [(row, clip) for clip in feature["videos"]]
+
+        batch = super().__call__(features)
+        batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
+        if self.model is None:  # generate() works out 3-D positions from these
+            batch["mm_token_type_ids"] = self._token_types(batch["input_ids"])
+
+        targets, records = [], []
+        for (row, clip), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
+            video_processor = self.processor.video_processor
+            grid = VideoGrid.from_thw(
+                thw, video_processor.patch_size, video_processor.merge_size, video_processor.temporal_patch_size
+            )
+            target, times, source, problem = self._targets(clip, grid)
+            targets.append(target)
+            records.append(VideoRecord(numbers[row], row, clip.path, grid, times, source, problem))
+        width = self.motion.head.token_width
+        empty = [np.zeros((0, width), np.float32)]
+        batch["motion_targets"] = torch.from_numpy(np.concatenate(empty + [target.values for target in targets]))
+        batch["motion_mask"] = torch.from_numpy(np.concatenate(empty + [target.mask for target in targets]).astype(bool))
+        batch["motion_videos"] = records
+        batch["motion_skipped"] = skipped
+        return batch
+
+    def _read(self, feature: dict[str, Any]) -> list[Clip]:
+        plugin = self.template.mm_plugin
+        with_vectors = needs_vectors(self.motion.source)
+        clips = [plugin.read(video, self.processor, with_vectors) for video in feature["videos"] or []]
+        needed = sum(plugin.grid_of(clip, self.processor).num_tokens for clip in clips)
+        kept = list(feature["input_ids"]).count(self.video_token_id)
+        if needed != kept:
+            raise ClipError(
+                clips[0].path if clips else "a sample without videos",
+                f"the sample has {kept} video tokens, its clips need {needed}: cut by cutoff_len, or the file or the "
+                f"video_* keys changed since the data set was tokenized",
+            )
+        return clips
+
+    def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:
+        """Make a sample that trains nothing out of one that cannot be read: no media, no label, length unchanged."""
+        media = (self.video_token_id, self.image_token_id)
+        pad = self.tokenizer.pad_token_id
+        blank = dict(feature, images=None, videos=None, audios=None)
+        blank["input_ids"] = [pad if token in media else token for token in feature["input_ids"]]
+        blank["labels"] = [IGNORE_INDEX] * len(feature["labels"])
+        if blank.get("packing_params"):
+            blank["packing_params"] = dict(
+                blank["packing_params"], image_subseq_ids=[], video_subseq_ids=[], audio_subseq_ids=[]
+            )
+        return blank
+
+    def _targets(self, clip: Clip, grid: VideoGrid) -> tuple[MotionTargets, tuple[float, ...], str, str]:
+        self.motion.head.check_grid(grid)
+        try:
+            field = motion_of(clip, grid, self.motion.source, self.motion.direction, self.motion.motion_dir)
+        except MotiontuneError as error:
+            if self.motion.raise_on_error:
+                raise
+            shape = (grid.num_tokens, grid.token_width)
+            times = (*clip.times, *clip.times[-1:])[: grid.frames]
+            return MotionTargets(np.zeros(shape, np.float32), np.zeros(shape, bool)), times, "none", str(error)
+        return field_to_targets(field, grid, self.motion.head.scale), tuple(field.times), field.source, ""
+
+    def _token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
+        types = torch.zeros_like(input_ids)
+        types[input_ids == self.image_token_id] = 1
+        types[input_ids == self.video_token_id] = 2
+        return types

@@ -1,0 +1,106 @@
+"""Everything that leans on a name of LLaMA-Factory 0.9.5 that it does not offer for extension, one function each.
+
+`check_names` says which name has moved when LLaMA-Factory is another version.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llamafactory import launcher
+from llamafactory.data import loader as data_loader
+from llamafactory.extras import logging
+from llamafactory.hparams import parser
+from llamafactory.train import tuner
+
+
+# (module, name, what motiontune does with it)
+NAMES: list[tuple[Any, str, str]] = [
+    (parser, "_TRAIN_ARGS", "adds its keys to the training arguments"),
+    (parser, "_INFER_ARGS", "adds its keys to the export arguments"),
+    (tuner, "get_train_args", "checks its keys together"),
+    (tuner, "get_infer_args", "reads the export arguments"),
+    (tuner, "run_sft", "runs its own workflow when a motion flag is set"),
+    (tuner, "run_exp", "starts a run"),
+    (tuner, "export_model", "exports, then copies the motion head"),
+    (launcher, "launch", "starts torchrun on its own file"),
+    (data_loader, "_get_dataset_processor", "checks clips before they are tokenized"),
+    (data_loader, "_load_single_dataset", "says the motion source per data set"),
+]
+
+
+def check_names() -> None:
+    """Fail with a readable message when LLaMA-Factory has moved a name that motiontune leans on.
+
+    Raises:
+        ImportError: naming the module, the name and the use.
+    """
+    for module, name, use in NAMES:
+        if not hasattr(module, name):
+            raise ImportError(
+                f"{module.__name__}.{name} is gone: motiontune {use} there. "
+                f"Install the LLaMA-Factory that motiontune was tested with: pip install 'motiontune[llamafactory]'"
+            )
+
+
+def get_logger(name: str) -> Any:
+    """Return a logger that prints as LLaMA-Factory's own do (its handler hangs on the name "llamafactory")."""
+    return logging.get_logger(f"llamafactory.{name}")
+
+
+def add_arguments(replacements: dict[type, type]) -> None:
+    """Make LLaMA-Factory parse subclasses of its argument classes."""
+    for classes in (parser._TRAIN_ARGS, parser._INFER_ARGS):
+        classes[:] = [replacements.get(cls, cls) for cls in classes]
+
+
+def train_argument_classes() -> list[type]:
+    """Return the dataclasses whose fields are the keys of a training YAML."""
+    from llamafactory.hparams.training_args import RayArguments
+
+    return [*parser._TRAIN_ARGS, RayArguments]
+
+
+def export_argument_classes() -> list[type]:
+    """Return the dataclasses whose fields are the keys of an export YAML."""
+    return list(parser._INFER_ARGS)
+
+
+def replace_in_tuner(**functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    """Replace functions that `llamafactory.train.tuner` calls by name; return the originals."""
+    originals = {name: getattr(tuner, name) for name in functions}
+    for name, function in functions.items():
+        setattr(tuner, name, function)
+    return originals
+
+
+def point_launcher_at(file: str) -> None:
+    """Make torchrun start `file` in each process: LLaMA-Factory's launcher names its own file."""
+    launcher.__file__ = file
+
+
+@contextmanager
+def dataset_hooks(
+    wrap_processor: Callable[[Any], Any], after_loading: Callable[[Any, Any], None]
+) -> Iterator[None]:
+    """While data sets are loaded: wrap the processor that tokenizes samples, and look at each aligned data set.
+
+    Args:
+        wrap_processor: called with the `DatasetProcessor`, returns the one to use.
+        after_loading: called with the `DatasetAttr` and the aligned data set, whose `_videos` column has the paths.
+    """
+    make_processor, load_single = data_loader._get_dataset_processor, data_loader._load_single_dataset
+
+    def _get_dataset_processor(*args: Any, **kwargs: Any) -> Any:
+        return wrap_processor(make_processor(*args, **kwargs))
+
+    def _load_single_dataset(dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
+        dataset = load_single(dataset_attr, *args, **kwargs)
+        after_loading(dataset_attr, dataset)
+        return dataset
+
+    data_loader._get_dataset_processor, data_loader._load_single_dataset = _get_dataset_processor, _load_single_dataset
+    try:
+        yield
+    finally:
+        data_loader._get_dataset_processor, data_loader._load_single_dataset = make_processor, load_single

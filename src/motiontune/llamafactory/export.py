@@ -1,0 +1,35 @@
+"""Merge an adapter into its model and carry the motion head along."""
+
+from typing import Any
+
+from llamafactory.train import tuner
+
+from motiontune.llamafactory.compat import get_logger
+from motiontune.llamafactory.install import install
+from motiontune.model.head import load_head, save_head
+
+
+logger = get_logger(__name__)
+
+
+def export(args: "dict[str, Any] | list[str]") -> None:
+    """Export as `llamafactory-cli export` does; the head of the last adapter, or of the model, goes to `export_dir`.
+
+    The exported folder is the plain model for everything that knows nothing of motion: the head is in files of its own.
+
+    Args:
+        args: the keys of an export YAML, or a list of command-line arguments.
+
+    Raises:
+        MotiontuneError: on a mistake in the configuration.
+    """
+    install()
+    tuner.export_model(args)
+    model_args, *_ = tuner.get_infer_args(args)
+    for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
+        head = load_head(where, cache_dir=model_args.cache_dir, token=model_args.hf_hub_token)
+        if head is not None:
+            save_head(head, model_args.export_dir)
+            logger.info_rank0(f"Motion head of {where} copied to {model_args.export_dir}.")
+            return
+    logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")

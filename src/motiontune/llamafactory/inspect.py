@@ -1,0 +1,180 @@
+"""`motiontune inspect`: what training will see, without training and without the model's weights."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.model import load_config, load_tokenizer
+from transformers import AutoModelForImageTextToText
+
+from motiontune.errors import ConfigError
+from motiontune.grid import from_tokens, tokens_to_vectors
+from motiontune.llamafactory.collator import MotionDataCollator, VideoRecord
+from motiontune.llamafactory.install import get_train_args, install
+from motiontune.llamafactory.mm_plugin import with_motion
+from motiontune.llamafactory.workflow import head_config, load_datasets, motion_settings
+from motiontune.motion.field import MotionField
+from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, save_png
+
+
+MEANING = {
+    "input_ids": "token ids; the video's place is taken by <|video_pad|>",
+    "attention_mask": "1 where there is a token (numbers of the packed sample with neat_packing)",
+    "labels": "the token to predict at the position before; -100 is not supervised by text",
+    "position_ids": "text, time, row, column position of each token",
+    "rope_deltas": "shift between positions and token numbers, for generation",
+    "pixel_values_videos": "normalised patches of the resized frames, [patches, channels * time * patch * patch]",
+    "video_grid_thw": "per video: temporal patches, patch rows, patch columns",
+    "pixel_values": "normalised patches of the images",
+    "image_grid_thw": "per image: 1, patch rows, patch columns",
+    "second_per_grid_ts": "seconds per temporal patch",
+    "motion_targets": "displacement / (patch * motion_scale); x, y of each patch of a video token",
+    "motion_mask": "where motion_targets is a target",
+    "motion_videos": "per video: clip, grid, times, source",
+    "motion_skipped": "samples that could not be used",
+}
+
+
+def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
+    """Print every variable of one training batch and save a picture of its motion targets.
+
+    Args:
+        args: the keys of a training YAML.
+        out: folder for `sample_N.png`.
+        samples: how many samples of the data set the batch has.
+
+    Raises:
+        MotiontuneError: on a mistake in the configuration or the data.
+    """
+    install()
+    # nothing is trained or resumed: the output folder does not matter
+    args = {**args, "output_dir": str(out), "overwrite_output_dir": True, "do_train": True}
+    args.update({"use_motionvector_crossentropy_loss": True} if not _has_motion(args) else {})
+    model_args, data_args, training_args, finetuning_args, _ = get_train_args(args)
+    tokenizer_module = load_tokenizer(model_args)
+    tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
+    template = with_motion(get_template_and_fix_tokenizer(tokenizer, data_args), data_args.template)
+    config = load_config(model_args)
+    head = head_config(config, processor, data_args, finetuning_args)
+    dataset = load_datasets(template, model_args, data_args, training_args, tokenizer_module)["train_dataset"]
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(config)  # only its position numbering is used
+    collator = MotionDataCollator(
+        template=template,
+        model=model,
+        pad_to_multiple_of=8,
+        label_pad_token_id=IGNORE_INDEX,
+        block_diag_attn=model_args.block_diag_attn,
+        neat_packing=data_args.neat_packing,
+        compute_dtype=model_args.compute_dtype or torch.float32,
+        motion=motion_settings(head, data_args),
+        **tokenizer_module,
+    )
+    features = [sample for sample, _ in zip(dataset, range(samples), strict=False)]
+    if not features:
+        raise ConfigError("the data set is empty")
+    paths = [[str(video) for video in feature.get("videos") or []] for feature in features]
+    batch = collator(features)
+
+    print(f"\nOne batch of {len(features)} samples\n")
+    print(_table([("name", "shape", "dtype", "range", "meaning"), *_variables(batch)]))
+    targets = batch["motion_targets"].split([record.grid.num_tokens for record in batch["motion_videos"]])
+    masks = batch["motion_mask"].split([record.grid.num_tokens for record in batch["motion_videos"]])
+    for row in range(len(features)):
+        print(f"\nSample {row}: {', '.join(paths[row]) or 'no video'}")
+        print(_runs(batch["input_ids"][row], batch["labels"][row], tokenizer, collator.video_token_id,
+                    finetuning_args.use_only_motionvector_loss))
+        rows = []
+        for record, values, mask in zip(batch["motion_videos"], targets, masks, strict=True):
+            if record.row == row:
+                field = _field(record, values, mask, head)
+                print(_describe(record, field))
+                clip = template.mm_plugin.read(record.path, processor) if Path(record.path).is_file() else None
+                if clip is not None:
+                    rows.append(SheetRow(
+                        title=f"{Path(record.path).name}   {record.source}, {head.target}",
+                        frames=frames_on_grid(clip.frames, record.grid),
+                        vectors=field.vectors, valid=field.valid, times=field.times, patch=record.grid.patch,
+                    ))
+        if rows:
+            picture = Path(out) / f"sample_{row}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            save_png(picture, contact_sheet(rows))
+            print(f"  picture: {picture}")
+    for line in batch["motion_skipped"]:
+        print(f"\nLeft out: {line}")
+
+
+def _has_motion(args: dict[str, Any]) -> bool:
+    return bool(args.get("use_only_motionvector_loss") or args.get("use_motionvector_crossentropy_loss"))
+
+
+def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = []
+    for name, value in batch.items():
+        if torch.is_tensor(value):
+            numbers = value.float()
+            span = f"{numbers.min():.4g} .. {numbers.max():.4g}" if value.numel() else "empty"
+            rows.append((name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, "")))
+        else:
+            size = f"{len(value)} items" if isinstance(value, (list, tuple)) else ""
+            rows.append((name, size, type(value).__name__, "", MEANING.get(name, "")))
+    return rows
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _runs(input_ids: torch.Tensor, labels: torch.Tensor, tokenizer: Any, video_token_id: int, only_motion: bool) -> str:
+    """Fold a token sequence to runs: video tokens to one line, text between them to one line each."""
+    lines = []
+    position = 0
+
+    def kind(pair: tuple[int, int]) -> tuple[bool, bool, bool]:
+        token, label = pair
+        return token == video_token_id, token == tokenizer.pad_token_id, label != IGNORE_INDEX
+
+    for (video, pad, labelled), group in groupby(zip(input_ids.tolist(), labels.tolist(), strict=True), kind):
+        tokens = [token for token, _ in group]
+        if video or pad:
+            text = f"{tokenizer.convert_ids_to_tokens(tokens[0])} x {len(tokens)}"
+        else:
+            text = repr(tokenizer.decode(tokens))
+        learns = "motion" if video else "text" if labelled and not only_motion else "-"
+        lines.append(f"  {position:>6} {len(tokens):>6} tokens  learns {learns:<7} {text}")
+        position += len(tokens)
+    return "\n".join(lines)
+
+
+def _field(record: VideoRecord, values: torch.Tensor, mask: torch.Tensor, head: Any) -> MotionField:
+    import numpy as np
+
+    return MotionField(
+        vectors=tokens_to_vectors(values.numpy(), record.grid, head.scale),
+        valid=from_tokens(mask.numpy(), record.grid)[..., 0],
+        times=np.asarray(record.times, np.float64),
+        source=record.source,
+        direction=head.target,
+    )
+
+
+def _describe(record: VideoRecord, field: MotionField) -> str:
+    grid = record.grid
+    length = (field.vectors[field.valid] ** 2).sum(-1) ** 0.5
+    motion = f"mean {length.mean():.2f} px, largest {length.max():.2f} px" if length.size else "no valid vector"
+    times = ", ".join(f"{time:.2f}" for time in record.times[:12]) + (", ..." if len(record.times) > 12 else "")
+    return (
+        f"  video {record.path}\n"
+        f"    grid   {grid.frames} frames x {grid.rows} x {grid.cols} patches of {grid.patch} px = {grid.width}x{grid.height}"
+        f" px, {grid.num_tokens} tokens of {grid.token_width} numbers\n"
+        f"    times  {times} s\n"
+        f"    motion {record.source}, {field.direction}: {field.valid.mean():.0%} of patches valid, {motion}"
+        + (f"\n    none because {record.problem}" if record.problem else "")
+    )

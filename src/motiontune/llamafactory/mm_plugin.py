@@ -1,0 +1,162 @@
+"""LLaMA-Factory's multimodal plugins, reading clips through `motiontune.clip`.
+
+The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that do
+not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
+"""
+
+import copy
+import functools
+import os
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
+from llamafactory.data.template import Template
+from llamafactory.extras.constants import VIDEO_PLACEHOLDER
+from PIL import Image
+
+from motiontune.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
+from motiontune.errors import ClipError, ConfigError
+from motiontune.grid import VideoGrid
+
+
+_probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
+
+
+class ClipReadingPlugin:
+    """Mixed over a Qwen-VL plugin: videos come as paths, as lists of frames, or as clips that were read before."""
+
+    def read(self, video: Any, processor: Any, with_vectors: bool = False) -> Clip:
+        """Decode one video as the processor's `video_*` settings say, resized as LLaMA-Factory does.
+
+        Args:
+            video: a path, or a list of frames (paths or PIL images).
+            processor: carries LLaMA-Factory's `video_fps`, `video_maxlen`, `video_max_pixels`, `video_min_pixels`.
+            with_vectors: also collect the codec's motion vectors.
+
+        Raises:
+            ClipError: if the video cannot be read.
+        """
+        limits = {
+            "image_max_pixels": getattr(processor, "video_max_pixels", 256 * 256),
+            "image_min_pixels": getattr(processor, "video_min_pixels", 16 * 16),
+        }
+        fps, max_frames = getattr(processor, "video_fps", 2.0), getattr(processor, "video_maxlen", 128)
+        if isinstance(video, list):
+            name = str(video[0]) if video and isinstance(video[0], (str, os.PathLike)) else "<frames>"
+            try:
+                images = self._regularize_images(video, **limits)["images"]
+            except (OSError, ValueError) as error:
+                raise ClipError(name, f"a frame cannot be read ({error})") from error
+            return clip_from_frames([np.asarray(image) for image in images], fps, path=name)
+
+        def resize(frame: np.ndarray) -> np.ndarray:
+            return np.asarray(self._preprocess_image(Image.fromarray(frame), **limits))
+
+        return read_clip(os.fspath(video), fps, max_frames, resize=resize, with_vectors=with_vectors)
+
+    def grid_of(self, clip: Clip, processor: Any) -> VideoGrid:
+        """Say where the patches of a clip will lie, without running the processor."""
+        video_processor = processor.video_processor
+        patch, merge = video_processor.patch_size, video_processor.merge_size
+        temporal_patch = video_processor.temporal_patch_size
+        frames = len(clip.frames) + len(clip.frames) % 2
+        height, width = self._get_qwen_video_resize(
+            frames,
+            *clip.frames.shape[1:3],
+            patch,
+            temporal_patch,
+            merge,
+            video_processor.size["shortest_edge"],
+            video_processor.size["longest_edge"],
+        )
+        return VideoGrid(frames, height // patch, width // patch, patch, merge, temporal_patch)
+
+    def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
+        """Count the video tokens of one sample's videos, without decoding where they are files."""
+        metadata = self._get_video_token_metadata(videos, processor)
+        if metadata is None:  # lists of frames
+            return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
+        return int(metadata["video_grid_thw"].prod(-1).sum()) // processor.video_processor.merge_size**2
+
+    def _regularize_videos(self, videos: list[Any], **kwargs: Any) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"videos": [], "fps_per_video": [], "durations": [], "frames_indices": []}
+        settings = _Settings(kwargs)
+        for video in videos:
+            clip = video if isinstance(video, Clip) else self.read(video, settings)
+            images = [Image.fromarray(frame) for frame in clip.frames]
+            if len(images) % 2:
+                images.append(images[-1])
+            info = clip.info
+            out["videos"].append(images)
+            out["durations"].append(info.duration)
+            out["fps_per_video"].append(len(clip.frames) / info.duration)
+            # Qwen3-VL divides these by video_fps again to write its timestamps
+            out["frames_indices"].append([index / info.average_rate * kwargs["video_fps"] for index in clip.indices])
+        return out
+
+    def _get_qwen_video_stream_metadata(self, video: Any, video_fps: float, video_maxlen: int) -> dict | None:
+        if not isinstance(video, (str, os.PathLike)):
+            return None
+        info = _probe_once(os.fspath(video))
+        return {
+            "width": info.width,
+            "height": info.height,
+            "average_fps": info.average_rate,
+            "sample_indices": sample_indices(info, video_fps, video_maxlen),
+        }
+
+    def process_messages(
+        self, messages: list[dict], images: list, videos: list, audios: list, processor: Any
+    ) -> list[dict]:
+        """Expand each video by itself: LLaMA-Factory's Qwen3-VL takes all of a sample's videos to be of one length
+        and in the first turn, and otherwise fails, or trains zero steps without a word."""
+        self._validate_messages(messages, images, videos, audios)
+        expanded = [
+            super(ClipReadingPlugin, self).process_messages(
+                [{"role": "user", "content": VIDEO_PLACEHOLDER}], [], [video], [], processor
+            )[0]["content"]
+            for video in videos
+        ]
+        messages = copy.deepcopy(messages)
+        tokens = iter(expanded)
+        for message in messages:
+            head, *rest = message["content"].split(VIDEO_PLACEHOLDER)
+            message["content"] = head + "".join(next(tokens) + part for part in rest)
+        return super().process_messages(messages, images, [], audios, processor)
+
+
+class _Settings:
+    """LLaMA-Factory's keyword arguments of one call, under the names that a processor carries them by."""
+
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        self.video_fps, self.video_maxlen = kwargs["video_fps"], kwargs["video_maxlen"]
+        self.video_max_pixels, self.video_min_pixels = kwargs["image_max_pixels"], kwargs["image_min_pixels"]
+
+
+class MotionQwen2VLPlugin(ClipReadingPlugin, Qwen2VLPlugin):
+    """Qwen2-VL and Qwen2.5-VL."""
+
+
+class MotionQwen3VLPlugin(ClipReadingPlugin, Qwen3VLPlugin):
+    """Qwen3-VL."""
+
+
+def with_motion(template: Template, name: str | None) -> Template:
+    """Return a copy of a template whose plugin reads clips through motiontune.
+
+    Raises:
+        ConfigError: if the template is for none of the supported families.
+    """
+    plugins = {Qwen2VLPlugin: MotionQwen2VLPlugin, Qwen3VLPlugin: MotionQwen3VLPlugin}
+    plugin = template.mm_plugin
+    if type(plugin) not in plugins:
+        raise ConfigError(
+            f"template {name} has no video tokens that motiontune knows: use qwen2_vl (Qwen2-VL, Qwen2.5-VL), "
+            f"qwen3_vl or qwen3_vl_nothink"
+        )
+    template = copy.copy(template)
+    values = {field.name: getattr(plugin, field.name) for field in fields(plugin)}
+    template.mm_plugin = plugins[type(plugin)](**values)
+    return template

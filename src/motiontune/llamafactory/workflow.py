@@ -1,0 +1,262 @@
+"""Supervised fine-tuning with motion, step by step, as LLaMA-Factory's own `run_sft` does it without."""
+
+from dataclasses import replace
+from typing import Any
+
+from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.extras.misc import calculate_tps
+from llamafactory.extras.ploting import plot_loss
+from llamafactory.hparams import GeneratingArguments, ModelArguments
+from llamafactory.hparams.training_args import TrainingArguments
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
+from llamafactory.train.trainer_utils import create_modelcard_and_push
+
+from motiontune.errors import ConfigError, HeadError
+from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
+from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
+from motiontune.llamafactory.compat import dataset_hooks, get_logger
+from motiontune.llamafactory.dataset import CheckedDatasetProcessor, report_source
+from motiontune.llamafactory.mm_plugin import with_motion
+from motiontune.llamafactory.trainer import MotionTrainer
+from motiontune.model.compat import base_of
+from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
+from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused
+
+
+logger = get_logger(__name__)
+
+
+def run_motion_sft(
+    model_args: ModelArguments,
+    data_args: MotionDataArguments,
+    training_args: TrainingArguments,
+    finetuning_args: MotionFinetuningArguments,
+    generating_args: GeneratingArguments,
+    callbacks: list[Any] | None = None,
+) -> None:
+    """Train, evaluate and predict text and motion, as the arguments ask.
+
+    Args:
+        model_args: LLaMA-Factory's.
+        data_args: with `train_on_video_tokens` set.
+        training_args: LLaMA-Factory's.
+        finetuning_args: with the motion loss and head.
+        generating_args: LLaMA-Factory's.
+        callbacks: LLaMA-Factory's.
+    """
+    tokenizer_module = load_tokenizer(model_args)
+    tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
+    template = with_motion(get_template_and_fix_tokenizer(tokenizer, data_args), data_args.template)
+    if processor is None:
+        raise ConfigError(f"{model_args.model_name_or_path} has no processor: motion needs a video-language model")
+    dataset_module = load_datasets(template, model_args, data_args, training_args, tokenizer_module)
+
+    model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+    head = make_head(model, processor, model_args, data_args, finetuning_args, training_args.do_train)
+    with_text = not finetuning_args.use_only_motionvector_loss
+    objective = MotionObjective(finetuning_args.motion_loss_type, with_text, training_args.label_smoothing_factor)
+    attach_head(model, head, objective)
+    prepare_parameters(model, finetuning_args, training_args.do_train)
+    if training_args.do_train:
+        say_frozen_tokens(model, tokenizer, template, finetuning_args)
+
+    collator = MotionDataCollator(
+        template=template,
+        model=None if training_args.predict_with_generate else model,
+        pad_to_multiple_of=8 if training_args.do_train else None,
+        label_pad_token_id=IGNORE_INDEX if data_args.ignore_pad_token_for_loss else tokenizer.pad_token_id,
+        block_diag_attn=model_args.block_diag_attn,
+        neat_packing=data_args.neat_packing,
+        attn_implementation=getattr(model.config, "_attn_implementation", None),
+        compute_dtype=model_args.compute_dtype,
+        motion=motion_settings(head.config, data_args),
+        **tokenizer_module,
+    )
+    compute_metrics: Any = None
+    if training_args.predict_with_generate:
+        compute_metrics = ComputeSimilarity(tokenizer=tokenizer)
+    elif finetuning_args.compute_accuracy:
+        compute_metrics = ComputeAccuracy()
+    gen_kwargs = generation_arguments(generating_args, tokenizer)
+    trainer = MotionTrainer(
+        model=model,
+        args=training_args,
+        finetuning_args=finetuning_args,
+        data_collator=collator,
+        callbacks=callbacks,
+        gen_kwargs=gen_kwargs,
+        compute_metrics=compute_metrics,
+        **dataset_module,
+        **tokenizer_module,
+    )
+
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+        trainer.save_model()
+        if finetuning_args.include_effective_tokens_per_second:
+            result.metrics["effective_tokens_per_sec"] = calculate_tps(
+                dataset_module["train_dataset"], result.metrics, stage="sft"
+            )
+        result.metrics.update(trainer.say_sources())
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+        if trainer.is_world_process_zero() and finetuning_args.plot_loss:
+            plot_loss(training_args.output_dir, keys=loss_keys(dataset_module, finetuning_args))
+
+    if training_args.predict_with_generate:
+        tokenizer.padding_side = "left"
+
+    if training_args.do_eval:
+        metrics = trainer.evaluate(metric_key_prefix="eval", **gen_kwargs)
+        trainer.log_metrics("eval", metrics)
+        trainer.save_metrics("eval", metrics)
+
+    if training_args.do_predict:
+        eval_dataset = dataset_module["eval_dataset"]
+        results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+        trainer.log_metrics("predict", results.metrics)
+        trainer.save_metrics("predict", results.metrics)
+        trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
+
+    create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+
+
+def load_datasets(
+    template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
+) -> dict[str, Any]:
+    """Load and tokenize the data sets; clips are checked and each data set says its motion source.
+
+    Returns:
+        LLaMA-Factory's dataset module. Evaluation samples carry their number as `motion_sample`.
+    """
+
+    def checked(inner: Any) -> CheckedDatasetProcessor:
+        return CheckedDatasetProcessor(inner.template, inner.tokenizer, inner.processor, inner.data_args, inner)
+
+    with dataset_hooks(checked, lambda attr, data: report_source(attr.dataset_name, data, data_args.motion_source)):
+        module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    if "eval_dataset" in module:
+        several = isinstance(module["eval_dataset"], dict)
+        datasets = module["eval_dataset"] if several else {"": module["eval_dataset"]}
+        numbered = {
+            name: data.map(lambda sample, number: {"motion_sample": number}, with_indices=True)
+            for name, data in datasets.items()
+        }
+        module["eval_dataset"] = numbered if several else numbered[""]
+    return module
+
+
+def motion_settings(head: MotionHeadConfig, data_args: MotionDataArguments) -> MotionSettings:
+    """Gather what the collator needs."""
+    return MotionSettings(
+        head=head,
+        source=data_args.motion_source,
+        motion_dir=data_args.motion_dir,
+        raise_on_error=data_args.motion_on_error == "raise",
+    )
+
+
+def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: Any) -> MotionHeadConfig:
+    """Say what head the model, the processor and the configuration ask for.
+
+    Raises:
+        ConfigError: if the model is none of the supported families.
+    """
+    check_video_model(config)
+    video_processor = processor.video_processor
+    return MotionHeadConfig(
+        hidden_size=config.text_config.hidden_size,
+        patch=video_processor.patch_size,
+        merge=video_processor.merge_size,
+        temporal_patch=video_processor.temporal_patch_size,
+        input=finetuning_args.motion_head_input,
+        target=data_args.motion_target,
+        scale=finetuning_args.motion_scale,
+    )
+
+
+def make_head(
+    model: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool
+) -> MotionHead:
+    """Load the head beside the last adapter or the model, or make a new one for training.
+
+    Raises:
+        HeadError: if the saved head does not fit, or there is none and the run does not train one.
+    """
+    wanted = head_config(base_of(model).config, processor, data_args, finetuning_args)
+    hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
+    for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
+        head = load_head(where, **hub)
+        if head is not None:
+            if not is_trainable:  # what a head says about itself is how it must be read
+                wanted = replace(wanted, input=head.config.input, target=head.config.target, scale=head.config.scale)
+            head.config.check_fits(wanted, where)
+            logger.info_rank0(f"Motion head: loaded from {where}.")
+            return head
+    if not is_trainable:
+        where = (model_args.adapter_name_or_path or [model_args.model_name_or_path])[-1]
+        raise HeadError(f"{where} has no motion head: train one, or leave train_on_video_tokens and the loss flags out")
+    logger.info_rank0(f"Motion head: new, {wanted.hidden_size} -> {wanted.token_width}, reads {wanted.input}.")
+    return MotionHead(wanted)
+
+
+def prepare_parameters(model: Any, finetuning_args: MotionFinetuningArguments, is_trainable: bool) -> None:
+    """Decide what trains: the head unless the run is a control, and with the motion loss alone nothing it never reaches."""
+    base_of(model).motion_head.requires_grad_(is_trainable and finetuning_args.motion_loss_weight > 0)
+    if is_trainable and finetuning_args.use_only_motionvector_loss:
+        frozen = freeze_unused(model)
+        if frozen:
+            logger.info_rank0(f"The motion loss alone does not reach {len(frozen)} weights, now frozen: {frozen[0]}, ...")
+
+
+def say_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args: Any) -> None:
+    """Say once which of the special tokens that the data uses have embedding rows that will not train."""
+    embeddings = model.get_input_embeddings()
+    if any(parameter.requires_grad for parameter in embeddings.parameters()):
+        return
+    added = set(tokenizer.get_added_vocab())
+    plugin = template.mm_plugin
+    used = {plugin.video_token, plugin.vision_bos_token, plugin.vision_eos_token, tokenizer.eos_token}
+    for formatter in (template.format_user, template.format_assistant, template.format_system):
+        text = "".join(slot for slot in formatter.slots if isinstance(slot, str))
+        used |= {token for token in added if token in text}
+    tokens = ", ".join(sorted(used & added, key=tokenizer.convert_tokens_to_ids))
+    if finetuning_args.finetuning_type in ("lora", "oft"):
+        key = "additional_target: embed_tokens,lm_head"
+    elif finetuning_args.finetuning_type == "freeze":
+        key = "freeze_extra_modules: embed_tokens,lm_head"
+    else:
+        key = "freeze_language_model: false"
+    logger.info_rank0(
+        f"The embedding rows of {tokens} stay as they are. That is right for a model that knows these tokens; "
+        f"to train them (new tokens, another template) add `{key}`."
+    )
+
+
+def generation_arguments(generating_args: GeneratingArguments, tokenizer: Any) -> dict[str, Any]:
+    """Make the arguments of `generate()`: generation ends at any special token that the tokenizer knows, as in LLaMA-Factory."""
+    arguments = generating_args.to_dict(obey_generation_config=True)
+    extra = getattr(tokenizer, "additional_special_tokens_ids", None)
+    if not isinstance(extra, list):  # transformers 5
+        extra = tokenizer.convert_tokens_to_ids([str(token) for token in getattr(tokenizer, "_extra_special_tokens", [])])
+    ends = [tokenizer.eos_token_id, *(token for token in extra if token not in (None, -1))]
+    arguments["eos_token_id"] = list(dict.fromkeys(ends))
+    arguments["pad_token_id"] = tokenizer.pad_token_id
+    return arguments
+
+
+def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningArguments) -> list[str]:
+    """Name the logged curves that `plot_loss` draws."""
+    keys = ["loss"]
+    if finetuning_args.motion_loss_weight > 0:
+        keys += ["motion_loss", "motion_valid"]
+        keys += ["ce_loss"] if finetuning_args.use_motionvector_crossentropy_loss else []
+    eval_dataset = dataset_module.get("eval_dataset")
+    for name in eval_dataset if isinstance(eval_dataset, dict) else [""] if eval_dataset is not None else []:
+        prefix = f"eval_{name}_" if name else "eval_"
+        keys += [f"{prefix}loss", f"{prefix}accuracy"] if finetuning_args.compute_accuracy else [f"{prefix}loss"]
+        keys += [f"{prefix}epe"]
+    return keys

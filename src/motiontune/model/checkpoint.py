@@ -1,0 +1,45 @@
+"""Restore a model and its motion head from a checkpoint, and refuse when anything is missing."""
+
+import os
+from typing import Any
+
+import torch
+
+from motiontune.errors import HeadError, MotiontuneError
+from motiontune.model.head import CONFIG_NAME, load_head
+
+
+def restore_full_weights(base: Any, folder: str) -> None:
+    """Load a full checkpoint into a model with a motion head.
+
+    transformers 5.6 writes Qwen2-VL and Qwen2.5-VL under their old key names, and its Trainer loads them with
+    `strict=False`: nothing matches, and the run goes on from the initial weights without a word. `from_pretrained`
+    translates the names; what it reports missing, or what does not arrive here, is an error.
+
+    Args:
+        base: the model, changed in place. Each parameter keeps its dtype and device.
+        folder: the checkpoint.
+
+    Raises:
+        MotiontuneError: if a weight is missing from the checkpoint, or left over.
+    """
+    # float32 holds every dtype that a checkpoint mixes (trained weights in float32, frozen ones in bfloat16) exactly
+    saved, info = base.motion_original_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
+    result = base.load_state_dict(saved.state_dict(), strict=False)
+    wrong += [key for key in result.missing_keys if not key.startswith("motion_head.")] + result.unexpected_keys
+    if wrong:
+        raise MotiontuneError(f"{folder}: cannot resume, {len(wrong)} weights do not match, such as {wrong[0]}")
+
+
+def restore_head(base: Any, folder: str) -> None:
+    """Load the motion head of a checkpoint into a model that has one.
+
+    Raises:
+        HeadError: if the folder has no head, or one that does not fit.
+    """
+    head = load_head(folder)
+    if head is None:
+        raise HeadError(f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head")
+    head.config.check_fits(base.motion_head.config, folder)
+    base.motion_head.load_state_dict(head.state_dict())

@@ -1,0 +1,46 @@
+"""Everything that leans on a private name of transformers or PEFT, one function each (transformers 5.6, PEFT 0.18)."""
+
+import os
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside PEFT's and the engine's wrappers."""
+    while hasattr(model, "module"):  # DDP, DeepSpeed
+        model = model.module
+    if hasattr(model, "get_base_model"):  # PeftModel
+        model = model.get_base_model()
+    return model  # type: ignore[return-value]
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Say whether the model carries an adapter."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def language_model_of(base: PreTrainedModel) -> nn.Module:
+    """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
+    return base.model.language_model  # type: ignore[no-any-return]
+
+
+def fetch_file(where: str, name: str, **hub_kwargs: Any) -> str | None:
+    """Return the local path of a file in a folder or hub repository, or None where it isn't there."""
+    if os.path.isdir(where):
+        path = os.path.join(where, name)
+        return path if os.path.isfile(path) else None
+    try:
+        found: str | None = cached_file(
+            where,
+            name,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub_kwargs,
+        )
+    except OSError:  # not a repository at all: whoever loads the model says so better
+        return None
+    return found

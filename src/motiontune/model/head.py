@@ -1,0 +1,152 @@
+"""The motion head: a linear layer from a video token's hidden state to the motion of its patches."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from motiontune.errors import HeadError
+from motiontune.grid import VideoGrid
+from motiontune.model.compat import fetch_file
+from motiontune.motion.field import Direction
+
+
+WEIGHTS_NAME = "motion_head.safetensors"
+CONFIG_NAME = "motion_head_config.json"
+HUB_KEYS = ("cache_dir", "revision", "token")
+
+
+@dataclass(frozen=True)
+class MotionHeadConfig:
+    """What a motion head needs to know to be read again.
+
+    Args:
+        hidden_size: width of the hidden states it reads.
+        patch: side of a patch in pixels of the resized frame.
+        merge: patches per token along each side.
+        temporal_patch: frames per token.
+        input: which hidden states it reads: "last_hidden", "layer:K" or "projector".
+        target: "past" or "future".
+        scale: a value of 1 stands for `patch * scale` pixels.
+    """
+
+    hidden_size: int
+    patch: int
+    merge: int
+    temporal_patch: int
+    input: str = "last_hidden"
+    target: Direction = "past"
+    scale: float = 1.0
+
+    @property
+    def token_width(self) -> int:
+        """D, the numbers that one token says."""
+        return 2 * self.merge**2 * self.temporal_patch
+
+    def check_fits(self, other: "MotionHeadConfig", where: str) -> None:
+        """Refuse a saved head (self) that does not fit the model and run (other).
+
+        Args:
+            other: what the model, the processor and the configuration ask for.
+            where: the folder of the saved head, for the message.
+
+        Raises:
+            HeadError: naming the number that differs, with both values.
+        """
+        for field in fields(self):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if mine != theirs:
+                raise HeadError(
+                    f"the motion head in {where} has {field.name} {mine}, this model and configuration have {theirs}: "
+                    f"load the head with the model, processor and motion_* keys that it was trained with"
+                )
+
+    def check_grid(self, grid: VideoGrid) -> None:
+        """Refuse a video grid of another geometry.
+
+        Raises:
+            HeadError: with both geometries.
+        """
+        mine = (self.patch, self.merge, self.temporal_patch)
+        theirs = (grid.patch, grid.merge, grid.temporal_patch)
+        if mine != theirs:
+            raise HeadError(f"the motion head has patch, merge, temporal patch {mine}, the processor makes {theirs}")
+
+
+class MotionHead(nn.Linear):
+    """Linear layer [..., hidden_size] -> [..., D], in float32 whatever the precision around it.
+
+    Starts from zero: the first prediction is no motion at all, and no random number is drawn.
+    """
+
+    def __init__(self, config: MotionHeadConfig) -> None:
+        super().__init__(config.hidden_size, config.token_width, dtype=torch.float32)
+        self.config = config
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to zero."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Predict normalised motion.
+
+        Args:
+            hidden: floating [tokens, hidden_size].
+
+        Returns:
+            float32 [tokens, D], displacement in units of `patch * scale` pixels.
+        """
+        # An autocast matmul would round a displacement to 3 digits; the layer is far too small for that to pay.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.to(self.weight.dtype)).float()
+
+
+def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """Write `motion_head.safetensors` and `motion_head_config.json` into a folder.
+
+    Args:
+        head: the head.
+        folder: where the adapter or the model is saved.
+        state_dict: the whole model's gathered state where an engine shards the parameters (ZeRO-3, FSDP).
+    """
+    weights = {name: tensor.detach() for name, tensor in head.state_dict().items()}
+    for key, tensor in (state_dict or {}).items():
+        if ".motion_head." in f".{key}":
+            weights[key.rsplit(".", 1)[-1]] = tensor
+    save_file({name: tensor.float().cpu().contiguous() for name, tensor in weights.items()},
+              Path(folder) / WEIGHTS_NAME, metadata={"format": "pt"})
+    (Path(folder) / CONFIG_NAME).write_text(json.dumps(asdict(head.config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_head(where: str | os.PathLike[str], **hub_kwargs: Any) -> MotionHead | None:
+    """Read the head that lies beside a model or adapter.
+
+    Args:
+        where: a folder, or the id of a repository on the hub.
+        hub_kwargs: `cache_dir`, `revision`, `token`, as for `from_pretrained`.
+
+    Returns:
+        The head, or None where there is none.
+
+    Raises:
+        HeadError: if the files are there but cannot be read or do not belong together.
+    """
+    config_file = fetch_file(str(where), CONFIG_NAME, **hub_kwargs)
+    weights_file = fetch_file(str(where), WEIGHTS_NAME, **hub_kwargs)
+    if config_file is None and weights_file is None:
+        return None
+    if config_file is None or weights_file is None:
+        raise HeadError(f"{where}: found only one of {CONFIG_NAME} and {WEIGHTS_NAME}; copy the other one beside it")
+    try:
+        head = MotionHead(MotionHeadConfig(**json.loads(Path(config_file).read_text(encoding="utf-8"))))
+        head.load_state_dict(load_file(weights_file))
+    except Exception as error:
+        raise HeadError(f"{where}: the motion head cannot be read: {' '.join(str(error).split())}") from error
+    return head
