@@ -1,10 +1,22 @@
 """Open, sample and decode a video: frames, times and what the bitstream says about motion, in one pass."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
+import av
 import numpy as np
+from av.codec.context import Flags
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
+
+from motiontune.errors import ClipError
+from motiontune.motion.codec import CodecMotion, VectorCollector, has_vectors
 
 
 @dataclass(frozen=True)
@@ -19,6 +31,7 @@ class VideoInfo:
         frames: number of frames that decoding will give, from the header or, where the header has none, counted.
         duration: seconds.
         average_rate: frames per second.
+        counted: true where the header has no frame count, so that `frames` and `duration` come from the packets.
     """
 
     path: str
@@ -28,6 +41,7 @@ class VideoInfo:
     frames: int
     duration: float
     average_rate: float
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,8 @@ class Clip:
         path: the file, as the user named it ("<frames>" for a list of images).
         frames: uint8 [frames, height, width, 3] RGB, after the first resize (LLaMA-Factory's) where one was given.
         times: float64 [frames], seconds from the first frame of the stream, from pts.
-        indices: int64 [frames], which frame of the stream each is, in the order of presentation.
+        indices: int64 [frames], which frame of the stream each is, in the order of presentation. An index that
+            repeats the one before it is a repeated frame: nothing moved between the two, and nothing is known.
         info: the file's header.
         codec_motion: what the bitstream says about motion, in decoded (not resized) pixels; None where it was not
             asked for or the codec exports nothing.
@@ -49,7 +64,7 @@ class Clip:
     times: NDArray[np.float64]
     indices: NDArray[np.int64]
     info: VideoInfo
-    codec_motion: "object | None" = field(default=None, repr=False)
+    codec_motion: CodecMotion | None = field(default=None, repr=False)
 
 
 def probe(path: str) -> VideoInfo:
@@ -58,12 +73,16 @@ def probe(path: str) -> VideoInfo:
     Raises:
         ClipError: if the file is missing, empty, no video, audio only, or has no frame.
     """
-    raise NotImplementedError
+    with open_video(path) as (container, stream):
+        return _info(path, container, stream)
 
 
 def sample_indices(info: VideoInfo, fps: float, max_frames: int) -> NDArray[np.int64]:
     """Which frames LLaMA-Factory samples: `floor(duration * fps)` of them, evenly spread, at most `max_frames`."""
-    raise NotImplementedError
+    wanted = max(1, math.floor(info.duration * fps))
+    number = min(info.frames, max_frames, wanted)
+    # through int32, because truncation is what LLaMA-Factory does to the same linspace
+    return np.linspace(0, info.frames - 1, number).astype(np.int32).astype(np.int64)
 
 
 def read_clip(
@@ -75,6 +94,9 @@ def read_clip(
 ) -> Clip:
     """Decode a file once: the sampled frames, and the codec's vectors between them.
 
+    Where decoding yields one sampled frame less than the header promises, the last sampled one is repeated, as
+    LLaMA-Factory's padding to an even number does.
+
     Args:
         path: the file.
         fps: sampled frames per second (LLaMA-Factory's `video_fps`).
@@ -83,6 +105,235 @@ def read_clip(
         with_vectors: also collect the codec's motion vectors.
 
     Raises:
-        ClipError: as `probe`, or if decoding ends before the sampled frames do.
+        ClipError: as `probe`, or if decoding ends before the sampled frames do, or frames change their size.
     """
-    raise NotImplementedError
+    info = probe(path)
+    indices = sample_indices(info, fps, max_frames)
+    decoded = _decode(info, indices, resize, with_vectors)
+    seen = len(decoded.pts)
+    if info.counted and not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices):
+        # Packets are not always frames: fields in packets of their own, or frames before the first key frame. Only
+        # decoding tells, so sample again among the frames that there are.
+        info = replace(info, frames=seen)
+        indices = sample_indices(info, fps, max_frames)
+        decoded = _decode(info, indices, resize, with_vectors)
+    missing = len(indices) - len(decoded.frames)
+    if missing > 1 or not decoded.frames:
+        reason = f"ends after {len(decoded.pts)} of {info.frames} frames"
+        raise ClipError(path, f"{reason} ({decoded.damage or 'truncated?'}); re-encode or remove it")
+    if missing == 1:
+        decoded.frames.append(decoded.frames[-1])
+        indices = np.append(indices[:-1], indices[-2])
+    times = _times(decoded.pts, info.average_rate)
+    motion = None
+    if decoded.collector is not None:
+        motion = decoded.collector.finish(times, float(times[indices[0]]), float(times[indices[-1]]))
+    return Clip(path, np.stack(decoded.frames), times[indices], indices, info, motion)
+
+
+def clip_from_frames(frames: Sequence[NDArray[np.uint8]], fps: float, path: str = "<frames>") -> Clip:
+    """Make a clip of images that are sampled already.
+
+    Args:
+        frames: at least one array uint8 [height, width, 3], RGB, all of one size.
+        fps: how many of them make a second.
+        path: the name to use in messages.
+
+    Raises:
+        ClipError: if there is no image, one is not uint8 RGB, or they differ in size.
+    """
+    if len(frames) == 0:
+        raise ClipError(path, "has no frame")
+    if not fps > 0 or not math.isfinite(fps):
+        raise ClipError(path, f"needs a positive number of frames per second, not {fps}")
+    arrays = [np.asarray(frame) for frame in frames]
+    for number, frame in enumerate(arrays):
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+            raise ClipError(path, f"image {number} must be uint8 [height, width, 3], not {frame.dtype} {frame.shape}")
+        if frame.shape != arrays[0].shape:
+            raise ClipError(path, f"image {number} is {_size(frame)}, the first one {_size(arrays[0])}")
+    count = len(arrays)
+    height, width = arrays[0].shape[:2]
+    info = VideoInfo(path, "images", width, height, count, count / fps, float(fps))
+    indices = np.arange(count, dtype=np.int64)
+    return Clip(path, np.stack(arrays), indices / float(fps), indices, info)
+
+
+def _size(frame: NDArray[np.uint8]) -> str:
+    return f"{frame.shape[1]}x{frame.shape[0]}"
+
+
+@contextlib.contextmanager
+def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file and choose its video stream; every failure of FFmpeg inside becomes a `ClipError`."""
+    if not os.path.isfile(path):
+        raise ClipError(path, "is a folder, not a file" if os.path.isdir(path) else "does not exist")
+    if os.path.getsize(path) == 0:
+        raise ClipError(path, "is empty (0 bytes)")
+    try:
+        # old AVI files carry titles in other encodings than UTF-8
+        with av.open(path, "r", metadata_errors="ignore") as container:
+            if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
+                raise ClipError(path, "is a text file, not a video")
+            yield container, _video_stream(path, container)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise ClipError(path, f"cannot be read as a video ({_in_words(error)})") from error
+
+
+def _in_words(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _video_stream(path: str, container: InputContainer) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams if s.type})
+        raise ClipError(path, f"has no video stream (only {', '.join(kinds) or 'nothing'})")
+    if streams[0].codec_context is None:
+        raise ClipError(path, "has a video stream that this build of FFmpeg cannot decode")
+    return streams[0]
+
+
+def _codec_name(stream: VideoStream) -> str:
+    # the decoder's own name can differ from the codec's: libdav1d for av1
+    return str(stream.codec_context.codec.canonical_name)
+
+
+def _info(path: str, container: InputContainer, stream: VideoStream) -> VideoInfo:
+    width, height = int(stream.codec_context.width), int(stream.codec_context.height)
+    if width < 1 or height < 1:
+        raise ClipError(path, "has a video stream without a frame size")
+    rate = float(stream.average_rate or stream.base_rate or 0)
+    frames = int(stream.frames)
+    counted = frames <= 0
+    duration = 0.0
+    if counted:
+        frames, duration, rate = _count(container, stream, rate)
+    elif stream.duration is not None and stream.time_base is not None:
+        duration = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        duration = container.duration / av.time_base
+    if frames < 1:
+        raise ClipError(path, "has no frame")
+    if duration <= 0:
+        duration = frames / rate if rate > 0 else frames / 25
+    return VideoInfo(path, _codec_name(stream), width, height, frames, duration, rate or frames / duration, counted)
+
+
+def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple[int, float, float]:
+    """Count a stream's frames from its packets: (frames, seconds, frames per second)."""
+    codec, tick = _codec_name(stream), stream.time_base or Fraction(1, 90000)
+    pts: list[int] = []
+    count, length, started = 0, 0, False
+    with contextlib.suppress(av.error.FFmpegError):  # a cut file ends in an error: what came before it counts
+        for packet in container.demux(stream):
+            # nothing can be shown before the first key frame
+            started = started or packet.is_keyframe
+            if not packet.size or not started or packet.is_discard or _is_hidden(codec, packet):
+                continue
+            count += 1
+            length += packet.duration or 0
+            if packet.pts is not None:
+                pts.append(packet.pts)
+    if len(pts) > 1:
+        span = max(pts) - min(pts)
+        duration = float(span * tick) * count / max(count - 1, 1)
+    else:
+        duration = float(length * tick)
+    if rate > 0 and (duration <= 0 or abs(count / rate - duration) <= 2 * tick + 0.002):
+        duration = count / rate  # Matroska rounds to milliseconds, which must not cost a frame in the sampling
+    elif duration > 0:
+        rate = count / duration  # variable frame rate, or a rate that the header does not know (raw streams)
+    return count, duration, rate
+
+
+def _is_hidden(codec: str, packet: av.Packet) -> bool:
+    """Whether a packet holds a frame that is decoded but never shown (an alternate reference of VP8 or VP9)."""
+    if codec == "vp8":
+        return not bytes(packet)[0] & 0x10
+    if codec == "vp9":
+        data = bytes(packet)
+        if data[-1] & 0xE0 == 0xC0:  # a superframe ends in its index, and in a frame that is shown
+            return False
+        # frame_marker 2 bits, profile 2, (reserved 1 if profile is 3), show_existing_frame, frame_type, show_frame
+        shift = 4 if data[0] & 0x30 == 0x30 else 3
+        bits = data[0] << 8 | (data[1] if len(data) > 1 else 0)
+        show_existing, show = bits >> (8 + shift) & 1, bits >> (8 + shift - 2) & 1
+        return not (show_existing or show)
+    return False
+
+
+@dataclass
+class _Decoded:
+    frames: list[NDArray[np.uint8]]
+    pts: list[float | None]
+    collector: VectorCollector | None
+    damage: str = ""
+
+
+def _decode(
+    info: VideoInfo,
+    indices: NDArray[np.int64],
+    resize: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+    with_vectors: bool,
+) -> _Decoded:
+    """Decode until the last sampled frame, or until the file or the decoder ends."""
+    wanted = set(indices.tolist())
+    last = int(indices[-1])
+    with open_video(info.path) as (container, stream):
+        collector = None
+        # Frame threads would lose and invent vectors, differently in each run
+        stream.thread_type = "SLICE"
+        if with_vectors and has_vectors(info.codec):
+            stream.codec_context.options = {"flags2": "+export_mvs"}
+            stream.codec_context.flags |= Flags.copy_opaque
+            collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
+        decoded = _Decoded([], [], collector)
+        if not info.counted:
+            container.seek(0)
+        try:
+            for frame in _frames(container, stream, collector):
+                if (frame.width, frame.height) != (info.width, info.height):
+                    size = f"{frame.width}x{frame.height} at frame {len(decoded.pts)}"
+                    raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
+                index = len(decoded.pts)
+                time = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+                decoded.pts.append(time)
+                if index in wanted:
+                    image = frame.to_ndarray(format="rgb24")
+                    decoded.frames.append(image if resize is None else resize(image))
+                if collector is not None:
+                    collector.add_frame(frame)
+                # what moved before a B-frame stands in the anchor after it
+                if index >= last and (collector is None or collector.last_is_anchor):
+                    break
+        except av.error.FFmpegError as error:
+            decoded.damage = f"damaged: {_in_words(error)}"
+    return decoded
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, collector: VectorCollector | None
+) -> Iterator[av.VideoFrame]:
+    for packet in container.demux(stream):
+        if collector is not None:
+            collector.add_packet(packet)
+        yield from packet.decode()  # type: ignore[misc]
+
+
+def _times(pts: Sequence[float | None], rate: float) -> NDArray[np.float64]:
+    """Seconds from the first frame; where pts are missing or do not increase, from the frame rate."""
+    numbers = np.arange(len(pts))
+    known = np.array([time is not None for time in pts])
+    seconds = np.array([np.nan if time is None else time for time in pts], dtype=np.float64)
+    if known.all() and (np.diff(seconds) > 0).all():
+        return seconds - seconds[0]
+    if known.sum() > 1 and (np.diff(seconds[known]) > 0).all():
+        # some packets without pts (packed B-frames): in between the others
+        filled = np.interp(numbers, numbers[known], seconds[known])
+        first, last = numbers[known][[0, -1]]
+        filled = np.where(numbers < first, seconds[first] - (first - numbers) / rate, filled)
+        filled = np.where(numbers > last, seconds[last] + (numbers - last) / rate, filled)
+        return np.asarray(filled - filled[0], np.float64)
+    return numbers / rate

@@ -88,9 +88,11 @@ def report_source(name: str, dataset: Any, source: str) -> None:
     reasons: dict[str, str] = {}
     for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):
         try:
-            choice, reason = predict_source(os.fspath(video), source)
+            choice, reason = predict_source(os.fspath(video), "auto" if source == "codec" else source)
         except MotiontuneError:  # the sample is named, or left out, when it is tokenized
             continue
+        if source == "codec" and choice != "codec":
+            choice = "none"
         taken[choice] += 1
         reasons.setdefault(choice, reason)
     if not taken:

@@ -1,7 +1,7 @@
 """Tiny Qwen-VL checkpoints with random weights: complete folders that load on a CPU without a network.
 
-For tests and demonstrations. A folder holds all that a real checkpoint holds (model, tokenizer, image and video
-processor, chat template, generation settings), with the real patch, merge and token layout and small numbers elsewhere.
+For tests and demonstrations. A folder holds all that a real checkpoint holds: model, tokenizer, image and video
+processor, chat template, generation settings. Patch, merge and token layout are the real ones, all else is small.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # type: ignore[import-untyped]
 from transformers import (
     AddedToken,
     GenerationConfig,
@@ -231,9 +231,9 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _rope(heads_width: int, interleaved: bool) -> dict[str, Any]:
-    """Share half a head's width between time, rows and columns, about as the real checkpoints do (16:24:24, 24:20:20)."""
-    half = heads_width // 2
+def _rope(head_width: int, interleaved: bool) -> dict[str, Any]:
+    """Share half a head's width between time, rows and columns, about as the real ones do (16:24:24, 24:20:20)."""
+    half = head_width // 2
     space = half // 3 if interleaved else 3 * half // 8
     rope: dict[str, Any] = {
         "rope_type": "default",

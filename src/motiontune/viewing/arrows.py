@@ -1,0 +1,201 @@
+"""Motion as arrows on a frame.
+
+An arrow starts at the centre of its patch and has the colour of its direction. A dot is a patch that stands still, a
+grey cross a patch without a vector.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from motiontune.viewing.colours import direction_rgb
+
+
+STILL_PIXELS = 0.5
+"""Vectors shorter than this, in pixels of the frame, are drawn as a dot: an arrow would be all head."""
+
+_LENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+_SHIFT = 4  # cv2 takes coordinates in 1/16 pixels
+_OUTLINE = (24, 24, 24)
+_DOT = (255, 255, 255)
+_CROSS = (150, 150, 150)
+_QUIET = 0.6  # opacity of dots and crosses, which must not compete with the arrows
+
+
+def draw_arrows(
+    frame: NDArray[np.uint8],
+    vectors: ArrayLike,
+    valid: ArrayLike,
+    patch: int,
+    scale: float = 1,
+    *,
+    every: int = 1,
+    length: float = 1.0,
+    colour: tuple[int, int, int] | None = None,
+) -> NDArray[np.uint8]:
+    """Draw one frame's motion on it.
+
+    Args:
+        frame: uint8 [H, W, 3], RGB, H = R * patch, W = C * patch. It is not changed.
+        vectors: [R, C, 2], (dx, dy) in pixels of the frame.
+        valid: bool [R, C].
+        patch: side of a patch in pixels of the frame.
+        scale: the picture is this many times as large as the frame, so that arrows on small frames are readable.
+        every: draw one arrow for `every` x `every` patches, the mean of the valid ones among them.
+        length: draw arrows this many times as long as the motion.
+        colour: RGB of all arrows; None colours each by its direction.
+
+    Returns:
+        uint8 [round(H * scale), round(W * scale), 3], RGB.
+
+    Raises:
+        ValueError: if the shapes do not fit each other, or a number is not positive.
+    """
+    flow, mask = np.asarray(vectors, np.float64), np.asarray(valid, np.bool_)
+    if flow.ndim != 3 or flow.shape[-1] != 2 or mask.shape != flow.shape[:-1]:
+        raise ValueError(f"vectors must be [R, C, 2] and valid [R, C], not {flow.shape} and {mask.shape}")
+    if frame.dtype != np.uint8 or frame.shape != (mask.shape[0] * patch, mask.shape[1] * patch, 3):
+        raise ValueError(
+            f"{mask.shape[0]} x {mask.shape[1]} patches of {patch} px need a uint8 frame "
+            f"[{mask.shape[0] * patch}, {mask.shape[1] * patch}, 3], not {frame.dtype} {list(frame.shape)}"
+        )
+    if not (scale > 0 and length > 0 and every >= 1):
+        raise ValueError(f"scale, length and every must be positive, not {scale}, {length} and {every}")
+    picture = _resize(frame, scale)
+    centres, flow, mask = pool_patches(flow, mask & np.isfinite(flow).all(axis=-1), patch, every)
+    starts, spacing = centres * scale, patch * every * scale
+    speeds = np.linalg.norm(flow, axis=-1)
+    still = mask & (speeds < STILL_PIXELS)
+    moving = mask & ~still
+    _draw_quiet(picture, starts[still], starts[~mask], spacing)
+    colours = direction_rgb(flow) if colour is None else np.broadcast_to(np.uint8(colour), (*mask.shape, 3))
+    width = float(np.clip(spacing / 13, 1.2, 4))
+    for index in np.argsort(speeds[moving]):  # the longest last: it crosses the most others
+        start, step = starts[moving][index], flow[moving][index] * scale * length
+        _draw_arrow(picture, start, step, width, colours[moving][index])
+    return picture
+
+
+def pool_patches(
+    vectors: NDArray[np.float64], valid: NDArray[np.bool_], patch: float, every: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Thin vectors out so that arrows on a fine grid do not hide each other.
+
+    Args:
+        vectors: float64 [R, C, 2].
+        valid: bool [R, C].
+        patch: side of a patch in pixels.
+        every: patches to pool along each side. The last row and column of blocks may be smaller.
+
+    Returns:
+        Centres of the blocks [r, c, 2] in pixels (x, y), mean of their valid vectors [r, c, 2], and whether a block
+        has any [r, c].
+    """
+    rows, cols = valid.shape
+    row_starts, col_starts = np.arange(0, rows, every), np.arange(0, cols, every)
+
+    def total(array: NDArray[Any]) -> NDArray[Any]:
+        return np.add.reduceat(np.add.reduceat(array, row_starts, axis=0), col_starts, axis=1)
+
+    counts = total(valid.astype(np.int64))
+    means = total(np.where(valid[..., None], vectors, 0.0)) / np.maximum(counts, 1)[..., None]
+    centre_rows = (row_starts + np.minimum(row_starts + every, rows)) / 2 * patch
+    centre_cols = (col_starts + np.minimum(col_starts + every, cols)) / 2 * patch
+    centres = np.stack(np.meshgrid(centre_cols, centre_rows), axis=-1)
+    return centres, means, counts > 0
+
+
+def arrow_length(vectors: ArrayLike, valid: ArrayLike, spacing: float) -> float:
+    """Choose `length` for `draw_arrows` so that motion can be seen and arrows do not bury the frame.
+
+    Args:
+        vectors: [..., 2] in pixels of the frame; give all frames that are to be compared.
+        valid: bool [...].
+        spacing: distance between arrows, patch * every, in pixels of the frame.
+
+    Returns:
+        1.0 while arrows at their true length are readable, else a round factor.
+    """
+    speeds = np.linalg.norm(np.asarray(vectors, np.float64)[np.asarray(valid, np.bool_)], axis=-1)
+    speeds = speeds[np.isfinite(speeds) & (speeds >= STILL_PIXELS)]
+    if not speeds.size:
+        return 1.0
+    typical = float(np.quantile(speeds, 0.9)) / spacing
+    if 0.45 <= typical <= 2.5:
+        return 1.0
+    return min(_LENGTHS, key=lambda length: abs(np.log(typical * length / 1.2)))
+
+
+def _resize(frame: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    height, width = (max(1, round(side * scale)) for side in frame.shape[:2])
+    if (height, width) == frame.shape[:2]:
+        return frame.copy()
+    if scale < 1:
+        method = cv2.INTER_AREA
+    else:  # far enlarged, pixels show as what they are: all that the model gets
+        method = cv2.INTER_NEAREST if scale >= 3 and scale == int(scale) else cv2.INTER_CUBIC
+    return np.ascontiguousarray(cv2.resize(frame, (width, height), interpolation=method), np.uint8)
+
+
+def _draw_quiet(
+    picture: NDArray[np.uint8], dots: NDArray[np.float64], crosses: NDArray[np.float64], spacing: float
+) -> None:
+    layer = picture.copy()
+    radius = float(np.clip(spacing / 28, 0.9, 2.5))
+    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    circle = np.stack([np.cos(turns), np.sin(turns)], axis=-1)  # cv2's own circles of this size are diamonds
+    for centre in dots:
+        cv2.fillPoly(layer, [_fixed_points(centre + circle * (radius + 0.8))], _OUTLINE, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(layer, [_fixed_points(centre + circle * radius)], _DOT, cv2.LINE_AA, _SHIFT)
+    arm = float(np.clip(spacing / 12, 1.5, 5))
+    for x, y in crosses:
+        for slope in (1, -1):
+            ends = _fixed(x - arm, y - arm * slope), _fixed(x + arm, y + arm * slope)
+            cv2.line(layer, *ends, _CROSS, 1, cv2.LINE_AA, _SHIFT)
+    cv2.addWeighted(layer, _QUIET, picture, 1 - _QUIET, 0, dst=picture)
+
+
+def _draw_arrow(
+    picture: NDArray[np.uint8],
+    start: NDArray[np.float64],
+    step: NDArray[np.float64],
+    width: float,
+    colour: NDArray[np.uint8],
+) -> None:
+    """Draw a filled arrow with a dark outline, which keeps every colour readable on every background."""
+    points = _fixed_points(_arrow_outline(start, step, width))
+    cv2.polylines(picture, [points], True, _OUTLINE, 2 if width > 1.5 else 1, cv2.LINE_AA, _SHIFT)
+    cv2.fillPoly(picture, [points], [int(channel) for channel in colour], cv2.LINE_AA, _SHIFT)
+
+
+def _arrow_outline(start: NDArray[np.float64], step: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """The seven corners [7, 2] of an arrow whose shaft is `width` wide; a short arrow is a smaller head alone."""
+    reach = float(np.linalg.norm(step))
+    along = step / reach
+    across = np.array([-along[1], along[0]])
+    head = min(3.6 * width, 0.7 * reach)
+    half_head = max(0.55 * head, 0.9)
+    half_shaft = min(width / 2, 0.4 * half_head)
+    neck, tip = start + along * (reach - head), start + step
+    return np.stack(
+        [
+            start + across * half_shaft,
+            neck + across * half_shaft,
+            neck + across * half_head,
+            tip,
+            neck - across * half_head,
+            neck - across * half_shaft,
+            start - across * half_shaft,
+        ]
+    )
+
+
+def _fixed(*numbers: float) -> tuple[int, ...]:
+    return tuple(round(float(number) * 2**_SHIFT) for number in numbers)
+
+
+def _fixed_points(points: NDArray[np.float64]) -> NDArray[np.int32]:
+    # cv2 wraps around beyond 2**31 / 2**SHIFT; a prediction gone wild is cut off far outside the picture instead
+    return np.round(np.clip(points, -1e5, 1e5) * 2**_SHIFT).astype(np.int32)
