@@ -386,13 +386,20 @@ class _Story:
         room = self.size - 2.3 * self.radius
         return room / self.end * float(self.rng.uniform(*span))
 
-    def sprite(self, legs: Sequence[tuple[float, str, float]], shape: str | None = None, spin: Any = ()) -> Sprite:
+    def sprite(
+        self,
+        legs: Sequence[tuple[float, str, float]],
+        shape: str | None = None,
+        spin: Sequence[float] = (),
+        across: Sprite | None = None,
+    ) -> Sprite:
         """Build a shape that walks the legs, from wherever they stay within the frame.
 
         Args:
             legs: for each, until when it lasts (seconds), the direction, and the speed (pixels per second).
             shape: the story's first one, where not given.
             spin: radians that it turns in each leg.
+            across: a shape that comes along the same line, and must be met.
         """
         times, path = [0.0], [np.zeros(2)]
         for until, direction, speed in legs:
@@ -402,6 +409,10 @@ class _Story:
         margin = 1.15 * self.radius
         low, high = margin - way.min(0), self.size - margin - way.max(0)
         start = self.rng.uniform(np.minimum(low, high), np.maximum(low, high))
+        if across is not None:
+            aside = int(abs(way[-1, 0]) > abs(way[-1, 1]))  # the axis along which neither moves
+            met = across.centres[0, aside] + self.rng.uniform(-0.8, 0.8) * self.radius
+            start[aside] = np.clip(met, low[aside], high[aside])
         angles = self.rng.uniform(-0.15, 0.15) + np.concatenate([[0], np.cumsum([*spin] or [0.0] * len(legs))])
         return Sprite(shape or self.shapes[0], self.radius, np.array(times), start + way, angles)
 
@@ -452,14 +463,11 @@ def _tell_still(story: _Story) -> _Told:
 
 def _tell_cross(story: _Story) -> _Told:
     direction = story.pick(_STRAIGHT)
-    back, front = story.shapes[:2]
-    sprites = [
-        story.sprite([(story.end, towards, story.pace(_QUICK))], shape)
-        for shape, towards in ((back, direction), (front, _OPPOSITE[direction]))
-    ]
-    order = [0, 1] if story.rng.random() < 0.5 else [1, 0]
-    caption = f"The {back} moves {direction} and crosses the {front}, which moves {_OPPOSITE[direction]}."
-    return [sprites[i] for i in order], caption
+    first, other = story.shapes[:2]
+    one = story.sprite([(story.end, direction, story.pace(_QUICK))], first)
+    two = story.sprite([(story.end, _OPPOSITE[direction], story.pace(_QUICK))], other, across=one)
+    caption = f"The {first} moves {direction} and crosses the {other}, which moves {_OPPOSITE[direction]}."
+    return [one, two] if story.rng.random() < 0.5 else [two, one], caption
 
 
 _TELL: dict[str, Callable[[_Story], _Told]] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # type: ignore[import-untyped]
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AddedToken,
     GenerationConfig,

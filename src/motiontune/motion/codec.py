@@ -250,7 +250,7 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
         here, there = (i, i - 1) if direction == "past" else (i - 1, i)
         way, good = _walk(motion, velocities, points, float(clip.times[here]), float(clip.times[there]))
         way, good = _per_patch(way * to_grid, good)
-        good &= looks_alike(frames[here], frames[there], way, grid)
+        good = looks_alike(frames[here], frames[there], way, good, grid)
         sign = -1 if direction == "past" else 1
         vectors[here], valid[here] = np.where(good[..., None], sign * way, 0), good
     return MotionField(vectors, valid, times, "codec", direction)

@@ -1,0 +1,76 @@
+# `make demo` and `make test` need Python 3.11 and nothing else: the first of them makes .venv from requirements.lock.
+# VENV=path takes another environment, PYTHON=path another interpreter, ARGS="..." goes to the command that is run.
+
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.motiontune-stamp
+IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c '$(IS_311)' >/dev/null 2>&1 && command -v $$p && break; done)
+UV ?= $(shell uv --version >/dev/null 2>&1 && command -v uv || echo build/uv/bin/uv)
+
+export UV_HTTP_TIMEOUT ?= 300
+export UV_PYTHON_DOWNLOADS ?= never
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow clips lint format types lock clean
+
+help:
+	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
+	@echo 'make test       run the tests; test-slow runs the ones that take long'
+	@echo 'make clips      fetch the real clips that some tests use'
+	@echo 'make lint       check style; format repairs it; types checks types'
+	@echo 'make lock       write requirements.lock again (ARGS=--upgrade for newer versions)'
+	@echo 'make clean      remove the environment and what was built; clips stay'
+
+env: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/motiontune demo $(ARGS)
+
+test: $(STAMP)
+	@test ! -f tests/fetch_clips.py || timeout 300 $(BIN)/python tests/fetch_clips.py </dev/null \
+		|| echo 'make: not all real clips are here (offline?): the tests that need them are skipped'
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+clips: $(STAMP)
+	$(BIN)/python tests/fetch_clips.py $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/mypy $(ARGS)
+
+# The versions in the lock file stay unless pyproject.toml or ARGS=--upgrade asks for others.
+lock: | $(UV)
+	$(UV) pip compile pyproject.toml --extra llamafactory --extra dev --output-file requirements.lock \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv where it can be had, else pip (which may know of a mirror that uv doesn't). The lock file is complete, so neither
+# resolves anything, and it has setuptools, so motiontune itself is built without the network.
+$(STAMP): requirements.lock pyproject.toml | $(UV)
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 found; name one with PYTHON=path' >&2; exit 1; }
+	test -x $(BIN)/python || $(UV) venv --python '$(PYTHON)' $(VENV) || '$(PYTHON)' -m venv $(VENV)
+	$(UV) pip install --python $(BIN)/python --no-deps -r requirements.lock \
+		|| { '$(PYTHON)' -m venv $(VENV) && $(BIN)/python -m pip install --no-deps -r requirements.lock; }
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+# Into a folder of its own, which Debian's externally managed Python allows; without pip, through an environment.
+build/uv/bin/uv:
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 found; name one with PYTHON=path' >&2; exit 1; }
+	'$(PYTHON)' -m pip install --quiet --target build/uv uv \
+		|| { rm -rf build/uv && '$(PYTHON)' -m venv build/uv && build/uv/bin/python -m pip install --quiet uv; }
