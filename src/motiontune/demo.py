@@ -1,0 +1,334 @@
+"""`motiontune demo`: data, a tiny model, training, evaluation and a report, from nothing, on a CPU.
+
+Everything goes through the same commands that a real run takes; the YAML files that are left in the folder can be given
+to `motiontune train` again.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from motiontune.clip import read_clip
+from motiontune.datasets.synthetic import add_real_clips, write_synthetic
+from motiontune.errors import MotiontuneError
+from motiontune.evaluation.metrics import MotionSums, constant_epe
+from motiontune.evaluation.predictions import MotionPrediction, load_predictions
+from motiontune.grid import VideoGrid
+from motiontune.motion.sources import motion_of
+from motiontune.viewing.report import ReportClip, write_report
+
+
+TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
+FPS = 8.0
+REAL_CAPTION = "Something is going on in a real video."
+REPORT_CLIPS = 9
+PACKAGES = ("motiontune", "llamafactory", "transformers", "torch", "av", "opencv-python-headless", "numpy")
+
+
+def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
+    """Train a tiny Qwen2-VL on synthetic and real clips, measure it on held-out ones and write `report.html`.
+
+    Args:
+        out: the folder; what an earlier demo left in it is overwritten.
+        seed: of data and training.
+
+    Returns:
+        What `metrics.json` holds: `epe`, `epe_zero_motion`, `epe_mean_motion`, `epe_moving`, `epe_moving_zero_motion`,
+        `direction_accuracy`, `caption_exact_match`, and `seconds`. Lengths in pixels of the resized frame.
+
+    Raises:
+        MotiontuneError: if the folder holds something else, or a step fails.
+    """
+    start = time.monotonic()
+    out = Path(out)
+    _clear(out)
+    log = out / "log.txt"
+
+    print(f"1/5  data: {TRAIN_CLIPS} + {HELD_OUT_CLIPS} synthetic clips, and real ones", flush=True)
+    data = out / "data"
+    write_synthetic(data, clips=TRAIN_CLIPS, seed=2 * seed, name="synthetic_train")
+    write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name="synthetic_heldout")
+    real = write_real_clips(data)
+
+    print("2/5  model: a tiny Qwen2-VL with random weights (loading LLaMA-Factory takes a moment)", flush=True)
+    with _quietly(log):
+        from motiontune.llamafactory.install import run_exp
+        from motiontune.model.tiny import build_tiny
+
+        captions = [sample["messages"][1]["content"] for sample in _read_json(data / "synthetic_train.json")]
+        build_tiny("qwen2_vl", out / "model", [*captions, REAL_CAPTION], seed=seed, **MODEL)
+
+    print("3/5  training: motion + text", flush=True)
+    train = _configuration(
+        out, "train", seed, dataset="synthetic_train" + (",real_train" if real else ""), do_train=True, **TRAINING
+    )
+    with _quietly(log) as terminal:
+        run_exp(train, callbacks=[_progress(terminal)])
+
+    print("4/5  prediction: text and motion of the held-out clips", flush=True)
+    with _quietly(log):
+        for name in ["synthetic_heldout", *(["real_heldout"] if real else [])]:
+            keys = {"eval_dataset": name, "do_predict": True, "predict_with_generate": True, "max_new_tokens": 24}
+            keys |= {"model_name_or_path": str(out / "train"), "train_on_video_tokens": True}
+            run_exp(_configuration(out, f"predict_{name}", seed, **keys, per_device_eval_batch_size=BATCH))
+
+    print("5/5  report", flush=True)
+    metrics = _measure(out, data)
+    metrics["seconds"] = round(time.monotonic() - start, 1)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_report(
+        out / "report.html",
+        title="motiontune demo: a tiny Qwen2-VL that says motion",
+        metrics=metrics,
+        log_history=_read_json(out / "train" / "trainer_state.json")["log_history"],
+        clips=_report_clips(out, data),
+        configuration=train,
+        versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        notes=(
+            f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} for "
+            f"{STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A model "
+            f"this small shows that the path works from video to picture; it says nothing about large ones."
+        ),
+    )
+    _print_table(metrics, out)
+    return metrics
+
+
+MODEL: dict[str, Any] = {"hidden_size": 64, "layers": 2, "vision_layers": 2}
+TRAINING: dict[str, Any] = {
+    "use_motionvector_crossentropy_loss": True,
+    "motion_loss_weight": 5.0,
+    "freeze_vision_tower": False,
+    "freeze_multi_modal_projector": False,
+    "disable_gradient_checkpointing": True,
+    "per_device_train_batch_size": BATCH,
+    "max_steps": STEPS,
+    "learning_rate": 2.0e-3,
+    "motion_head_learning_rate": 2.0e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.05,
+    "logging_steps": 5,
+    "save_strategy": "no",
+    "plot_loss": True,
+    "dataloader_num_workers": 1,
+}
+
+
+def _configuration(out: Path, name: str, seed: int, **keys: Any) -> dict[str, Any]:
+    """Make the keys of one run and leave them in the folder as a YAML."""
+    configuration = {
+        "model_name_or_path": str(out / "model"),
+        "stage": "sft",
+        "finetuning_type": "full",
+        "template": "qwen2_vl",
+        "dataset_dir": str(out / "data"),
+        "output_dir": str(out / name),
+        "video_fps": FPS,
+        "cutoff_len": 256,
+        "preprocessing_num_workers": 1,
+        "overwrite_cache": True,
+        "report_to": "none",
+        "use_cpu": True,
+        "seed": seed,
+        **keys,
+    }
+    (out / f"{name}.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+    return configuration
+
+
+def _clear(out: Path) -> None:
+    marker = out / "metrics.json"
+    if out.exists() and any(out.iterdir()) and not marker.exists() and not (out / "log.txt").exists():
+        raise MotiontuneError(f"{out} is not empty and not a demo's folder: choose another with --out")
+    for name in ("data", "model", "train", "predict_synthetic_heldout", "predict_real_heldout"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for file in out.glob("*"):
+        if file.is_file():
+            file.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def write_real_clips(data: Path) -> bool:
+    """Cut one-second windows out of the videos that Gradio ships (LLaMA-Factory depends on it) into two data sets.
+
+    They are written as H.264 with B-frames, MPEG-4 and VP9 in turn, as real data sets mix codecs.
+
+    Returns:
+        False, having said so, where the videos are not installed.
+    """
+    spec = importlib.util.find_spec("gradio")
+    folder = Path(spec.origin).parent / "media_assets" / "videos" if spec and spec.origin else Path()
+    videos = [path for path in (folder / "world.mp4", folder / "b.mp4") if path.is_file()]
+    if not videos:
+        print("     no real clips: gradio's sample videos are not installed", flush=True)
+        return False
+    windows: list[Path] = []
+    for video in videos:
+        for second in range(1, 4) if video.name == "b.mp4" else range(2, 26, 3):
+            codec, suffix = (("libx264", ".mp4"), ("mpeg4", ".avi"), ("libvpx-vp9", ".webm"))[len(windows) % 3]
+            windows.append(data / "real" / f"{video.stem}_{second:02d}s{suffix}")
+            _cut(video, windows[-1], second, codec)
+    held_out = windows[3::4]
+    add_real_clips(data, [path for path in windows if path not in held_out], captions=REAL_CAPTION, name="real_train")
+    add_real_clips(data, held_out, captions=REAL_CAPTION, name="real_heldout")
+    return True
+
+
+def _cut(video: Path, out: Path, second: int, codec: str, width: int = 112, height: int = 56) -> None:
+    """Write one second of a video, its middle cropped to 2:1, at 16 frames a second."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(video)) as source, av.open(str(out), "w") as target:
+        stream = target.add_stream(codec, rate=16)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate, stream.time_base = 400_000, Fraction(1, 16)
+        wanted = [second + k / 16 for k in range(16)]
+        source.seek(int(second * av.time_base))
+        for frame in source.decode(video=0):
+            while wanted and frame.time >= wanted[0] - 1e-6:
+                image = frame.to_ndarray(format="rgb24")
+                top = (image.shape[0] - image.shape[1] // 2) // 2
+                image = cv2.resize(image[top : image.shape[0] - top], (width, height), interpolation=cv2.INTER_AREA)
+                picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+                picture.pts, picture.time_base = 16 - len(wanted), stream.time_base
+                target.mux(stream.encode(picture))
+                wanted.pop(0)
+            if not wanted:
+                break
+        target.mux(stream.encode(None))
+
+
+def _measure(out: Path, data: Path) -> dict[str, float]:
+    """Metrics of the held-out synthetic clips, with the two baselines that see nothing."""
+    predictions = list(load_predictions(out / "predict_synthetic_heldout" / "motion_predictions"))
+    mean = _mean_motion(data)
+    sums = [MotionSums.from_fields(p.predicted, p.target, p.valid) for p in predictions]
+    constant = np.array([constant_epe(p.target, p.valid, mean) for p in predictions]).sum(0)
+    metrics = sum(sums, MotionSums.zero()).metrics()
+    metrics["epe_mean_motion"] = float(constant[0] / constant[1])
+    texts = _texts(out, "synthetic_heldout")
+    metrics["caption_exact_match"] = float(np.mean([said == expected for said, expected in texts]))
+    return {key: round(value, 4) for key, value in metrics.items()}
+
+
+def _mean_motion(data: Path, clips: int = 64) -> np.ndarray:
+    """The mean vector of the first training clips, in pixels: the best constant that training could learn."""
+    vectors = []
+    for sample in _read_json(data / "synthetic_train.json")[:clips]:
+        clip = read_clip(str(data / sample["videos"][0]), FPS, with_vectors=True)
+        frames = len(clip.frames) + len(clip.frames) % 2
+        field = motion_of(clip, VideoGrid(frames, *(side // 14 for side in clip.frames.shape[1:3])))
+        vectors.append(field.vectors[field.valid])
+    return np.concatenate(vectors).mean(0)
+
+
+def _report_clips(out: Path, data: Path) -> list[ReportClip]:
+    """Held-out clips for the report: one of each action, then the real ones."""
+    clips: list[ReportClip] = []
+    actions = [sample["action"] for sample in _read_json(data / "synthetic_heldout.json")]
+    for name in ("synthetic_heldout", "real_heldout"):
+        folder = out / f"predict_{name}" / "motion_predictions"
+        if not folder.is_dir():
+            continue
+        predictions = list(load_predictions(folder))
+        texts = _texts(out, name)
+        chosen = [actions.index(action) for action in dict.fromkeys(actions)] if name.startswith("synth") else [0, 1]
+        for i in chosen[: len(predictions)]:
+            clips.append(_report_clip(predictions[i], *texts[i]))
+    return clips[:REPORT_CLIPS]
+
+
+def _report_clip(prediction: MotionPrediction, said: str, expected: str) -> ReportClip:
+    clip = read_clip(prediction.path, FPS)
+    return ReportClip(Path(prediction.path).name, clip.frames, prediction, expected, said)
+
+
+def _texts(out: Path, name: str) -> list[tuple[str, str]]:
+    lines = (out / f"predict_{name}" / "generated_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(row["predict"].strip(), row["label"].strip()) for row in rows]
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _print_table(metrics: dict[str, float], out: Path) -> None:
+    rows = [
+        ("end-point error, moving patches", "epe_moving", "epe_moving_zero_motion", None),
+        ("end-point error, all patches", "epe", "epe_zero_motion", "epe_mean_motion"),
+    ]
+    print(f"\n{'held-out synthetic clips':<34}{'model':>10}{'no motion':>12}{'mean motion':>13}")
+    for label, *keys in rows:
+        cells = [f"{metrics[key]:.2f} px" if key else "" for key in keys]
+        print(f"{label:<34}{cells[0]:>10}{cells[1]:>12}{cells[2]:>13}")
+    print(f"{'direction right, moving patches':<34}{metrics['direction_accuracy']:>10.0%}")
+    print(f"{'caption right, word for word':<34}{metrics['caption_exact_match']:>10.0%}")
+    print(f"\n{metrics['seconds']:.0f} seconds; see {out / 'report.html'}")
+
+
+@contextmanager
+def _quietly(log: Path) -> Iterator[int]:
+    """Send all output of this process, and of libraries below Python, to a log file; its end is shown on an error.
+
+    Yields:
+        A file descriptor of the terminal's stderr.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield saved[1]
+        failed = False
+    except BaseException:
+        failed = True
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        if failed:
+            print(f"The end of {log}:\n" + log.read_text(encoding="utf-8", errors="replace")[-1500:], file=sys.stderr)
+
+
+def _progress(terminal: int) -> Any:
+    """Make a trainer callback that shows steps, rate, time left and the losses on the terminal."""
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.file = os.fdopen(os.dup(terminal), "w")
+            self.bar = tqdm(total=state.max_steps, desc="     steps", file=self.file, mininterval=0.5)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.update()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            names = {"ce_loss": "text", "motion_loss": "motion"}
+            self.bar.set_postfix({name: f"{logs[key]:.3g}" for key, name in names.items() if key in (logs or {})})
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.bar.close()
+            self.file.close()
+
+    return Progress()
