@@ -9,7 +9,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -176,12 +175,12 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
                 raise ClipError(path, "is a text file, not a video")
             yield container, _video_stream(path, container)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except av.error.FFmpegError as error:
         raise ClipError(path, f"cannot be read as a video ({_in_words(error)})") from error
 
 
-def _in_words(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+def _in_words(error: av.error.FFmpegError) -> str:
+    text = error.strerror or str(error) or type(error).__name__
     return " ".join(text.split())
 
 
@@ -287,7 +286,6 @@ def _decode(
         stream.thread_type = "SLICE"
         if with_vectors and has_vectors(info.codec):
             stream.codec_context.options = {"flags2": "+export_mvs"}
-            stream.codec_context.flags |= Flags.copy_opaque
             collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
         decoded = _Decoded([], [], collector)
         if not info.counted:
@@ -298,10 +296,10 @@ def _decode(
                     size = f"{frame.width}x{frame.height} at frame {len(decoded.pts)}"
                     raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
                 index = len(decoded.pts)
-                time = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
-                decoded.pts.append(time)
+                pts = frame.pts if collector is None else collector.pts_of(frame)
+                decoded.pts.append(None if pts is None or frame.time_base is None else float(pts * frame.time_base))
                 if index in wanted:
-                    image = frame.to_ndarray(format="rgb24")
+                    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                     decoded.frames.append(image if resize is None else resize(image))
                 if collector is not None:
                     collector.add_frame(frame)
@@ -328,7 +326,7 @@ def _times(pts: Sequence[float | None], rate: float) -> NDArray[np.float64]:
     known = np.array([time is not None for time in pts])
     seconds = np.array([np.nan if time is None else time for time in pts], dtype=np.float64)
     if known.all() and (np.diff(seconds) > 0).all():
-        return seconds - seconds[0]
+        return np.asarray(seconds - seconds[0], np.float64)
     if known.sum() > 1 and (np.diff(seconds[known]) > 0).all():
         # some packets without pts (packed B-frames): in between the others
         filled = np.interp(numbers, numbers[known], seconds[known])

@@ -30,6 +30,8 @@ SHAPES = ("circle", "triangle", "square")
 ACTIONS = ("move", "stop", "speed_up", "turn", "spin", "still", "cross")
 
 _SIDES = {"circle": 0, "triangle": 3, "square": 4}
+# Bright on dark, and each shape of its own hue: what a clip is about is the motion, not finding the shape.
+_COLOURS = {"circle": (110, 240, 130), "triangle": (130, 150, 250), "square": (250, 180, 100)}
 _TEXELS = 64  # side of a shape's texture
 _DIRECTIONS = {
     "left": (-1.0, 0.0),
@@ -337,17 +339,17 @@ def make_scene(rng: np.random.Generator, action: str, *, size: int, fps: float, 
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw all frames of a scene, with made-up colours and textures.
+    """Draw all frames of a scene, with made-up shades and textures.
 
     Returns:
         uint8 [frames, size, size, 3] RGB.
     """
     size = scene.size
-    background = _texture(rng, size, rng.uniform(70, 185, 3), contrast=14)
+    background = _texture(rng, size, rng.uniform(20, 70, 3), contrast=8)
     looks = []
-    for _ in scene.sprites:
-        colour = rng.permutation([rng.uniform(0, 50), rng.uniform(50, 205), rng.uniform(205, 255)])
-        looks.append(_texture(rng, _TEXELS, colour, contrast=45))
+    for sprite in scene.sprites:
+        colour = np.array(_COLOURS[sprite.shape]) + rng.uniform(-30, 30, 3)
+        looks.append(_texture(rng, _TEXELS, colour, contrast=25))
     points = _pixel_centres(size, size)
     frames = np.empty((scene.frames, size, size, 3), np.uint8)
     for k in range(scene.frames):
@@ -374,7 +376,7 @@ class _Story:
     def __init__(self, rng: np.random.Generator, size: int, end: float) -> None:
         self.rng, self.size, self.end = rng, size, end
         self.shapes = [SHAPES[i] for i in rng.permutation(len(SHAPES))]
-        self.radius = size * rng.uniform(0.155, 0.175)
+        self.radius = size * rng.uniform(0.21, 0.24)
         self.moment = end * rng.uniform(0.42, 0.58)  # of the change, where there is one
 
     def pick(self, options: Sequence[str]) -> str:

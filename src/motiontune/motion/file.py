@@ -1,15 +1,227 @@
-"""Motion that the user computed."""
+"""Motion that the user computed, read from files that lie beside the clip or in a folder of their own.
 
+For a clip `NAME.mp4` these are looked for, in this order:
+
+* `NAME.npz` with the key `vectors`, and `valid` if some vectors are not;
+* `NAME.npy` with the vectors alone;
+* `NAME/*.flo` or `NAME/*.png` (KITTI's 16-bit format), one file per pair of neighbouring sampled frames, by name;
+* `NAME_000.flo` or `NAME_000.png` and so on, the same without a folder.
+
+Vectors are float [F or F-1, R, C, 2] on the patch grid, in pixels of the frame that the vision encoder sees, or dense
+float [F or F-1, H, W, 2] at any resolution that is not smaller than the grid and has its proportions, in pixels of
+that resolution. `valid` is bool of the same shape without the last axis. F counts the sampled frames (with or without
+the repeated last one); F-1 counts the pairs between them. A .flo or .png file is one dense pair.
+
+Signs are those of `MotionField`. Optical flow from frame i to frame i+1 is "future" as it stands, pair i. For "past",
+pair i is minus the optical flow from frame i+1 to frame i.
+"""
+
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from motiontune.errors import MotionUnavailable
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.flow import padded_times, patch_median
 
 
 if TYPE_CHECKING:
     from motiontune.clip import Clip
 
 
-def file_motion(clip: "Clip", grid: VideoGrid, direction: Direction, motion_dir: str | None) -> MotionField:
-    raise MotionUnavailable(f"{clip.path}: no motion file")
+FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
+FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
+# how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
+ASPECT_TOLERANCE = 1.25
+
+Pairs = tuple[NDArray[np.floating], NDArray[np.bool_]]
+
+
+def file_motion(
+    clip: "Clip", grid: VideoGrid, direction: Direction = "past", motion_dir: str | None = None
+) -> MotionField:
+    """Read the motion that the user computed for a clip; see the module's docstring for names and shapes.
+
+    Args:
+        clip: the sampled frames.
+        grid: the patch grid; its frames may outnumber the clip's by a repeated last one, which is invalid.
+        direction: the direction that the vectors in the file have; the file itself does not say.
+        motion_dir: the folder to look in; None is the clip's own.
+
+    Raises:
+        MotionUnavailable: if there is no such file.
+        MotiontuneError: if a file cannot be read, or its shape, dtype or values do not fit.
+    """
+    times = padded_times(clip, grid)
+    path, vectors, valid = _find(clip.path, motion_dir)
+    _check(path, vectors, valid, clip, grid)
+    count = len(clip.frames)
+    if len(vectors) == count - 1:
+        before, after = (1, 0) if direction == "past" else (0, 1)
+        vectors = np.pad(vectors, ((before, after), (0, 0), (0, 0), (0, 0)))
+        valid = np.pad(valid, ((before, after), (0, 0), (0, 0)))
+    field = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
+    good = np.zeros(field.shape[:3], np.bool_)
+    for i in range(1, count):
+        if clip.indices[i] == clip.indices[i - 1]:
+            continue
+        j = i if direction == "past" else i - 1
+        field[j], good[j] = _on_grid(vectors[j], valid[j], grid)
+    return MotionField(np.where(good[..., None], field, np.float32(0)), good, times, "file", direction)
+
+
+def _find(clip_path: str, motion_dir: str | None) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
+    clip = Path(clip_path)
+    folder, stem = Path(motion_dir) if motion_dir else clip.parent, clip.stem
+    for suffix in (".npz", ".npy"):
+        path = folder / (stem + suffix)
+        if path.is_file():
+            return str(path), *_read_numpy(path)
+    for suffix, read in ((".flo", read_flo), (".png", read_kitti_png)):
+        paths = sorted((folder / stem).glob(f"*{suffix}"))
+        if not paths and folder.is_dir():
+            name = re.compile(re.escape(stem) + r"_\d+" + re.escape(suffix))
+            paths = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
+        if paths:
+            pairs = [read(str(path)) for path in paths]
+            if len({vectors.shape for vectors, _ in pairs}) > 1:
+                raise MotiontuneError(
+                    f"{paths[0]} and the files after it differ in size; all pairs must have one size"
+                )
+            name_of_all = f"{paths[0]} to {paths[-1].name}"
+            return name_of_all, np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+    names = f"{stem}.npz, {stem}.npy, {stem}/*.flo, {stem}/*.png, {stem}_000.flo or {stem}_000.png"
+    raise MotionUnavailable(f"{clip_path}: no motion file; put {names} into {folder}, or set motion_dir")
+
+
+def _read_numpy(path: Path) -> Pairs:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            vectors, valid = loaded, None
+        else:
+            with loaded:
+                if "vectors" not in loaded:
+                    raise MotiontuneError(f"{path}: has the keys {sorted(loaded)}, needs vectors (and valid)")
+                vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
+    except (OSError, ValueError, EOFError) as error:
+        raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
+    except Exception as error:
+        if isinstance(error, MotiontuneError):
+            raise
+        raise MotiontuneError(f"{path}: is damaged ({type(error).__name__}); write it again") from error
+    return vectors, np.ones(vectors.shape[:-1], np.bool_) if valid is None else valid
+
+
+def _check(path: str, vectors: NDArray[np.floating], valid: NDArray[np.bool_], clip: "Clip", grid: VideoGrid) -> None:
+    """Refuse what does not fit, with both shapes.
+
+    Raises:
+        MotiontuneError: if the vectors' dtype, shape or values, or the mask's, do not fit the clip and its grid.
+    """
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise MotiontuneError(f"{path}: vectors must be floats, not {vectors.dtype}")
+    if valid.dtype != np.bool_ or valid.shape != vectors.shape[:-1]:
+        raise MotiontuneError(
+            f"{path}: valid must be bool {vectors.shape[:-1]} like its vectors, not {valid.dtype} {valid.shape}"
+        )
+    count = len(clip.frames)
+    wanted = f"[{count} or {count - 1}, {grid.rows}, {grid.cols}, 2]"
+    if vectors.ndim != 4 or vectors.shape[-1] != 2 or len(vectors) not in {count - 1, count, grid.frames}:
+        raise MotiontuneError(f"{path}: vectors are {list(vectors.shape)}, {clip.path} needs {wanted} or dense ones")
+    height, width = vectors.shape[1:3]
+    if (height, width) != (grid.rows, grid.cols):
+        aspect = (width / grid.width) / (height / grid.height) if height else 0.0
+        if height < grid.rows or width < grid.cols or not 1 / ASPECT_TOLERANCE < aspect < ASPECT_TOLERANCE:
+            raise MotiontuneError(
+                f"{path}: vectors are {list(vectors.shape)}, neither {clip.path}'s grid {wanted} nor dense with the "
+                f"proportions of its frame, {grid.height} x {grid.width}"
+            )
+    if not np.isfinite(vectors[valid]).all():
+        raise MotiontuneError(f"{path}: a valid vector is not finite; mark it in valid, or mend it")
+
+
+def _on_grid(
+    vectors: NDArray[np.floating], valid: NDArray[np.bool_], grid: VideoGrid
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """One frame's vectors, dense or not, on the patch grid and in its pixels."""
+    single = np.where(valid[..., None], vectors, 0).astype(np.float32)
+    height, width = valid.shape
+    if (height, width) == (grid.rows, grid.cols):
+        return single, valid
+    size = (grid.width, grid.height)
+    # nearest, because a mean across the edge of a moving thing is the motion of nothing
+    dense = cv2.resize(single, size, interpolation=cv2.INTER_NEAREST)
+    known = cv2.resize(valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+    dense = dense * np.array([grid.width / width, grid.height / height], np.float32)
+    return patch_median(np.asarray(dense, np.float32), np.asarray(known, np.bool_), grid)
+
+
+def read_flo(path: str) -> Pairs:
+    """Read a Middlebury .flo file: vectors float32 [H, W, 2] in pixels, and valid bool [H, W].
+
+    Raises:
+        MotiontuneError: if the file is not one, or is cut.
+    """
+    data = Path(path).read_bytes()
+    if len(data) < 12 or data[:4] != FLO_MAGIC.astype("<f4").tobytes():
+        raise MotiontuneError(f"{path}: is not a .flo file")
+    width, height = (int(number) for number in np.frombuffer(data, "<i4", 2, 4))
+    if width < 1 or height < 1 or len(data) < 12 + 8 * width * height:
+        raise MotiontuneError(f"{path}: is cut or damaged: it should hold {height} x {width} vectors")
+    vectors = np.frombuffer(data, "<f4", 2 * width * height, 12).reshape(height, width, 2)
+    valid = np.asarray((np.abs(vectors) < FLO_UNKNOWN).all(-1), np.bool_)
+    return np.asarray(np.where(valid[..., None], vectors, 0), np.float32), valid
+
+
+def write_flo(path: str, vectors: NDArray[np.float32], valid: NDArray[np.bool_] | None = None) -> None:
+    """Write a Middlebury .flo file.
+
+    Args:
+        path: the file.
+        vectors: float32 [H, W, 2], pixels.
+        valid: bool [H, W]; pixels without flow get the format's mark for unknown.
+    """
+    height, width = vectors.shape[:2]
+    known = vectors if valid is None else np.where(valid[..., None], vectors, 1e10)
+    header = FLO_MAGIC.astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
+    Path(path).write_bytes(header + np.ascontiguousarray(known, "<f4").tobytes())
+
+
+def read_kitti_png(path: str) -> Pairs:
+    """Read KITTI's 16-bit .png: vectors float32 [H, W, 2] in pixels, in steps of 1/64, and valid bool [H, W].
+
+    Raises:
+        MotiontuneError: if the file is not a 16-bit picture with three channels.
+    """
+    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if picture is None or picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise MotiontuneError(f"{path}: is not a KITTI flow file (a 16-bit .png with three channels)")
+    # OpenCV reads blue first: valid, y, x
+    valid = np.asarray(picture[..., 0] > 0, np.bool_)
+    vectors = (picture[..., :0:-1].astype(np.float32) - 32768) / 64
+    return np.asarray(np.where(valid[..., None], vectors, 0), np.float32), valid
+
+
+def write_kitti_png(path: str, vectors: NDArray[np.float32], valid: NDArray[np.bool_] | None = None) -> None:
+    """Write KITTI's 16-bit .png.
+
+    Args:
+        path: the file.
+        vectors: float32 [H, W, 2], pixels; rounded to 1/64, and cut at +-512.
+        valid: bool [H, W]; None is all of them.
+    """
+    known = np.ones(vectors.shape[:2], np.bool_) if valid is None else valid
+    steps = np.clip(np.rint(vectors * 64) + 32768, 0, 65535)
+    picture = np.dstack([known, steps[..., 1], steps[..., 0]])
+    picture = np.where(known[..., None], picture, 0).astype(np.uint16)
+    done, encoded = cv2.imencode(".png", picture)
+    if not done:
+        raise MotiontuneError(f"{path}: cannot be written as a .png")
+    Path(path).write_bytes(encoded.tobytes())

@@ -51,7 +51,7 @@ def flow_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past", pr
         here, there = (frames[i], frames[i - 1]) if direction == "past" else (frames[i - 1], frames[i])
         to_there, back = dis_flow(here, there, preset), dis_flow(there, here, preset)
         good = _consistent(to_there, back)
-        flow, good = _to_patches(to_there, good, grid)
+        flow, good = patch_median(to_there, good, grid)
         good = looks_alike(here, there, flow, good, grid)
         # The flow leads to the other frame. In the past the content came from there: it moved the other way.
         j, sign = (i, -1) if direction == "past" else (i - 1, 1)
@@ -92,7 +92,7 @@ def dis_flow(here: NDArray[np.uint8], there: NDArray[np.uint8], preset: str) -> 
             for frame in (here, there)
         )
     # a DIS object remembers earlier flows: one object per call
-    flow = cv2.DISOpticalFlow.create(PRESETS[preset]).calc(here, there, None)  # type: ignore[call-overload]
+    flow = cv2.DISOpticalFlow.create(PRESETS[preset]).calc(here, there, None)
     flow = np.asarray(flow, np.float32)[:height, :width]
     return np.asarray(np.where(np.isfinite(flow), flow, 0), np.float32)
 
@@ -110,7 +110,7 @@ def _consistent(to_there: NDArray[np.float32], back: NDArray[np.float32]) -> NDA
     return np.asarray(inside & (error < tolerance), np.bool_)
 
 
-def _to_patches(
+def patch_median(
     flow: NDArray[np.float32], good: NDArray[np.bool_], grid: VideoGrid
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """The median of the good pixels in each patch [R, C, 2], and whether they are the majority [R, C]."""

@@ -237,7 +237,7 @@ def parse_slice(nal: bytes, pictures: dict[int, Picture], sequences: dict[int, S
 def _list_changes(bits: BitReader) -> tuple[tuple[int, int], ...]:
     if not bits.u(1):
         return ()
-    changes = []
+    changes: list[tuple[int, int]] = []
     while (operation := bits.ue()) != 3:
         if operation > 2 or len(changes) > 66:
             raise HeaderError("a slice header is damaged or of a multi-view stream")
@@ -264,7 +264,7 @@ def _marking(bits: BitReader, idr: bool) -> tuple[tuple[int, int], ...] | None:
         return ((6, 0),) if bits.u(1) else None
     if not bits.u(1):
         return None
-    marking = []
+    marking: list[tuple[int, int]] = []
     while operation := bits.ue():
         if operation > 6 or len(marking) > 66:
             raise HeaderError("a slice header is damaged")
@@ -317,8 +317,8 @@ def split_extradata(extradata: bytes | None) -> tuple[int, list[bytes]]:
 class ReferenceTracker:
     """Follows a stream's packets in the order of decoding, and says what each picture may refer to.
 
-    Long-term references are not followed: after one, nothing is known until the next IDR picture. After a gap, or where
-    a stream starts without an IDR picture, nothing is known until the whole reference memory has been renewed.
+    Long-term references are not followed: after one, nothing is known until the next IDR picture. After a gap, or
+    where a stream starts without an IDR picture, nothing is known until the whole reference memory has been renewed.
 
     Args:
         extradata: the decoder's extradata (avcC, or Annex B, or nothing).

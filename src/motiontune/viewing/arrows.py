@@ -70,7 +70,7 @@ def draw_arrows(
     still = mask & (speeds < STILL_PIXELS)
     moving = mask & ~still
     _draw_quiet(picture, starts[still], starts[~mask], spacing)
-    colours = direction_rgb(flow) if colour is None else np.broadcast_to(np.uint8(colour), (*mask.shape, 3))
+    colours = direction_rgb(flow) if colour is None else np.broadcast_to(np.array(colour, np.uint8), (*mask.shape, 3))
     width = float(np.clip(spacing / 13, 1.2, 4))
     for index in np.argsort(speeds[moving]):  # the longest last: it crosses the most others
         start, step = starts[moving][index], flow[moving][index] * scale * length
@@ -122,7 +122,7 @@ def arrow_length(vectors: ArrayLike, valid: ArrayLike, spacing: float) -> float:
     speeds = speeds[np.isfinite(speeds) & (speeds >= STILL_PIXELS)]
     if not speeds.size:
         return 1.0
-    typical = float(np.quantile(speeds, 0.9)) / spacing
+    typical = float(np.quantile(speeds, 0.95)) / spacing
     if 0.45 <= typical <= 2.5:
         return 1.0
     return min(_LENGTHS, key=lambda length: abs(np.log(typical * length / 1.2)))
@@ -198,4 +198,4 @@ def _fixed(*numbers: float) -> tuple[int, ...]:
 
 def _fixed_points(points: NDArray[np.float64]) -> NDArray[np.int32]:
     # cv2 wraps around beyond 2**31 / 2**SHIFT; a prediction gone wild is cut off far outside the picture instead
-    return np.round(np.clip(points, -1e5, 1e5) * 2**_SHIFT).astype(np.int32)
+    return np.asarray(np.round(np.clip(points, -1e5, 1e5) * 2**_SHIFT), np.int32)

@@ -43,7 +43,7 @@ def flow_to_rgb(
         raise ValueError(f"vectors must be [..., 2], not {flow.shape}")
     if max_magnitude is not None and not max_magnitude > 0:
         raise ValueError(f"max_magnitude must be positive, not {max_magnitude}")
-    shown = np.isfinite(flow).all(axis=-1)
+    shown = np.asarray(np.isfinite(flow).all(axis=-1))
     if valid is not None:
         mask = np.asarray(valid, np.bool_)
         if mask.shape != shown.shape:
@@ -80,7 +80,7 @@ def colour_wheel_legend(size: int = 96) -> NDArray[np.uint8]:
     inside = vectors / np.maximum(length, 1)
     cover = np.clip((1 - length) * radius + 0.5, 0, 1)  # share of the pixel inside the disc, for a smooth rim
     disc = flow_to_rgb(inside, max_magnitude=1.0)
-    return np.round(cover * disc + (1 - cover) * 255).astype(np.uint8)
+    return np.asarray(np.round(cover * disc + (1 - cover) * 255), np.uint8)
 
 
 def _hue(flow: NDArray[np.float64]) -> NDArray[np.float64]:

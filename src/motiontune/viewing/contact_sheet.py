@@ -37,6 +37,7 @@ class SheetRow:
         vectors: [F, R, C, 2], pixels of these frames.
         valid: bool [F, R, C].
         times: [F], seconds.
+        patch: side of a patch in pixels of these frames.
         length: arrows are drawn this many times as long as the motion; None chooses, see `arrow_length`. Give rows
             that are to be compared the same one.
 
@@ -49,6 +50,7 @@ class SheetRow:
     vectors: NDArray[np.float32]
     valid: NDArray[np.bool_]
     times: NDArray[np.float64]
+    patch: int
     length: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,22 +59,15 @@ class SheetRow:
             raise ValueError(f"vectors must be {(count, rows, cols, 2)}, not {self.vectors.shape}")
         if self.times.shape != (count,):
             raise ValueError(f"times must be [{count}], not {self.times.shape}")
-        height, width = self.frames.shape[1:3]
-        if self.frames.shape != (count, rows * self.patch, cols * self.patch, 3) or self.frames.dtype != np.uint8:
-            raise ValueError(
-                f"frames must be uint8, {count} of a size that {rows} x {cols} square patches fill, "
-                f"not {self.frames.dtype} {len(self.frames)} of {height} x {width}"
-            )
-
-    @property
-    def patch(self) -> int:
-        """Side of a patch in pixels of the frames."""
-        return self.frames.shape[1] // self.valid.shape[1]
+        size = (count, rows * self.patch, cols * self.patch, 3)
+        if self.frames.shape != size or self.frames.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 {size}, not {self.frames.dtype} {self.frames.shape}")
 
     @classmethod
     def from_field(cls, title: str, frames: NDArray[np.uint8], field: MotionField) -> "SheetRow":
         """A row for a clip's motion field, with frames at grid size."""
-        return cls(title, frames, field.vectors, field.valid, field.times)
+        patch = frames.shape[1] // max(field.valid.shape[1], 1)
+        return cls(title, frames, field.vectors, field.valid, field.times, patch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +113,7 @@ def choose_frames(valid: NDArray[np.bool_], columns: int) -> list[int]:
     shown = np.flatnonzero(valid.any(axis=(1, 2)))
     shown = shown if shown.size else everything
     picks = np.linspace(0, len(shown) - 1, min(columns, len(shown)))
-    return shown[np.round(picks).astype(int)].tolist()
+    return [int(index) for index in shown[np.round(picks).astype(int)]]
 
 
 def row_length(row: SheetRow, cell_width: int = CELL_WIDTH) -> float:

@@ -1,0 +1,515 @@
+"""One page that shows what a run has learnt: report.html, readable anywhere and without a network.
+
+Pictures, curves and style are inside the file. It holds no script, follows the reader's light or dark setting, and
+prints.
+"""
+
+import base64
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.evaluation.metrics import SECTORS
+from motiontune.evaluation.predictions import MotionPrediction
+from motiontune.viewing.arrows import STILL_PIXELS
+from motiontune.viewing.colours import colour_wheel_legend
+from motiontune.viewing.contact_sheet import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
+
+
+COLUMNS = 6
+"""Frames of each clip."""
+
+_CELL_WIDTH = 260  # about half as large again as it is shown, for dense screens
+_CELL_AREA = 36_000  # pixels: a tall clip gets narrower frames, so that every clip costs about the same
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+
+_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
+_SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
+_CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
+_HELD_OUT = {"epe": "all patches", "epe_moving": "moving patches"}
+_LINES = ("#4f8ef7", "#f0883e", "#2fae7a")  # readable on white and on near-black
+_INK = "#0a0b0c"  # stands for the page's text colour in a plot, see `_as_inline_svg`
+_SMOOTH_FROM = 60  # points
+
+
+@dataclass(frozen=True, eq=False)
+class ReportClip:
+    """One held-out clip.
+
+    Args:
+        name: heading.
+        frames: uint8 [f, h, w, 3], RGB, the sampled frames; they are brought to the prediction's grid.
+        prediction: predicted motion, with its target where there is one.
+        expected_text: the caption of the data set, or None where captions were not predicted.
+        predicted_text: what the model wrote, or None.
+    """
+
+    name: str
+    frames: NDArray[np.uint8]
+    prediction: MotionPrediction
+    expected_text: str | None = None
+    predicted_text: str | None = None
+
+
+def write_report(
+    path: str | Path,
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    log_history: Sequence[Mapping[str, Any]],
+    clips: Sequence[ReportClip],
+    configuration: Mapping[str, Any],
+    versions: Mapping[str, Any],
+    notes: str = "",
+) -> Path:
+    """Write one self-contained HTML file, whole or not at all.
+
+    A clip takes about 0.1 to 0.4 MB, so a dozen of them is a good number. Values of the configuration that look like
+    credentials by their key are left out, since reports are passed on.
+
+    Args:
+        path: the file; its folder is made.
+        title: heading of the page.
+        metrics: names of `MotionSums.metrics`, with or without a prefix "predict_", "eval_" or "test_". These have a
+            place of their own: `epe`, `epe_zero_motion`, `epe_mean_motion` and the same with `epe_moving`, in pixels;
+            `direction_accuracy` and `caption_exact_match`, 0 to 1; `valid_patches`. All are listed in a fold.
+        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss` and `eval_epe`, `eval_epe_moving` are drawn over
+            `step`.
+        clips: held-out clips, in the order in which they are shown.
+        configuration: what the run was started with.
+        versions: names of packages, and whatever else says where the run took place.
+        notes: a paragraph below the heading; an empty line starts another one.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if a clip's frames do not fit its prediction's grid; the message names the clip.
+    """
+    path = Path(path)
+    numbers = _finite_numbers(metrics)
+    body = [
+        f"<header><h1>{escape(title)}</h1>{_paragraphs(notes)}</header>",
+        _headline(numbers),
+        _not_numbers(metrics),
+        _curves_section(log_history, numbers),
+        _clips_section(clips),
+        _fold("All metrics", _definitions(metrics)),
+        _fold("Configuration", _definitions(configuration)),
+        _fold("Versions", _definitions(versions)),
+    ]
+    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in body if part))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def prediction_rows(
+    name: str, frames: NDArray[np.uint8], prediction: MotionPrediction, cell_width: int
+) -> list[SheetRow]:
+    """Target (where there is one) above prediction, with arrows of the same length, ready for a contact sheet.
+
+    Args:
+        name: goes into both titles.
+        frames: uint8 [f, h, w, 3], the sampled frames, of any size.
+        prediction: of the same clip.
+        cell_width: width of a frame in pixels.
+    """
+    sized = frames_on_grid(frames, prediction.grid)
+    valid, times, patch = prediction.valid, prediction.times, prediction.grid.patch
+    said = SheetRow(f"{name} · predicted", sized, prediction.predicted, valid, times, patch)
+    if prediction.target is None:
+        return [said]
+    true = SheetRow(f"{name} · target", sized, prediction.target, valid, times, patch)
+    length = row_length(true, cell_width)
+    return [replace(true, length=length), replace(said, length=length)]
+
+
+# The headline
+
+
+def _headline(numbers: Mapping[str, float]) -> str:
+    """The table of end-point errors against the baselines, and the shares beside it."""
+    groups = [_epe_group("epe_moving", "Moving patches", numbers), _epe_group("epe", "All valid patches", numbers)]
+    rows = "".join(group for group in groups if group)
+    table = (
+        "<table class=bars><caption>End-point error, pixels of the resized frame "
+        f"<span>(lower is better)</span></caption>{rows}</table>"
+        if rows
+        else ""
+    )
+    tiles = []
+    if "direction_accuracy" in numbers:
+        note = f"of moving patches, one of {SECTORS} directions; chance is {_percent(1 / SECTORS)}"
+        tiles.append(_tile("Direction right", _percent(numbers["direction_accuracy"]), note))
+    if "caption_exact_match" in numbers:
+        tiles.append(_tile("Captions exact", _percent(numbers["caption_exact_match"]), "of predicted captions"))
+    if "valid_patches" in numbers:
+        tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
+    if not table and not tiles:
+        return ""
+    return f"<section class=headline>{table}<div class=tiles>{''.join(tiles)}</div></section>"
+
+
+def _not_numbers(metrics: Mapping[str, Any]) -> str:
+    """A run that diverged must not look like one without metrics."""
+    lost = [str(key) for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+    return f"<p class=warning>Not a finite number: {escape(', '.join(lost))}</p>" if lost else ""
+
+
+def _epe_group(key: str, label: str, numbers: Mapping[str, float]) -> str:
+    """Rows of the table for one set of patches: the model, and the baselines that are known."""
+    if key not in numbers:
+        return ""
+    rivals = {"mean motion": numbers.get(f"{key}_mean_motion"), "zero motion": numbers.get(f"{key}_zero_motion")}
+    shown = {"this model": numbers[key]} | {name: value for name, value in rivals.items() if value is not None}
+    longest = max(shown.values()) or 1.0
+    zero = rivals["zero motion"]
+    change = f" <span>{_against(numbers[key], zero)}</span>" if zero else ""
+    lines = [f"<tr><th colspan=3 scope=rowgroup>{escape(label)}{change}</th></tr>"]
+    for name, value in shown.items():
+        kind = "model" if name == "this model" else "rival"
+        bar = f'<div class="bar {kind}" style="width:{max(100 * value / longest, 0.5):.1f}%"></div>'
+        lines.append(
+            f"<tr class={kind}><td>{name}</td><td class=number>{_pixels(value)}</td><td class=track>{bar}</td></tr>"
+        )
+    return f"<tbody>{''.join(lines)}</tbody>"
+
+
+def _against(value: float, zero: float) -> str:
+    change = value / zero - 1
+    if abs(change) < 0.005:
+        return "as good as predicting no motion"
+    return f"{_percent(abs(change), 0)} {'below' if change < 0 else 'above'} predicting no motion"
+
+
+def _tile(label: str, value: str, note: str) -> str:
+    return f"<div class=tile><div>{escape(label)}</div><strong>{escape(value)}</strong><p>{escape(note)}</p></div>"
+
+
+# The curves
+
+
+def _curves_section(log_history: Sequence[Mapping[str, Any]], numbers: Mapping[str, float]) -> str:
+    training = {label: _series(log_history, key) for key, label in _CURVES.items()}
+    held_out = {label: _series(log_history, f"eval_{key}") for key, label in _HELD_OUT.items()}
+    training = {label: series for label, series in training.items() if len(series) > 1}
+    held_out = {label: series for label, series in held_out.items() if len(series) > 1}
+    if not training and not held_out:
+        return ""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return "<section><h2>Curves</h2><p class=quiet>matplotlib is not installed, so none were drawn.</p></section>"
+    figures, smoothed = [], False
+    if training:
+        smoothed = max(len(series) for series in training.values()) >= _SMOOTH_FROM
+        note = f"Training loss per step{'; faint: as logged, bold: smoothed' if smoothed else ''}"
+        figures.append(f"<figure>{_plot(training, 'loss', {})}<figcaption>{note}</figcaption></figure>")
+    if held_out:
+        zeros = {label: numbers.get(f"{key}_zero_motion") for key, label in _HELD_OUT.items()}
+        picture = _plot(held_out, "end-point error, px", zeros)
+        note = "End-point error on held-out clips; dotted: predicting no motion"
+        figures.append(f"<figure>{picture}<figcaption>{note}</figcaption></figure>")
+    return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
+
+
+def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
+    """Steps and values [n, 2] of one logged number, by step; what a resumed run logged again counts once."""
+    points = {}
+    for entry in log_history:
+        step, value = _number(entry.get("step")), _number(entry.get(key))
+        if step is not None and value is not None:
+            points[step] = value
+    return np.array(sorted(points.items()), np.float64).reshape(-1, 2)
+
+
+def _plot(series: Mapping[str, NDArray[np.float64]], label: str, levels: Mapping[str, float | None]) -> str:
+    """Draw curves [n, 2] over steps as inline SVG; `levels` are dotted lines in the curve's colour."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10, "text.color": _INK}
+    style |= {f"{part}color": _INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.")}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for (name, points), colour in zip(series.items(), _LINES, strict=False):
+            _draw_curve(axes, name, points, colour)
+            level = levels.get(name)
+            if level is not None:
+                axes.axhline(level, color=colour, linestyle=":", linewidth=1.3)
+        values = np.concatenate([points[:, 1] for points in series.values()])
+        if values.min() > 0 and values.max() > 20 * values.min():
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(True, color=_INK, alpha=0.12, linewidth=0.7)
+        axes.legend(frameon=False)
+        drawn = StringIO()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=metadata)
+    return _as_inline_svg(drawn.getvalue(), f"{label} over steps")
+
+
+def _draw_curve(axes: Any, name: str, points: NDArray[np.float64], colour: str) -> None:
+    steps, values = points.T
+    if len(points) < _SMOOTH_FROM:
+        axes.plot(steps, values, color=colour, linewidth=1.8, label=name, marker="o" if len(points) < 12 else None)
+        return
+    window = len(points) // 30
+    kernel = np.ones(2 * window + 1)
+    # dividing by what the window covers keeps the ends true, where padding would bend them
+    smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+    axes.plot(steps, smooth, color=colour, linewidth=1.9, label=name)
+
+
+def _as_inline_svg(svg: str, label: str) -> str:
+    """Make matplotlib's file a part of the page: as wide as there is room, in the page's font and text colour."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
+    head += f' role="img" aria-label="{escape(label)}"'
+    rest = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", rest)
+    # matplotlib names every group; only what is referred to needs a name, and the others would be in the page twice
+    rest = re.sub(r' id="([^"]*)"', lambda name: name[0] if f"#{name[1]}" in rest else "", rest)
+    return f"{head}>{rest}".replace(_INK, "currentColor")
+
+
+# The clips
+
+
+def _clips_section(clips: Sequence[ReportClip]) -> str:
+    if not clips:
+        return ""
+    wheel = _data_uri(colour_wheel_legend(144))
+    legend = (
+        f'<div class=legend><img src="{wheel}" alt="colour wheel: right is red, down yellow, left cyan, up blue">'
+        "<p>An arrow starts at its patch and points where the content moves; its colour is its direction. "
+        f"A dot moves less than {STILL_PIXELS:g} px. A grey cross has no vector and is not compared: the first frame, "
+        "padding, and what comes into view. Where patches are small, one arrow is the mean of several.</p></div>"
+    )
+    return f"<section><h2>Held-out clips</h2>{legend}{''.join(_clip(clip) for clip in clips)}</section>"
+
+
+def _clip(clip: ReportClip) -> str:
+    prediction, width = clip.prediction, _cell_width(clip.prediction)
+    try:
+        rows = prediction_rows(clip.name, clip.frames, prediction, width)
+    except ValueError as error:
+        raise ValueError(f"{clip.name}: {error}") from None
+    labels = ("target", "predicted")[-len(rows) :]
+    drawn = [draw_cells(row, COLUMNS, width) for row in rows]
+    strips = "".join(_strip(label, cells) for label, cells in zip(labels, drawn, strict=True))
+    times = "".join(f"<time>{cell.time:.2f} s</time>" for cell in drawn[0])
+    size = f"--columns:{len(drawn[0])};--width:{drawn[0][0].image.shape[1]}px"
+    film = f'<div class=scroll tabindex=0><div class=film style="{size}">{strips}<span></span>{times}</div></div>'
+    length = row_length(rows[0], width)
+    scale = "arrows to scale" if length == 1 else f"arrows {length:g} × as long as the motion"
+    about = escape(f"{prediction.source} · {prediction.direction} · {scale}")
+    return (
+        f"<article><h3>{escape(clip.name)}</h3><p class=path><code>{escape(prediction.path)}</code> {about}</p>"
+        f"{_captions(clip)}{film}{_clip_numbers(prediction)}</article>"
+    )
+
+
+def _cell_width(prediction: MotionPrediction) -> int:
+    aspect = prediction.grid.width / prediction.grid.height
+    return max(80, min(_CELL_WIDTH, round(math.sqrt(_CELL_AREA * aspect))))
+
+
+def _strip(label: str, cells: Sequence[SheetCell]) -> str:
+    pictures = "".join(
+        f'<img src="{_data_uri(cell.image)}" alt="{label} motion at {cell.time:.2f} s" loading=lazy>' for cell in cells
+    )
+    return f"<b>{label}</b>{pictures}"
+
+
+def _clip_numbers(prediction: MotionPrediction) -> str:
+    if prediction.target is None:
+        return "<p class=numbers>no target to compare with</p>"
+    found = prediction.sums().metrics()
+    parts = []
+    for key, label in (("epe_moving", "moving patches"), ("epe", "all patches")):
+        if key in found and math.isfinite(found[key]):
+            zero = found[f"{key}_zero_motion"]
+            parts.append(f"{label} <strong>{_pixels(found[key])} px</strong> (zero motion {_pixels(zero)})")
+    if parts:
+        parts[0] = f"end-point error: {parts[0]}"
+    if "direction_accuracy" in found:
+        parts.append(f"direction right <strong>{_percent(found['direction_accuracy'])}</strong>")
+    return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
+
+
+def _captions(clip: ReportClip) -> str:
+    if clip.expected_text is None and clip.predicted_text is None:
+        return ""
+    lines = []
+    if clip.expected_text is not None:
+        lines.append(f"<dt>expected</dt><dd>{escape(clip.expected_text)}</dd>")
+    if clip.predicted_text is not None:
+        mark = ""
+        if clip.expected_text is not None:
+            same = clip.predicted_text.strip() == clip.expected_text.strip()
+            mark = " <mark class=same>exact</mark>" if same else " <mark class=other>differs</mark>"
+        text = escape(clip.predicted_text) or "<i>nothing</i>"
+        lines.append(f"<dt>predicted</dt><dd>{text}{mark}</dd>")
+    return f"<dl class=captions>{''.join(lines)}</dl>"
+
+
+# Small parts
+
+
+def _data_uri(image: NDArray[np.uint8]) -> str:
+    """The picture as PNG, or as JPEG where film would make that several times as large."""
+    png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
+    kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _fold(label: str, content: str) -> str:
+    return f"<details><summary>{escape(label)}</summary>{content}</details>" if content else ""
+
+
+def _definitions(values: Mapping[str, Any]) -> str:
+    """One line `key: value` each, to be copied into a configuration again."""
+    lines = "\n".join(f"{key}: {_shown(str(key), value)}" for key, value in values.items())
+    return f"<pre>{escape(lines)}</pre>" if lines else ""
+
+
+def _shown(key: str, value: Any) -> str:
+    if _SECRET.search(key) and value not in (None, ""):
+        return "(left out)"
+    if isinstance(value, Mapping):
+        value = {str(name): "(left out)" if _SECRET.search(str(name)) else item for name, item in value.items()}
+    return value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _paragraphs(text: str) -> str:
+    parts = (part.strip() for part in re.split(r"\n\s*\n", text))
+    return "".join(f"<p>{escape(part)}</p>" for part in parts if part)
+
+
+def _finite_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are finite numbers, without the prefix that the Trainer puts before them."""
+    numbers = {_SPLIT_PREFIX.sub("", str(key)): _number(value) for key, value in metrics.items()}
+    return {key: value for key, value in numbers.items() if value is not None}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _pixels(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    text = f"{100 * share:.{digits}f}"
+    return f"{text.removesuffix('.0')} %"
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { color-scheme: light dark; --paper: #ffffff; --card: #f5f6f8; --ink: #1b1e24; --quiet: #5c636f;
+  --line: #dfe2e7; --model: #2f6fe4; --rival: #b4bac5; --good: #14714a; --bad: #a8321f; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14161a; --card: #1d2026; --ink: #e9ebef; --quiet: #9aa2ae;
+  --line: #30353d; --model: #6ea2ff; --rival: #565e6b; --good: #58c793; --bad: #f08a76; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 64px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere; }
+h2 { font-size: 21px; margin: 44px 0 14px; }
+h3 { font-size: 17px; margin: 0; overflow-wrap: anywhere; }
+p { margin: 0 0 8px; }
+.warning { color: var(--bad); font-weight: 600; margin-top: 16px; }
+header p, .quiet { color: var(--quiet); max-width: 75ch; overflow-wrap: anywhere; }
+.headline { display: grid; grid-template-columns: minmax(0, 1fr) 320px; gap: 28px; margin-top: 28px; }
+table.bars { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; align-self: start; }
+.bars caption { text-align: left; font-weight: 600; margin-bottom: 4px; }
+.bars span { color: var(--quiet); font-weight: 400; }
+.bars th { text-align: left; font-weight: 600; padding: 12px 0 3px; }
+.bars th span { margin-left: 8px; }
+.bars td { padding: 3px 14px 3px 0; white-space: nowrap; }
+.bars .number { text-align: right; }
+.bars tr.model td { font-weight: 600; }
+.bars .track { width: 100%; padding-right: 0; }
+.bar { height: 16px; border-radius: 3px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.bar.model { background: var(--model); } .bar.rival { background: var(--rival); }
+.tiles { display: grid; gap: 12px; align-content: start; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
+.tile strong { display: block; font-size: 28px; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tile p { color: var(--quiet); font-size: 14px; margin: 0; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
+figure { margin: 0; max-width: 640px; } figure svg { width: 100%; height: auto; display: block; }
+figure svg text { font-family: inherit; }
+figcaption { color: var(--quiet); font-size: 14px; }
+.legend { display: flex; gap: 18px; align-items: center; margin-bottom: 20px; color: var(--quiet); font-size: 14px; }
+.legend img { width: 72px; height: 72px; border-radius: 50%; flex: none; } .legend p { max-width: 80ch; margin: 0; }
+article { border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px 14px; margin-bottom: 20px;
+  background: var(--card); break-inside: avoid; }
+.path { color: var(--quiet); font-size: 14px; overflow-wrap: anywhere; } .path code { margin-right: 10px; }
+.captions { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 14px; margin: 8px 0 12px; }
+.captions dt { color: var(--quiet); } .captions dd { margin: 0; overflow-wrap: anywhere; }
+mark { background: none; font-size: 13px; font-weight: 600; border: 1px solid; border-radius: 999px;
+  padding: 0 8px; margin-left: 6px; white-space: nowrap; }
+mark.same { color: var(--good); } mark.other { color: var(--bad); }
+.scroll { overflow-x: auto; }
+.film { display: grid; gap: 6px; align-items: center; font-size: 13px; width: max-content; max-width: 100%;
+  grid-template-columns: 74px repeat(var(--columns), minmax(112px, var(--width))); }
+.film img { width: 100%; height: auto; display: block; border-radius: 3px; }
+.film b { font-weight: 600; color: var(--quiet); } .film time { color: var(--quiet); margin-top: -3px; }
+.numbers { margin: 10px 0 0; font-variant-numeric: tabular-nums; font-size: 15px; color: var(--quiet); }
+.numbers strong { color: var(--ink); }
+details { border-top: 1px solid var(--line); padding: 12px 0; } summary { cursor: pointer; font-weight: 600; }
+section + details { margin-top: 36px; }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; background: var(--card);
+  border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
+@media (max-width: 760px) { main { padding: 20px 14px 40px; } .headline { grid-template-columns: minmax(0, 1fr); }
+  .bars td { padding-right: 10px; } article { padding: 14px; } .film { max-width: none; } h1 { font-size: 25px; } }
+"""

@@ -1,0 +1,228 @@
+"""Frames, times and counts of clips, and what is said about those that cannot be read."""
+
+import math
+import pickle
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from make_clips import FOLDER, encode, pan, pan_clip, recoded
+from motiontune.clip import VideoInfo, clip_from_frames, probe, read_clip, sample_indices
+from motiontune.errors import ClipError
+from real_clips import real_clip
+
+
+WITH_COUNT = [("mpeg4", ".avi"), ("mpeg4_b", ".mp4"), ("mpeg4_b", ".avi"), ("h264", ".mp4"), ("hevc", ".mp4")]
+WITHOUT_COUNT = [
+    ("vp9", ".webm"),
+    ("vp9_altref", ".webm"),
+    ("vp8", ".webm"),
+    ("av1", ".webm"),
+    ("h264", ".mkv"),
+    ("h264", ".ts"),
+    ("h264", ".flv"),
+    ("h264", ".h264"),
+    ("mpeg2_b", ".ts"),
+    ("mpeg2_b", ".mpg"),
+    ("mpeg1", ".mpg"),
+    ("mpeg2_b", ".m2v"),
+]
+
+
+def llamafactory_frames(path: Path, fps: float, max_frames: int) -> list[np.ndarray]:
+    """LLaMA-Factory's loop: what it samples and how it decodes, for files with a frame count."""
+    with av.open(str(path)) as container:
+        stream = next(stream for stream in container.streams if stream.type == "video")
+        number = max(1, math.floor(float(stream.duration * stream.time_base) * fps))
+        number = min(stream.frames, max_frames, number)
+        indices = np.linspace(0, stream.frames - 1, number).astype(np.int32)
+        container.seek(0)
+        return [np.asarray(f.to_image()) for i, f in enumerate(container.decode(stream)) if i in indices]
+
+
+def decoded_count(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), WITH_COUNT)
+@pytest.mark.parametrize("fps", [2.0, 7.3, 100.0])
+def test_pixels_are_those_of_llamafactory(encoder: str, suffix: str, fps: float) -> None:
+    path = pan_clip(encoder, suffix)
+    expected = llamafactory_frames(path, fps, 16)
+    for with_vectors in (False, True):
+        clip = read_clip(str(path), fps, 16, with_vectors=with_vectors)
+        assert not clip.info.counted
+        np.testing.assert_array_equal(clip.frames, np.stack(expected))
+
+
+@pytest.mark.parametrize("name", ["bikes.mp4", "carphone_pristine.mp4", "b.avi", "b.mp4", "a.mp4"])
+def test_pixels_of_real_clips_are_those_of_llamafactory(name: str) -> None:
+    path = real_clip(name)
+    clip = read_clip(str(path), 2.0, 6, with_vectors=True)
+    expected = llamafactory_frames(path, 2.0, 6)
+    if name == "b.avi":  # its header counts one frame more than there are: LLaMA-Factory pads to an even number
+        expected.append(expected[-1])
+    np.testing.assert_array_equal(clip.frames, np.stack(expected))
+    assert (np.diff(clip.times)[: len(expected) - 2] > 0).all() and clip.times[0] == 0
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), WITHOUT_COUNT)
+def test_frames_are_counted_where_the_header_has_no_count(encoder: str, suffix: str) -> None:
+    path = pan_clip(encoder, suffix)
+    info = probe(str(path))
+    assert info.counted
+    assert info.frames == decoded_count(path) == 41
+    assert info.duration == pytest.approx(41 / 25, abs=0.002)
+    assert info.average_rate == pytest.approx(25, rel=0.01)
+    clip = read_clip(str(path), 4.0, 128)
+    np.testing.assert_array_equal(clip.indices, [0, 8, 16, 24, 32, 40])
+    np.testing.assert_allclose(clip.times, clip.indices / 25, atol=0.0015)
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("vp9", ".webm"), ("mpeg2_b", ".ts"), ("mpeg2_b", ".mpg")])
+def test_real_content_without_count(encoder: str, suffix: str) -> None:
+    path = recoded(real_clip("b.mp4"), encoder, suffix)
+    assert probe(str(path)).frames == decoded_count(path) == 24
+    with av.open(str(path)) as container:
+        every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = read_clip(str(path), 8.0)
+    np.testing.assert_array_equal(clip.frames, np.stack([every[i] for i in clip.indices]))
+
+
+@pytest.mark.parametrize(("frames", "duration", "fps", "most"), [(33, 2.75, 2, 128), (300, 10, 2, 16), (5, 0.1, 2, 8)])
+def test_indices_follow_the_linspace(frames: int, duration: float, fps: float, most: int) -> None:
+    info = VideoInfo("x", "h264", 8, 8, frames, duration, 12.0)
+    number = min(frames, most, max(1, math.floor(duration * fps)))
+    np.testing.assert_array_equal(sample_indices(info, fps, most), np.linspace(0, frames - 1, number).astype(np.int32))
+
+
+def test_times_follow_a_variable_frame_rate(tmp_path: Path) -> None:
+    pts = [0, 1, 2, 10, 11, 12, 13, 25, 26, 40]
+    path = encode(tmp_path / "vfr.mkv", "h264", pan(10, 1, 0), pts=pts)
+    clip = read_clip(str(path), 100.0)
+    np.testing.assert_allclose(clip.times, np.array(pts) / 25, atol=0.0015)
+
+
+def test_resize_is_applied_to_each_frame() -> None:
+    clip = read_clip(str(pan_clip("mpeg4", ".avi")), 4.0, resize=lambda frame: frame[::2, ::4])
+    assert clip.frames.shape[1:] == (64, 40, 3)
+    assert (clip.info.width, clip.info.height) == (160, 128)
+
+
+def test_an_error_of_the_resize_is_not_blamed_on_the_file() -> None:
+    def broken(frame: np.ndarray) -> np.ndarray:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        read_clip(str(pan_clip("mpeg4", ".avi")), resize=broken)
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("vp9", ".webm"), ("mpeg4", ".avi"), ("h264", ".mp4")])
+def test_one_frame(encoder: str, suffix: str) -> None:
+    path = pan_clip(encoder, suffix, count=1)
+    clip = read_clip(str(path), with_vectors=True)
+    assert clip.frames.shape == (1, 128, 160, 3)
+    np.testing.assert_array_equal(clip.times, [0.0])
+
+
+def test_a_clip_of_images() -> None:
+    clip = clip_from_frames(pan(5, 1, 0), fps=4)
+    assert clip.info.frames == 5 and clip.info.duration == 1.25
+    np.testing.assert_allclose(clip.times, [0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(clip.indices, range(5))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4), np.uint8)],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)],
+    ],
+)
+def test_images_that_make_no_clip(frames: list[np.ndarray]) -> None:
+    with pytest.raises(ClipError, match="<frames>: "):
+        clip_from_frames(frames, 2.0)
+
+
+def audio_only(path: Path) -> Path:
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
+    empty, text, noise, subtitles = (tmp_path / name for name in ("e.mp4", "t.txt", "n.mp4", "s.srt"))
+    empty.touch()
+    text.write_text("no film here\n" * 99)
+    noise.write_bytes(np.random.default_rng(0).bytes(5000))
+    subtitles.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n")
+    reasons = {
+        tmp_path / "missing.mp4": "does not exist",
+        tmp_path: "is a folder",
+        empty: "is empty",
+        text: "text file",
+        noise: "cannot be read as a video",
+        subtitles: "no video stream",
+        audio_only(tmp_path / "a.wav"): "no video stream",
+    }
+    for path, reason in reasons.items():
+        for read in (probe, read_clip):
+            with pytest.raises(ClipError, match=reason) as caught:
+                read(str(path))
+            assert str(caught.value).startswith(f"{path}: ")
+            assert "\n" not in str(caught.value)
+            assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
+    data = bytearray(pan_clip("mpeg4", ".avi").read_bytes())
+
+    def promise(frames: int) -> str:
+        at = data.index(b"avih") + 8 + 16  # dwTotalFrames
+        data[at : at + 4] = frames.to_bytes(4, "little")
+        at = data.index(b"vids") + 32  # dwLength
+        data[at : at + 4] = frames.to_bytes(4, "little")
+        path = tmp_path / f"{frames}.avi"
+        path.write_bytes(data)
+        return str(path)
+
+    one_more = read_clip(promise(42), 4.0)
+    assert one_more.indices[-1] == one_more.indices[-2]
+    np.testing.assert_array_equal(one_more.frames[-1], one_more.frames[-2])
+    np.testing.assert_array_equal(one_more.frames[:-1], llamafactory_frames(Path(promise(42)), 4.0, 128))
+    with pytest.raises(ClipError, match=r"ends after 41 of 82 frames \(truncated\?\)"):
+        read_clip(promise(82), 8.0)
+
+
+def test_a_file_cut_in_the_middle(tmp_path: Path) -> None:
+    for path in (pan_clip("vp9", ".webm"), pan_clip("h264", ".mkv"), pan_clip("mpeg2_b", ".ts")):
+        data = path.read_bytes()
+        cut = tmp_path / path.name
+        cut.write_bytes(data[: len(data) // 2])
+        clip = read_clip(str(cut), 8.0)
+        assert 1 < clip.info.frames < 41
+        assert clip.indices[-1] < clip.info.frames
+    data = pan_clip("mpeg4", ".avi").read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ClipError, match=r"ends after \d+ of 41 frames"):
+        read_clip(str(cut), 8.0)
+
+
+def test_a_stream_that_changes_its_frame_size(tmp_path: Path) -> None:
+    small = pan(12, 1, 0, size=(96, 64))
+    pan_clip("h264", ".h264")
+    encode(FOLDER / "small.h264", "h264", small, container="h264")
+    both = tmp_path / "both.h264"
+    both.write_bytes(pan_clip("h264", ".h264").read_bytes() + (FOLDER / "small.h264").read_bytes())
+    with pytest.raises(ClipError, match="changes its frame size from 160x128 to 96x64"):
+        read_clip(str(both), 100.0)

@@ -1,0 +1,308 @@
+"""Codec vectors: known pans, both directions, what must come out invalid, and damaged files."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from make_clips import FOLDER, encode, pan, pan_clip, recoded, texture
+from motiontune.clip import Clip, clip_from_frames, read_clip
+from motiontune.errors import MotiontuneError, MotionUnavailable
+from motiontune.grid import VideoGrid
+from motiontune.motion.codec import codec_motion, codec_unusable
+from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.flow import flow_motion
+from motiontune.motion.h264 import BitReader, HeaderError, ReferenceTracker, split_extradata, split_nals
+from real_clips import real_clip
+
+
+USABLE = [
+    ("mpeg4", ".avi"),
+    ("mpeg4_b", ".mp4"),
+    ("mpeg4_b", ".avi"),
+    ("mpeg2", ".ts"),
+    ("mpeg2_b", ".ts"),
+    ("mpeg2_b", ".mpg"),
+    ("mpeg1", ".mpg"),
+    ("h264_1", ".mp4"),
+    ("h264_1", ".h264"),
+    ("h264_1", ".ts"),
+    ("h264_1b", ".mkv"),
+]
+SIZE = (160, 128)
+
+
+def grid_of(clip: Clip, rows: int = 8, cols: int = 10) -> VideoGrid:
+    frames = len(clip.frames)
+    return VideoGrid(frames + frames % 2, rows, cols)
+
+
+def errors_on_pan(
+    clip: Clip, grid: VideoGrid, field: MotionField, dx: float, dy: float, size: tuple[int, int] = SIZE
+) -> np.ndarray:
+    """How far the valid vectors are from a pan of (dx, dy) decoded pixels per frame, in resized pixels."""
+    steps = np.diff(clip.indices)
+    steps = np.concatenate([[0], steps] if field.direction == "past" else [steps, [0]])
+    steps = np.pad(steps, (0, grid.frames - len(steps)))
+    expected = steps[:, None] * np.array([dx * grid.width / size[0], dy * grid.height / size[1]])
+    return np.linalg.norm(field.vectors - expected[:, None, None], axis=-1)[field.valid]
+
+
+@pytest.mark.parametrize("direction", ["past", "future"])
+@pytest.mark.parametrize(("encoder", "suffix"), USABLE)
+def test_a_known_pan(encoder: str, suffix: str, direction: Direction) -> None:
+    path = pan_clip(encoder, suffix)
+    assert codec_unusable(str(path)) is None
+    clip = read_clip(str(path), fps=7.0, with_vectors=True)  # 11 frames, 4 apart
+    grid = grid_of(clip)
+    field = codec_motion(clip, grid, direction)
+    assert (field.source, field.direction) == ("codec", direction)
+    errors = errors_on_pan(clip, grid, field, 3.0, -1.5)
+    assert np.median(errors) < 0.25
+    assert np.percentile(errors, 90) < 1.0
+    missing = [0, -1] if direction == "past" else [-2, -1]  # the pair's other end, and the padding
+    assert not field.valid[missing].any()
+    assert field.valid[1:-2].mean() > 0.45  # some of the content enters or leaves: 12 of 160 pixels per pair
+    again = codec_motion(read_clip(str(path), fps=7.0, with_vectors=True), grid, direction)
+    np.testing.assert_array_equal(again.vectors, field.vectors)
+    np.testing.assert_array_equal(again.valid, field.valid)
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("mpeg4", ".avi"), ("mpeg4_b", ".mp4"), ("h264_1", ".mp4")])
+@pytest.mark.parametrize("fps", [3.1, 11.0, 25.0])
+def test_irregular_sampling(encoder: str, suffix: str, fps: float) -> None:
+    clip = read_clip(str(pan_clip(encoder, suffix, 2.0, 1.0)), fps=fps, with_vectors=True)
+    grid = grid_of(clip, 12, 8)
+    errors = errors_on_pan(clip, grid, codec_motion(clip, grid), 2.0, 1.0)
+    assert len(errors) > 100 and np.median(errors) < 0.25
+
+
+def test_quarter_pixels() -> None:
+    clip = read_clip(str(pan_clip("h264_1", ".mp4", 2.25, 0.75)), fps=8.0, with_vectors=True)
+    grid = grid_of(clip)
+    errors = errors_on_pan(clip, grid, codec_motion(clip, grid), 2.25, 0.75)
+    assert len(errors) > 100 and np.median(errors) < 0.25
+
+
+def test_a_variable_frame_rate(tmp_path: Path) -> None:
+    pts = [*range(0, 10), *range(12, 40, 3), *range(40, 60)]
+    big = pan(60, 2.0, 1.0)
+    path = encode(tmp_path / "vfr.mp4", "h264_1b", [big[time] for time in pts], pts=pts)
+    clip = read_clip(str(path), fps=5.0, with_vectors=True)
+    grid = grid_of(clip)
+    field = codec_motion(clip, grid)
+    elapsed = np.pad(np.diff(clip.times, prepend=0) * 25, (0, grid.frames - len(clip.times)))
+    expected = elapsed[:, None] * np.array([2.0 * grid.width / 160, 1.0 * grid.height / 128])
+    errors = np.linalg.norm(field.vectors - expected[:, None, None], axis=-1)[field.valid]
+    assert len(errors) > 100 and np.median(errors) < 0.25
+
+
+@pytest.mark.parametrize("encoder", ["mpeg4", "mpeg4_b", "h264_1"])
+@pytest.mark.parametrize("direction", ["past", "future"])
+def test_a_still_picture_is_valid_and_does_not_move(encoder: str, direction: Direction) -> None:
+    clip = read_clip(str(pan_clip(encoder, ".mp4", 0.0, 0.0)), fps=4.0, with_vectors=True)
+    field = codec_motion(clip, grid_of(clip), direction)
+    inner = field.valid[1:-1] if direction == "past" else field.valid[:-2]
+    assert inner.mean() > 0.9
+    assert np.abs(field.vectors).max() < 0.25
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("mpeg4", ".avi"), ("mpeg2_b", ".ts"), ("h264_1", ".mp4")])
+@pytest.mark.parametrize("direction", ["past", "future"])
+@pytest.mark.parametrize("cut", [12, 17, 22])
+def test_a_scene_cut_is_invalid(encoder: str, suffix: str, direction: Direction, cut: int, tmp_path: Path) -> None:
+    frames = pan(cut, 2, 0) + pan(41 - cut, 2, 0, seed=7)
+    path = encode(tmp_path / f"cut{suffix}", encoder, frames)
+    clip = read_clip(str(path), fps=7.0, with_vectors=True)
+    field = codec_motion(clip, grid_of(clip), direction)
+    after = int(np.searchsorted(clip.indices, cut))
+    across = after if direction == "past" else after - 1
+    assert not field.valid[across].any()
+    assert field.valid[1].any() and field.valid[-4].any()
+
+
+def test_a_thing_that_moves_over_a_still_background(tmp_path: Path) -> None:
+    frames = []
+    for i in range(31):
+        frame = texture(3)[:128, :160].copy()
+        frame[40:88, 10 + 3 * i : 58 + 3 * i] = texture(4)[200:248, 300:348]
+        frames.append(frame)
+    clip = read_clip(str(encode(tmp_path / "thing.mp4", "h264_1", frames)), fps=8.0, with_vectors=True)
+    grid = VideoGrid(len(clip.frames) + len(clip.frames) % 2, 8, 10, patch=16)
+    field = codec_motion(clip, grid)
+    i = 4
+    left = 10 + 3 * int(clip.indices[i])
+    moved = 3.0 * float(clip.indices[i] - clip.indices[i - 1])
+    cols = range(-(-left // 16), (left + 48) // 16)
+    inside = field.vectors[i, 3:5, cols][field.valid[i, 3:5, cols]]
+    assert len(inside) and np.abs(np.median(inside, axis=0) - [moved, 0]).max() < 0.5
+    still = field.vectors[i, :2][field.valid[i, :2]]
+    assert len(still) > 10 and np.abs(still).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("encoder", "suffix", "reason"),
+    [
+        ("vp9", ".webm", "vp9 has no exported vectors"),
+        ("vp8", ".webm", "vp8 has no exported vectors"),
+        ("hevc", ".mp4", "hevc has no exported vectors"),
+        ("av1", ".webm", "av1 has no exported vectors"),
+        ("h264", ".mp4", "several reference frames"),
+        ("h264_3", ".mkv", "several reference frames"),
+        ("h264_interlaced", ".mp4", "interlaced"),
+        ("h264_keys", ".mp4", "key frames only"),
+    ],
+)
+def test_what_has_no_usable_vectors_is_refused(encoder: str, suffix: str, reason: str) -> None:
+    path = str(pan_clip(encoder, suffix))
+    clip = read_clip(path, fps=7.0, with_vectors=True)
+    with pytest.raises(MotionUnavailable, match=reason) as caught:
+        codec_motion(clip, grid_of(clip))
+    assert str(caught.value).startswith(path) and "\n" not in str(caught.value)
+    told = codec_unusable(path)
+    assert told is not None and reason in told
+
+
+def test_clips_that_were_read_without_vectors() -> None:
+    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=7.0)
+    with pytest.raises(MotionUnavailable, match="not asked"):
+        codec_motion(clip, grid_of(clip))
+    clip = clip_from_frames(pan(4, 1, 0), 2.0)
+    with pytest.raises(MotionUnavailable, match="no exported vectors"):
+        codec_motion(clip, grid_of(clip))
+
+
+def test_blocks_with_several_candidates_are_invalid_and_the_others_right() -> None:
+    # a key frame every three: the first P picture after it has one candidate, the second has two
+    clip = read_clip(str(pan_clip("h264_half", ".mp4")), fps=25.0, with_vectors=True)
+    motion = clip.codec_motion
+    assert motion is not None
+    assert np.isnan(motion.reference_times[2::3]).all()
+    assert np.isfinite(motion.reference_times[1::3]).all()
+    grid = grid_of(clip)
+    field = codec_motion(clip, grid)
+    assert not field.valid[2:40:3].any() and field.valid[1:40:3].mean() > 0.5
+    errors = errors_on_pan(clip, grid, field, 3.0, -1.5)
+    assert np.median(errors) < 0.25 and np.percentile(errors, 95) < 0.6
+
+
+def test_one_frame_and_a_repeated_frame() -> None:
+    clip = read_clip(str(pan_clip("mpeg4", ".avi", count=1)), with_vectors=True)
+    field = codec_motion(clip, grid_of(clip))
+    assert field.vectors.shape == (2, 8, 10, 2) and not field.valid.any()
+    clip = read_clip(str(real_clip("b.avi")), fps=2.0, with_vectors=True)
+    assert clip.indices[-1] == clip.indices[-2]
+    field = codec_motion(clip, grid_of(clip))
+    assert not field.valid[len(clip.frames) - 1].any() and field.valid[1 : len(clip.frames) - 1].any()
+
+
+def test_a_grid_of_another_clip_is_refused() -> None:
+    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=7.0, with_vectors=True)
+    for frames in (len(clip.frames) - 1, len(clip.frames) + 3):
+        with pytest.raises(ValueError, match="the grid has"):
+            codec_motion(clip, VideoGrid(frames, 8, 10, temporal_patch=1))
+
+
+@pytest.mark.parametrize("name", ["bigbuckbunny.mp4", "b.avi"])
+def test_real_clips_agree_with_optical_flow(name: str) -> None:
+    clip = read_clip(str(real_clip(name)), fps=4.0, max_frames=12, with_vectors=True)
+    grid = grid_of(clip, 18, 32)
+    codec, flow = codec_motion(clip, grid), flow_motion(clip, grid)
+    both = codec.valid & flow.valid
+    assert both.mean() > 0.5
+    difference = np.linalg.norm(codec.vectors - flow.vectors, axis=-1)[both]
+    assert np.median(difference) < 0.6 and np.mean(difference > 3) < 0.05
+
+
+@pytest.mark.parametrize(("encoder", "suffix"), [("mpeg4_b", ".avi"), ("mpeg2_b", ".ts"), ("h264_1b", ".mp4")])
+def test_recoded_real_content_agrees_with_optical_flow(encoder: str, suffix: str) -> None:
+    clip = read_clip(str(recoded(real_clip("b.mp4"), encoder, suffix)), fps=8.0, with_vectors=True)
+    grid = grid_of(clip, 14, 24)
+    codec, flow = codec_motion(clip, grid), flow_motion(clip, grid)
+    both = codec.valid & flow.valid
+    assert both.mean() > 0.4
+    assert np.median(np.linalg.norm(codec.vectors - flow.vectors, axis=-1)[both]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("encoder", "suffix"), [("mpeg4", ".avi"), ("mpeg2_b", ".ts"), ("h264_1", ".h264"), ("h264", ".mkv")]
+)
+def test_damaged_files_give_a_clip_or_a_reason(encoder: str, suffix: str, tmp_path: Path) -> None:
+    original = np.frombuffer(pan_clip(encoder, suffix).read_bytes(), np.uint8)
+    random = np.random.default_rng(0)
+    path = tmp_path / f"damaged{suffix}"
+    for trial in range(30):
+        data = original.copy()
+        if trial % 3:
+            data[random.integers(0, len(data), 12)] = random.integers(0, 256, 12)
+        else:
+            data = data[: random.integers(1, len(data))]
+        data.tofile(path)
+        try:
+            codec_unusable(str(path))
+            clip = read_clip(str(path), fps=7.0, max_frames=8, with_vectors=True)
+            field = codec_motion(clip, grid_of(clip), "past" if trial % 2 else "future")
+        except MotiontuneError as error:
+            assert "\n" not in str(error)
+        else:
+            assert np.isfinite(field.vectors).all()
+
+
+def tracked(path: Path) -> list[tuple[str, tuple[int, ...] | None]]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        tracker = ReferenceTracker(stream.codec_context.extradata)
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    pictures = [tracker.add(packet, number) for number, packet in enumerate(packets)]
+    assert all(picture is not None for picture in pictures)
+    return [(picture.kind, picture.candidates) for picture in pictures if picture is not None]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".h264"])
+def test_reference_lists_of_several_frames(suffix: str) -> None:
+    pictures = tracked(pan_clip("h264_3", suffix))
+    assert pictures[0] == ("I", ())
+    for number, (kind, candidates) in enumerate(pictures[1:], start=1):
+        assert kind == "P"
+        assert candidates == tuple(range(number - 1, max(number - 4, -1), -1))
+
+
+def test_weighted_prediction_lists_a_frame_twice() -> None:
+    frames = [np.clip(frame * (0.3 + i / 60), 0, 255).astype(np.uint8) for i, frame in enumerate(pan(41, 1, 0))]
+    pictures = tracked(encode(FOLDER / "fade.mp4", "h264_1", frames))
+    assert all(len(candidates) == 1 for kind, candidates in pictures if kind == "P" and candidates is not None)
+    assert sum(kind == "P" for kind, _ in pictures) > 30
+    assert all(candidates is not None for _, candidates in pictures)
+
+
+def test_a_lost_picture_makes_references_uncertain() -> None:
+    with av.open(str(pan_clip("h264_1", ".mp4"))) as container:
+        stream = container.streams.video[0]
+        tracker = ReferenceTracker(stream.codec_context.extradata)
+        packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    pictures = [tracker.add(packet, n) for n, packet in enumerate(packets) if n != 5]
+    known = [picture is not None and picture.candidates is not None for picture in pictures]
+    assert all(known[:5]) and not any(known[5:20]) and all(known[24:])
+    assert tracker.add(b"", 99) is None and tracker.add(b"\0\0\0\2\x41\0", 99) is None
+
+
+def test_bits() -> None:
+    bits = BitReader(bytes([0b10100110, 0b01000010, 0b10000000]))
+    assert [bits.ue() for _ in range(4)] == [0, 1, 2, 3]
+    assert bits.se() == -2
+    with pytest.raises(HeaderError):
+        bits.u(12)
+    with pytest.raises(HeaderError):
+        BitReader(b"\0\0").ue()
+    assert BitReader(b"\0\0\3\1").u(24) == 1  # emulation prevention
+
+
+def test_units() -> None:
+    assert list(split_nals(b"\0\0\0\1ab\0\0\1c", 0)) == [b"ab", b"c"]
+    assert list(split_nals(b"\0\2ab\0\1c\0\0", 2)) == [b"ab", b"c"]
+    assert list(split_nals(b"\0\0\0\x09ab", 4)) == [b"ab"]  # cut
+    avcc = b"\x01\x64\0\x1e\xff\xe1\0\x03sps\x01\0\x02pp"
+    assert split_extradata(avcc) == (4, [b"sps", b"pp"])
+    assert split_extradata(None) == (0, [])
+    assert split_extradata(avcc[:9])[0] == 4

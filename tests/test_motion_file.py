@@ -1,0 +1,155 @@
+"""Motion from the user's files: formats, shapes and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from motiontune.clip import Clip, clip_from_frames
+from motiontune.errors import MotiontuneError, MotionUnavailable
+from motiontune.grid import VideoGrid
+from motiontune.motion.file import file_motion, read_flo, read_kitti_png, write_flo, write_kitti_png
+
+
+GRID = VideoGrid(4, 4, 6)  # 84 x 56 pixels
+
+
+def clip_at(folder: Path, frames: int = 3) -> Clip:
+    return clip_from_frames([np.zeros((64, 96, 3), np.uint8)] * frames, 2.0, path=str(folder / "film.webm"))
+
+
+def vectors_of(count: int, rows: int = 4, cols: int = 6) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 5, (count, rows, cols, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_vectors_on_the_grid(count: int, dtype: type, tmp_path: Path) -> None:
+    vectors = vectors_of(count).astype(dtype)
+    np.save(tmp_path / "film.npy", vectors)
+    past = file_motion(clip_at(tmp_path), GRID, "past")
+    future = file_motion(clip_at(tmp_path), GRID, "future")
+    assert past.source == "file" and past.valid[1:3].all() and not past.valid[[0, 3]].any()
+    assert future.valid[:2].all() and not future.valid[2:].any()
+    skipped = 0 if count == 2 else 1  # a row for the first frame, which has no past
+    np.testing.assert_array_equal(past.vectors[1:3], vectors[skipped : skipped + 2].astype(np.float32))
+    np.testing.assert_array_equal(future.vectors[:2], vectors[:2].astype(np.float32))
+
+
+def test_validity_comes_along(tmp_path: Path) -> None:
+    vectors, valid = vectors_of(2), np.random.default_rng(1).random((2, 4, 6)) < 0.5
+    vectors[~valid] = np.nan
+    np.savez(tmp_path / "film.npz", vectors=vectors, valid=valid)
+    field = file_motion(clip_at(tmp_path), GRID)
+    np.testing.assert_array_equal(field.valid[1:3], valid)
+    np.testing.assert_array_equal(field.vectors[1:3][valid], vectors[valid])
+
+
+@pytest.mark.parametrize("size", [(56, 84), (64, 96), (256, 384), (30, 40)])
+def test_dense_vectors_are_rescaled(size: tuple[int, int], tmp_path: Path) -> None:
+    height, width = size
+    dense = np.zeros((2, height, width, 2), np.float32)
+    dense[..., : width // 2, :] = [3.0, -2.0]  # the left half moves
+    np.save(tmp_path / "film.npy", dense)
+    field = file_motion(clip_at(tmp_path), GRID)
+    assert field.valid[1:3].all()
+    expected = np.array([3.0 * 84 / width, -2.0 * 56 / height], np.float32)
+    np.testing.assert_allclose(field.vectors[1:3, :, :3], np.broadcast_to(expected, (2, 4, 3, 2)), rtol=1e-6)
+    assert not field.vectors[1:3, :, 3:].any()
+
+
+def test_dense_patches_need_a_valid_majority(tmp_path: Path) -> None:
+    dense, valid = np.ones((3, 56, 84, 2), np.float32), np.ones((3, 56, 84), np.bool_)
+    valid[:, :10, :14] = False
+    dense[~valid] = np.inf
+    np.savez(tmp_path / "film.npz", vectors=dense, valid=valid)
+    field = file_motion(clip_at(tmp_path), GRID)
+    assert not field.valid[1, 0, 0] and field.valid[1].sum() == 23
+
+
+@pytest.mark.parametrize("suffix", [".flo", ".png"])
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_one_file_per_pair(suffix: str, in_folder: bool, tmp_path: Path) -> None:
+    vectors = np.round(vectors_of(2, 56, 84) * 64) / 64
+    valid = np.ones((2, 56, 84), np.bool_)
+    valid[0, :14, :14] = False
+    write = write_flo if suffix == ".flo" else write_kitti_png
+    if in_folder:
+        (tmp_path / "film").mkdir()
+    for i in range(2):
+        path = tmp_path / ("film" if in_folder else "") / (f"{i:05d}" if in_folder else f"film_{i:03d}")
+        write(f"{path}{suffix}", vectors[i], valid[i])
+    field = file_motion(clip_at(tmp_path), GRID)
+    assert not field.valid[1, 0, 0] and field.valid[1:3].sum() == 47
+    patch = vectors[1, :14, 14:28].reshape(-1, 2)
+    assert np.abs(field.vectors[2, 0, 1] - np.median(patch, axis=0)).max() < 0.2
+
+
+def test_formats_keep_what_they_can(tmp_path: Path) -> None:
+    vectors, valid = vectors_of(1, 20, 30)[0], np.random.default_rng(1).random((20, 30)) < 0.7
+    expected = np.where(valid[..., None], vectors, 0)
+    write_flo(str(tmp_path / "a.flo"), vectors, valid)
+    write_kitti_png(str(tmp_path / "a.png"), vectors, valid)
+    for read, tolerance in ((read_flo, 0.0), (read_kitti_png, 1 / 128)):
+        found, known = read(str(tmp_path / ("a.flo" if read is read_flo else "a.png")))
+        np.testing.assert_array_equal(known, valid)
+        assert found.dtype == np.float32 and np.abs(found - expected).max() <= tolerance
+
+
+def test_motion_dir_and_nothing_to_find(tmp_path: Path) -> None:
+    (tmp_path / "motion").mkdir()
+    with pytest.raises(MotionUnavailable, match=r"film\.npz.*motion_dir"):
+        file_motion(clip_at(tmp_path), GRID, motion_dir=str(tmp_path / "motion"))
+    with pytest.raises(MotionUnavailable):
+        file_motion(clip_at(tmp_path), GRID, motion_dir=str(tmp_path / "nowhere"))
+    np.save(tmp_path / "motion" / "film.npy", vectors_of(2))
+    assert file_motion(clip_at(tmp_path), GRID, motion_dir=str(tmp_path / "motion")).valid.any()
+
+
+def with_nan() -> np.ndarray:
+    vectors = vectors_of(2)
+    vectors[1, 2, 3, 0] = np.nan
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"vectors": vectors_of(5)}, r"\[5, 4, 6, 2\].*\[3 or 2, 4, 6, 2\]"),
+        ({"vectors": vectors_of(1)}, r"\[1, 4, 6, 2\].*\[3 or 2, 4, 6, 2\]"),
+        ({"vectors": vectors_of(2)[..., :1]}, r"\[2, 4, 6, 1\]"),
+        ({"vectors": vectors_of(2)[0]}, r"\[4, 6, 2\]"),
+        ({"vectors": vectors_of(2, 6, 4)}, r"\[2, 6, 4, 2\].*grid.*56 x 84"),
+        ({"vectors": vectors_of(2, 3, 5)}, r"\[2, 3, 5, 2\]"),
+        ({"vectors": vectors_of(2, 60, 60)}, "proportions"),
+        ({"vectors": vectors_of(2).astype(np.int16)}, "floats, not int16"),
+        ({"vectors": with_nan()}, "not finite"),
+        ({"vectors": vectors_of(2), "valid": np.ones((2, 4, 5), np.bool_)}, r"\(2, 4, 5\)"),
+        ({"vectors": vectors_of(2), "valid": np.ones((2, 4, 6), np.uint8)}, "uint8"),
+        ({"flow": vectors_of(2)}, r"\['flow'\]"),
+        ({"vectors": np.float32(3)}, "vectors"),
+        ({"vectors": np.zeros((2, 0, 0, 2), np.float32)}, r"\[2, 0, 0, 2\]"),
+        ({"vectors": np.array([{"a": 1}], dtype=object)}, "film.npz"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_name(arrays: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "film.npz", **arrays)
+    with pytest.raises(MotiontuneError, match=reason) as caught:
+        file_motion(clip_at(tmp_path), GRID)
+    assert str(tmp_path / "film.npz") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["film.npz", "film.npy", "film_000.flo", "film_000.png"])
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 rubbish", b"\x93NUMPY\1\0", b"PIEH\5\0\0\0\5\0\0\0", b"\x89PNG"])
+def test_damaged_files_are_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MotiontuneError, match=name):
+        file_motion(clip_at(tmp_path), GRID)
+
+
+def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
+    for i in range(2):
+        write_flo(str(tmp_path / f"film_{i:03d}.flo"), vectors_of(1, 56, 84 + i)[0])
+    with pytest.raises(MotiontuneError, match="differ in size"):
+        file_motion(clip_at(tmp_path), GRID)

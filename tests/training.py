@@ -1,0 +1,252 @@
+"""Tiny models, tiny clips and whole runs through LLaMA-Factory, for the tests that train.
+
+Everything lies in one temporary folder per session and is made once. `run(...)` takes the keys of a training YAML and
+returns the output folder; `losses`, `history` and `weights` read what it left there.
+"""
+
+import atexit
+import functools
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from motiontune.model.tiny import build_tiny
+
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
+BOTH = {"use_motionvector_crossentropy_loss": True}
+MOTION = {"use_only_motionvector_loss": True}
+
+PROMPT = "<video>Explain the action happening the video."
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# (codec, container, frames, dx, dy per frame): codec vectors and flow, even and odd lengths
+CLIPS = (
+    ("libx264", "mp4", 16, 2, 1),
+    ("mpeg4", "avi", 9, -1, 2),
+    ("libvpx-vp9", "webm", 12, 3, 0),
+    ("libx264", "mp4", 5, 0, -2),
+    ("mpeg4", "mp4", 13, -2, -2),
+    ("libx264", "mp4", 8, 1, 3),
+)
+CAPTIONS = (
+    "The square moves left quickly, then stops.",
+    "It stops.",
+    "The circle moves slowly to the right and turns up.",
+    "Spinning.",
+    "Pushing something from left to right, moving it up, moving it down.",
+    "The triangle spins while the square stands still.",
+)
+
+_numbers = itertools.count()
+
+
+@functools.cache
+def session_folder() -> Path:
+    """The folder that all of this lies in; it is gone when the session ends."""
+    folder = Path(tempfile.mkdtemp(prefix="motiontune-training-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def fresh_folder(name: str = "run") -> Path:
+    """A folder that nothing else uses, not made yet."""
+    return session_folder() / f"{name}-{next(_numbers)}"
+
+
+@functools.cache
+def tiny(family: str = "qwen2_vl", **options: Any) -> Path:
+    """A tiny model, once per session; `options` as `build_tiny` takes them."""
+    options = {"hidden_size": 32, "initializer_range": 0.1, **options}
+    return build_tiny(family, fresh_folder(family), CAPTIONS, **options)
+
+
+def write_clip(
+    path: Path, frames: int = 8, dx: int = 2, dy: int = 1, codec: str = "libx264", fps: int = 8, size: int = 56
+) -> Path:
+    """Write a clip of a texture that moves by (dx, dy) pixels per frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng([frames, dx + 9, dy + 9]).integers(0, 255, (3 * size, 3 * size, 3), np.uint8)
+    texture = cv2.GaussianBlur(noise, (5, 5), 0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width = stream.height = size
+        stream.pix_fmt, stream.thread_count = "yuv420p", 1
+        if codec == "libx264":
+            stream.options = {"x264-params": "ref=1:bframes=0"}
+        for t in range(frames):
+            x, y = size - dx * t, size - dy * t
+            image = np.ascontiguousarray(texture[y : y + size, x : x + size])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@functools.cache
+def clips() -> tuple[Path, ...]:
+    """The clips of `CLIPS`."""
+    folder = session_folder() / "clips"
+    return tuple(
+        write_clip(folder / f"{number}.{ext}", frames, dx, dy, codec)
+        for number, (codec, ext, frames, dx, dy) in enumerate(CLIPS)
+    )
+
+
+def sample(
+    *turns: str, videos: "list[Any] | tuple[Any, ...]" = (), images: "list[Any] | tuple[Any, ...]" = ()
+) -> dict[str, Any]:
+    """One sample of alternating user and assistant turns. Videos are paths, or lists of frames' paths."""
+    roles = itertools.cycle(("user", "assistant"))
+
+    def text(media: Any) -> Any:
+        return [str(part) for part in media] if isinstance(media, (list, tuple)) else str(media)
+
+    return {
+        "messages": [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)],
+        "videos": [text(video) for video in videos],
+        "images": [text(image) for image in images],
+    }
+
+
+def dataset(samples: "list[dict[str, Any]]") -> dict[str, str]:
+    """Write a data set; return the keys `dataset_dir` and `dataset` that name it."""
+    folder = fresh_folder("data")
+    folder.mkdir()
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    columns = {"messages": "messages", "videos": "videos", "images": "images"}
+    info = {"file_name": "toy.json", "formatting": "sharegpt", "columns": columns, "tags": tags}
+    (folder / "toy.json").write_text(json.dumps(samples))
+    (folder / "dataset_info.json").write_text(json.dumps({"toy": info}))
+    return {"dataset_dir": str(folder), "dataset": "toy"}
+
+
+@functools.cache
+def _toy(number: int) -> tuple[tuple[str, str], ...]:
+    pairs = itertools.islice(itertools.cycle(zip(clips(), CAPTIONS, strict=True)), number)
+    return tuple(dataset([sample(PROMPT, caption, videos=[clip]) for clip, caption in pairs]).items())
+
+
+def toy(number: int = len(CLIPS)) -> dict[str, str]:
+    """The keys of a data set with one clip and caption per sample."""
+    return dict(_toy(number))
+
+
+def keys_for(family: str = "qwen2_vl", **keys: Any) -> dict[str, Any]:
+    """The keys of a run on the CPU, quiet and quick; a key that is None is left out.
+
+    Without `do_predict` or `do_eval` the run trains 2 steps of 2 samples of `toy()`.
+    """
+    data = toy()
+    defaults: dict[str, Any] = {
+        "model_name_or_path": str(tiny(family)),
+        "stage": "sft",
+        "finetuning_type": "full",
+        "template": TEMPLATES[family],
+        "dataset_dir": data["dataset_dir"],
+        "cutoff_len": 1024,
+        "video_fps": 8.0,
+        "video_maxlen": 16,
+        "overwrite_cache": True,
+        "preprocessing_num_workers": 1,
+        "dataloader_num_workers": 0,
+        "output_dir": str(fresh_folder()),
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "per_device_eval_batch_size": 2,
+        "disable_tqdm": True,
+    }
+    if not (keys.get("do_predict") or (keys.get("do_eval") and not keys.get("do_train"))):
+        defaults |= {
+            "do_train": True,
+            "dataset": data["dataset"],
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "disable_shuffling": True,
+        }
+    return {key: value for key, value in (defaults | keys).items() if value is not None}
+
+
+def run(family: str = "qwen2_vl", **keys: Any) -> Path:
+    """Run one experiment in this process; `keys` over `keys_for`. Returns the output folder."""
+    from motiontune.llamafactory.install import run_exp  # imports LLaMA-Factory: 15 s, once
+
+    keys = keys_for(family, **keys)
+    run_exp(keys)
+    return Path(keys["output_dir"])
+
+
+def run_command(
+    *arguments: str, env: "dict[str, str] | None" = None, check: bool = True
+) -> "subprocess.CompletedProcess[str]":
+    """Run Python in a process of its own, with this source tree on its path."""
+    path = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert not check or result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-8000:]}"
+    return result
+
+
+def write_config(keys: dict[str, Any]) -> Path:
+    """Write keys as a YAML file (JSON is YAML)."""
+    file = fresh_folder("config").with_suffix(".yaml")
+    file.write_text(json.dumps(keys))
+    return file
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """What a run logged, step by step."""
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"]
+
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
+    """The logged values of one key."""
+    return [entry[key] for entry in history(folder) if key in entry]
+
+
+def results(folder: Path, split: str = "eval") -> dict[str, float]:
+    """The metrics of `do_eval` or `do_predict`, without what times the run."""
+    metrics = json.loads((folder / f"{split}_results.json").read_text())
+    timed = ("runtime", "per_second", "preparation_time")
+    return {key: value for key, value in metrics.items() if not key.endswith(timed)}
+
+
+def weights(folder: Path, head: bool = True) -> dict[str, torch.Tensor]:
+    """The saved weights: model or adapter, and the motion head's under `motion_head.*`."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        if file.name != "motion_head.safetensors":
+            tensors |= load_file(file)
+        elif head:
+            tensors |= {f"motion_head.{name}": tensor for name, tensor in load_file(file).items()}
+    assert tensors, f"no weights in {folder}"
+    return tensors
+
+
+def distance(one: "dict[str, torch.Tensor]", other: "dict[str, torch.Tensor]") -> float:
+    """The largest difference of any weight; the names must be the same."""
+    assert one.keys() == other.keys()
+    return max((one[name].float() - other[name].float()).abs().max().item() for name in one)
