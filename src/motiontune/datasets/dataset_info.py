@@ -1,7 +1,9 @@
 """Data sets in LLaMA-Factory's layout: a folder with `dataset_info.json` and one JSON file per data set."""
 
+import itertools
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,22 @@ def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Pat
         "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
     }
     path = folder / f"{name}.json"
-    write_json(path, samples)
-    write_json(folder / INFO_FILE, info)
+    write_rows(path, samples)
+    _write(path.with_name(INFO_FILE), [json.dumps(info, ensure_ascii=False, indent=2), "\n"])
     return path
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file all at once, so that a run that is stopped leaves the old one."""
-    draft = path.with_name(path.name + ".part")
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON list with one row on each line, so that large files can be searched with line tools."""
+    lines = (("," if i else "[") + "\n" + json.dumps(row, ensure_ascii=False) for i, row in enumerate(rows))
+    first = next(lines, "[")
+    _write(path, itertools.chain([first], lines, ["\n]\n"]))
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    draft = path.with_name(path.name + ".part")  # a run that is stopped leaves the old file whole
     with open(draft, "w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
+        file.writelines(parts)
     os.replace(draft, path)
 
 

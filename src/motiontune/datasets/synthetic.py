@@ -32,6 +32,7 @@ ACTIONS = ("move", "stop", "speed_up", "turn", "spin", "still", "cross")
 _SIDES = {"circle": 0, "triangle": 3, "square": 4}
 # Bright on dark, and each shape of its own hue: what a clip is about is the motion, not finding the shape.
 _COLOURS = {"circle": (110, 240, 130), "triangle": (130, 150, 250), "square": (250, 180, 100)}
+_MARGIN = 0.9  # centres keep this many radii from the frame's edge
 _TEXELS = 64  # side of a shape's texture
 _DIRECTIONS = {
     "left": (-1.0, 0.0),
@@ -385,7 +386,7 @@ class _Story:
 
     def pace(self, span: tuple[float, float]) -> float:
         """Choose a speed in pixels per second from a span in frame crossings per clip."""
-        room = self.size - 2.3 * self.radius
+        room = self.size - 2 * _MARGIN * self.radius
         return room / self.end * float(self.rng.uniform(*span))
 
     def sprite(
@@ -408,7 +409,7 @@ class _Story:
             path.append(path[-1] + np.array(_DIRECTIONS[direction]) * speed * (until - times[-1]))
             times.append(until)
         way = np.stack(path)
-        margin = 1.15 * self.radius
+        margin = _MARGIN * self.radius
         low, high = margin - way.min(0), self.size - margin - way.max(0)
         start = self.rng.uniform(np.minimum(low, high), np.maximum(low, high))
         if across is not None:

@@ -1,0 +1,277 @@
+"""Something-Something V2 in LLaMA-Factory's format.
+
+The data set comes as a folder of clips (`74225.webm` and so on) and one JSON file per split, a list of
+`{"id": "74225", "label": "spinning cube that quickly stops spinning", "template": "Spinning [something] that quickly
+stops spinning", "placeholders": ["cube"]}`; the test split has ids alone.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from motiontune.clip import probe
+from motiontune.datasets.dataset_info import make_sample, write_dataset, write_rows
+from motiontune.errors import ClipError, ConfigError
+
+
+PROMPT = "Explain the action happening the video."
+SPLITS = ("train", "validation", "test")
+CLIP_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov")  # the first is the original; the others are people's own
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What became of one split.
+
+    Args:
+        split: "train", "validation", "test", or the name of the user's own file.
+        dataset: name of the data set in `dataset_info.json`; empty where no clip was left to write.
+        clips: entries in the split's file.
+        written: samples in the data set.
+        missing: ids without a clip.
+        unreadable: ids whose clip cannot be opened.
+    """
+
+    split: str
+    dataset: str
+    clips: int
+    written: int
+    missing: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did.
+
+    Args:
+        out: the `dataset_dir`.
+        splits: in the order in which their files were given.
+    """
+
+    out: Path
+    splits: tuple[SplitReport, ...]
+
+    def table(self) -> str:
+        """Return one line per split: clips, written, missing, unreadable."""
+        rows: list[tuple[str, ...]] = [("split", "clips", "written", "missing", "unreadable")]
+        for split in self.splits:
+            counts = (split.clips, split.written, len(split.missing), len(split.unreadable))
+            rows.append((split.split, *(f"{count:,}" for count in counts)))
+        return "\n".join(f"{row[0]:<12}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows)
+
+    def yaml(self) -> str:
+        """Return the lines for a training YAML."""
+        lines = [f"dataset_dir: {self.out}"]
+        for split in self.splits:
+            if not split.dataset:
+                continue
+            if split.split == "test":
+                lines.append(f"# eval_dataset: {split.dataset}  # no answers: for do_predict alone")
+            else:
+                key = "eval_dataset" if split.split == "validation" else "dataset"
+                lines.append(f"{key}: {split.dataset}")
+        return "\n".join(lines)
+
+
+def prepare(
+    labels: Sequence[str | Path],
+    videos: str | Path,
+    out: str | Path,
+    prompt: str = PROMPT,
+    check: bool = True,
+    workers: int | None = None,
+    progress: bool = False,
+) -> PrepareReport:
+    """Write one LLaMA-Factory data set per split.
+
+    Each is `<out>/something_something_<split>.json`, with the clips' absolute paths and with `id`, `template` and
+    `placeholders` as extra columns, and is entered in `<out>/dataset_info.json`. Entries whose clip is missing or
+    cannot be opened are left out and listed with the reason in `<out>/skipped_<split>.json`. The test split, which has
+    no labels, gets empty answers, which LLaMA-Factory takes for prediction.
+
+    Args:
+        labels: the splits' JSON files.
+        videos: folder with the clips.
+        out: folder to write; data sets that are in it stay.
+        prompt: the question; `<video>` is put before it where it isn't in it.
+        check: open each clip, which reads all of it (WebM does not say how many frames it has).
+        workers: clips that are opened at the same time; one per CPU core where not given.
+        progress: show bars on stderr.
+
+    Raises:
+        ConfigError: if a file is not a split's, two files are the same split's, or none of the clips is in the folder.
+    """
+    videos, out = Path(videos), Path(out)
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for file in map(Path, labels):
+        entries, split = _read_split(file), _split_name(file)
+        if split in splits:
+            raise ConfigError(f"{file} is a second file of the {split} split: give one each")
+        splits[split] = entries
+    if not splits:
+        raise ConfigError("no split to prepare: give at least one of train.json, validation.json, test.json")
+    files = _find_clips(videos)
+    if not any(entry["id"] in files for entries in splits.values() for entry in entries):
+        wanted = next((entry["id"] for entries in splits.values() for entry in entries), "74225")
+        raise ConfigError(f"{videos} holds none of the clips, for example {wanted}{CLIP_SUFFIXES[0]}{_nested(videos)}")
+    out.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for split, entries in splits.items():
+        paths = [files.get(entry["id"], "") for entry in entries]
+        reasons = _check_clips(paths, check, workers or os.cpu_count() or 1, f"{split}: clips" if progress else "")
+        reports.append(_write_split(out, split, entries, paths, reasons, prompt))
+    return PrepareReport(out.absolute(), tuple(reports))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `motiontune prepare something-something`."""
+    parser.add_argument(
+        "--labels", nargs="+", required=True, metavar="FILE", help="train.json, validation.json, test.json, or some"
+    )
+    parser.add_argument("--videos", required=True, metavar="DIR", help="folder with the clips (74225.webm, ...)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
+    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="the question (default: %(default)r)")
+    parser.add_argument("--no-check", action="store_true", help="do not open the clips; missing ones are still found")
+    parser.add_argument("--workers", type=int, metavar="N", help="clips opened at a time (default: one per CPU core)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `motiontune prepare something-something` and print what was done.
+
+    Raises:
+        ConfigError: as `prepare`, and on a number of workers below one.
+    """
+    if args.workers is not None and args.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, not {args.workers}")
+    report = prepare(args.labels, args.videos, args.out, args.prompt, not args.no_check, args.workers, progress=True)
+    print(report.table())
+    for split in report.splits:
+        if split.missing or split.unreadable:
+            print(f"Left out of {split.split}: see {report.out / _skipped_file(split.split)}")
+        if not split.dataset:
+            print(f"No data set was written for {split.split}: none of its clips is there")
+    print(f"\nIn the YAML:\n\n{report.yaml()}")
+    return 0
+
+
+def _split_name(file: Path) -> str:
+    words = file.stem.lower().replace("_", "-").split("-")
+    for split in SPLITS:
+        if split in words:
+            return split
+    return "_".join(words)
+
+
+def _read_split(file: Path) -> list[dict[str, Any]]:
+    """Read a split's entries, their ids as text; check that they are what they should be."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON ({error}): give train.json, validation.json or test.json") from error
+    if isinstance(entries, dict):
+        raise ConfigError(
+            f"{file} is not a split: it maps templates to class numbers, as labels.json does, and names no clips; "
+            f"give train.json, validation.json or test.json"
+        )
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"{file} holds no list of clips: give train.json, validation.json or test.json")
+    labelled = any(isinstance(entry, dict) and "label" in entry for entry in entries)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (str, int)):
+            raise ConfigError(f"{file}: entry {number} has no id")
+        if labelled and not isinstance(entry.get("label"), str):
+            raise ConfigError(f"{file}: entry {number} (id {entry['id']}) has no label, though others have")
+        entry["id"] = str(entry["id"])
+    return entries
+
+
+def _find_clips(videos: Path) -> dict[str, str]:
+    """Map id to absolute path for all clips in a folder: one listing instead of a look-up for each of 220,847."""
+    rank = {suffix: i for i, suffix in enumerate(CLIP_SUFFIXES)}
+    best: dict[str, tuple[int, str]] = {}
+    try:
+        with os.scandir(videos.absolute()) as files:
+            for file in files:
+                stem, suffix = os.path.splitext(file.name)
+                place = rank.get(suffix.lower(), len(rank))
+                if place < best.get(stem, (len(rank), ""))[0]:
+                    best[stem] = (place, file.path)
+    except OSError as error:
+        raise ConfigError(f"--videos {videos} cannot be listed: {error.strerror}") from error
+    return {stem: path for stem, (_, path) in best.items()}
+
+
+def _nested(videos: Path) -> str:
+    """Suggest the folder below, where the archive's own was given together with the one around it."""
+    for below in sorted(path for path in videos.iterdir() if path.is_dir()):
+        if any(file.suffix in CLIP_SUFFIXES for file in below.iterdir()):
+            return f"; did you mean {below}?"
+    return ""
+
+
+def _check_clips(paths: Sequence[str], check: bool, workers: int, title: str) -> list[str]:
+    """Say for each clip why it cannot be used; empty where it can."""
+
+    def reason(path: str) -> str:
+        if not path:
+            return "missing"
+        if check:
+            try:
+                probe(path)
+            except ClipError as error:
+                return error.reason
+        return ""
+
+    with _many(workers if check else 1) as run_many:
+        results = tqdm(run_many(reason, paths), title, len(paths), disable=not title, unit="clip", mininterval=1)
+        return list(results)
+
+
+@contextmanager
+def _many(workers: int) -> Iterator[Any]:
+    """Give a `map` that keeps the order and runs in threads: PyAV lets go of the interpreter while it reads."""
+    if workers == 1:
+        yield map
+        return
+    with ThreadPool(workers) as pool:
+        yield lambda function, values: pool.imap(function, values, chunksize=16)
+
+
+def _write_split(
+    out: Path,
+    split: str,
+    entries: Sequence[dict[str, Any]],
+    paths: Iterable[str],
+    reasons: Iterable[str],
+    prompt: str,
+) -> SplitReport:
+    samples: list[dict[str, Any]] = []
+    skipped: list[dict[str, Any]] = []
+    for entry, path, reason in zip(entries, paths, reasons, strict=True):
+        if reason:
+            skipped.append({"id": entry["id"], "video": path, "reason": reason})
+            continue
+        more = {"template": entry.get("template", ""), "placeholders": entry.get("placeholders", [])}
+        samples.append(make_sample(path, prompt, entry.get("label", ""), id=entry["id"], **more))
+    dataset = f"something_something_{split}" if samples else ""
+    if samples:
+        write_dataset(out, dataset, samples)
+    write_rows(out / _skipped_file(split), skipped)
+    missing = tuple(row["id"] for row in skipped if not row["video"])
+    unreadable = tuple(row["id"] for row in skipped if row["video"])
+    return SplitReport(split, dataset, len(entries), len(samples), missing, unreadable)
+
+
+def _skipped_file(split: str) -> str:
+    return f"skipped_{split}.json"
