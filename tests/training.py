@@ -6,13 +6,17 @@ returns the output folder; `losses`, `history` and `weights` read what it left t
 
 import atexit
 import functools
+import gc
 import itertools
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,23 +189,58 @@ def keys_for(family: str = "qwen2_vl", **keys: Any) -> dict[str, Any]:
     return {key: value for key, value in (defaults | keys).items() if value is not None}
 
 
-def run(family: str = "qwen2_vl", **keys: Any) -> Path:
-    """Run one experiment in this process; `keys` over `keys_for`. Returns the output folder."""
-    from motiontune.llamafactory.install import run_exp  # imports LLaMA-Factory: 15 s, once
+@functools.cache
+def start() -> Any:
+    """Import LLaMA-Factory (15 s) and return motiontune's `run_exp`; what is tiny is quickest in one thread."""
+    from motiontune.llamafactory.install import run_exp
 
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # the Trainer collects garbage several times per run, among all that was imported
+    return run_exp
+
+
+def run(family: str = "qwen2_vl", callbacks: "list[Any] | None" = None, **keys: Any) -> Path:
+    """Run one experiment in this process; `keys` over `keys_for`. Returns the output folder."""
     keys = keys_for(family, **keys)
-    run_exp(keys)
+    start()(keys, callbacks)
     return Path(keys["output_dir"])
+
+
+def run_plain(*experiments: dict[str, Any]) -> list[Path]:
+    """Run experiments with LLaMA-Factory alone, in a process that never sees motiontune."""
+    code = (
+        "import json, sys\n"
+        "from llamafactory.train.tuner import run_exp\n"
+        "for keys in json.loads(sys.argv[1]): run_exp(keys)\n"
+        "assert not any(name.startswith('motiontune') for name in sys.modules)"
+    )
+    run_command("-c", code, json.dumps(experiments))
+    return [Path(keys["output_dir"]) for keys in experiments]
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect the messages that LLaMA-Factory's and motiontune's loggers print."""
+    start()
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("llamafactory").addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger("llamafactory").removeHandler(handler)
 
 
 def run_command(
     *arguments: str, env: "dict[str, str] | None" = None, check: bool = True
 ) -> "subprocess.CompletedProcess[str]":
-    """Run Python in a process of its own, with this source tree on its path."""
+    """Run Python in a process of its own, in one thread, with this source tree on its path."""
     path = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})},
         capture_output=True,
         text=True,
         timeout=600,

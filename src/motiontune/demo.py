@@ -113,14 +113,15 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
 MODEL: dict[str, Any] = {"hidden_size": 64, "layers": 2, "vision_layers": 2}
 TRAINING: dict[str, Any] = {
     "use_motionvector_crossentropy_loss": True,
-    "motion_loss_weight": 5.0,
+    "motion_loss_weight": 10.0,
+    "motion_scale": 0.1,  # targets of the size of a pixel, not of a patch: the shapes move by a few pixels
     "freeze_vision_tower": False,
     "freeze_multi_modal_projector": False,
     "disable_gradient_checkpointing": True,
     "per_device_train_batch_size": BATCH,
     "max_steps": STEPS,
-    "learning_rate": 2.0e-3,
-    "motion_head_learning_rate": 2.0e-3,
+    "learning_rate": 3.0e-3,
+    "motion_head_learning_rate": 2.0e-2,
     "lr_scheduler_type": "cosine",
     "warmup_ratio": 0.05,
     "logging_steps": 5,

@@ -262,6 +262,8 @@ def write_synthetic(
         raise ConfigError(f"codec must be one of {', '.join(_ENCODERS)}, not {codec!r}")
     if unknown := sorted(set(actions) - set(ACTIONS)):
         raise ConfigError(f"unknown actions {', '.join(unknown)}: choose some of {', '.join(ACTIONS)}")
+    if not actions:
+        raise ConfigError(f"give at least one action: some of {', '.join(ACTIONS)}")
     frames = round(fps * seconds)
     if size < 28 or size % 2 or frames < 4:
         raise ConfigError(f"size must be even and at least 28, with 4 frames or more; not {size} and {frames}")

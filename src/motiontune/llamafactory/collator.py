@@ -68,6 +68,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     * `motion_mask`: bool [T, D].
     * `motion_videos`: list of `VideoRecord`, in the order of the tokens.
     * `motion_skipped`: list of str, one line for each sample that was taken out.
+    * `motion_samples`: list of int, in evaluation: the number of each row's sample in its data set.
 
     Arguments:
         motion: the settings. None only because the parent's fields have defaults.
@@ -116,6 +117,8 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         batch["motion_mask"] = torch.from_numpy(np.concatenate(empty + [target.mask for target in targets]).astype(bool))
         batch["motion_videos"] = records
         batch["motion_skipped"] = skipped
+        if None not in numbers:
+            batch["motion_samples"] = numbers
         return batch
 
     def _read(self, feature: dict[str, Any]) -> list[Clip]:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ def install() -> None:
     compat.check_names()
     compat.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
-        compat.replace_in_tuner(get_train_args=get_train_args, get_infer_args=get_infer_args, run_sft=run_sft)
+        compat.replace_in_tuner(
+            get_train_args=get_train_args, get_infer_args=get_infer_args, run_sft=run_sft, run_exp=run_exp
+        )
     )
 
 
@@ -42,10 +45,9 @@ def run_exp(args: "dict[str, Any] | list[str] | None" = None, callbacks: "list[T
     Raises:
         MotiontuneError: on a mistake in the configuration or data, in one line.
     """
-    from llamafactory.train import tuner
-
     install()
-    tuner.run_exp(args, [*(callbacks or []), InstallInWorker()])
+    args = read_config(sys.argv[1:]) if args is None else args
+    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker()])
 
 
 class InstallInWorker(TrainerCallback):

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
@@ -22,16 +23,16 @@ from motiontune.evaluation.predictions import MotionPrediction
 from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import VideoRecord
 from motiontune.llamafactory.compat import get_logger
-from motiontune.model.checkpoint import restore_full_weights, restore_head
+from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.compat import base_of, is_peft
 from motiontune.model.head import save_head
-from motiontune.model.losses import IGNORE_INDEX
+from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.motion_model import captured_motion
 
 
 logger = get_logger(__name__)
 
-NOT_TENSORS = ("motion_videos", "motion_skipped")
+NOT_TENSORS = ("motion_videos", "motion_skipped", "motion_samples")
 MOTION_TENSORS = ("motion_targets", "motion_mask")
 PREDICTIONS_FOLDER = "motion_predictions"
 
@@ -55,7 +56,8 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         self._sources: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._sums: dict[tuple[int, int], MotionSums] = {}
-        self._eval_losses = torch.zeros(4, dtype=torch.float64)
+        self._text_losses: dict[int, tuple[float, int]] = {}
+        self._motion_losses: dict[tuple[int, int], tuple[float, int]] = {}
         self._predictions_dir: Path | None = None
         self._num_samples: int | None = None
 
@@ -105,7 +107,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             if problem not in self._reasons:
                 logger.warning(f"Left out of a batch: {problem}")
             self._reasons[problem] += 1
-        return {key: value for key, value in inputs.items() if key not in (*NOT_TENSORS, "motion_sample")}
+        return {key: value for key, value in inputs.items() if key not in NOT_TENSORS}
 
     def say_sources(self) -> dict[str, int]:
         """Say in the log where the motion came from and what was left out; return the counts of all processes."""
@@ -169,6 +171,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             original(folder, model)
             return
         if is_peft(model):
+            check_adapter(model, folder)
             original(folder, model)
         else:
             restore_full_weights(base_of(model), folder)
@@ -189,7 +192,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
         With `predict_with_generate` both come out of `generate()`: its prefill is the forward pass that the head reads.
         """
-        records, samples = inputs.get("motion_videos", []), inputs["input_ids"].shape[0]
+        records, numbers = inputs["motion_videos"], inputs["motion_samples"]
         inputs = self._prepare_inputs(self._note_problems(inputs))
         if self.args.predict_with_generate and not prediction_loss_only:
             targets, mask = (inputs.pop(key) for key in MOTION_TENSORS)
@@ -197,7 +200,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
                 loss, tokens, labels = super().prediction_step(
                     model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
                 )
-            motion = _first_beams(captured[0], records, samples) if captured else targets[:0]
+            motion = _first_beams(captured[0], records, len(numbers)) if captured else targets[:0]
             self._measure(motion, targets, mask, records)
             return loss, tokens, labels
 
@@ -205,18 +208,19 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             if self.control_run:
                 loss = super().compute_loss(model, {k: v for k, v in inputs.items() if k not in MOTION_TENSORS})
             outputs = model(**inputs)
-        counts = torch.stack([_count_labels(inputs), inputs["motion_mask"].sum().to(inputs["labels"].device)])
-        ce_sum = torch.zeros_like(outputs.motion_sum) if outputs.ce_sum is None else outputs.ce_sum
         if not self.control_run:
-            share = counts.clamp(min=1)
-            loss = self.weight * outputs.motion_sum / share[1] + ce_sum / share[0]
-        self._eval_losses += torch.stack([ce_sum, counts[0], outputs.motion_sum, counts[1]]).double().cpu()
+            loss = outputs.motion_sum  # `evaluation_loop` puts the mean over the whole data set in its place
+        if outputs.ce_rows is not None:
+            labelled = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(-1)
+            sums = zip(outputs.ce_rows.tolist(), labelled.tolist(), strict=True)
+            self._text_losses.update(zip(numbers, sums, strict=True))
         self._measure(outputs.motion, inputs["motion_targets"], inputs["motion_mask"], records)
         return loss.detach(), None if prediction_loss_only else outputs.token_ids, inputs["labels"]
 
     def _measure(self, motion: Tensor, targets: Tensor, mask: Tensor, records: list[VideoRecord]) -> None:
         """Compare predicted and target motion of each video of a batch, in pixels."""
         config = base_of(self.model).motion_head.config
+        kind = self.finetuning_args.motion_loss_type
         sizes = [record.grid.num_tokens for record in records]
         seen: Counter[int] = Counter()
         parts = zip(*(tensor.cpu().split(sizes) for tensor in (motion.float(), targets, mask)), strict=True)
@@ -224,9 +228,11 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             predicted = tokens_to_vectors(predicted_rows.numpy(), record.grid, config.scale)
             target = tokens_to_vectors(target_rows.numpy(), record.grid, config.scale)
             valid = from_tokens(mask_rows.numpy(), record.grid)[..., 0]
-            key = (len(self._sums) if record.sample is None else record.sample, seen[record.row])
+            key = (record.sample, seen[record.row])
             seen[record.row] += 1
             self._sums[key] = MotionSums.from_fields(predicted, target, valid)
+            loss = motion_loss_sum(predicted_rows, target_rows, mask_rows, kind)
+            self._motion_losses[key] = loss.item(), int(mask_rows.sum())
             if self._predictions_dir is not None:
                 suffix = f"-{key[1]}" if key[1] else ""
                 MotionPrediction(
@@ -244,16 +250,18 @@ class MotionTrainer(CustomSeq2SeqTrainer):
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the loop, then add the motion metrics; samples repeated to fill the last batch count once."""
         prefix = kwargs.get("metric_key_prefix", "eval")
-        self._sums, self._eval_losses = {}, torch.zeros(4, dtype=torch.float64)
+        self._sums, self._text_losses, self._motion_losses = {}, {}, {}
         self._num_samples = len(dataloader.dataset) if hasattr(dataloader.dataset, "__len__") else None
         output = super().evaluation_loop(dataloader, *args, **kwargs)
-        everywhere = {key: sums for part in gather_object([self._sums]) for key, sums in part.items()}
-        output.metrics.update({f"{prefix}_{k}": v for k, v in sum(everywhere.values(), MotionSums.zero()).metrics().items()})
-        ce_sum, ce_count, motion_sum, motion_count = sum(gather_object([self._eval_losses])).tolist()
-        if ce_count and self.finetuning_args.use_motionvector_crossentropy_loss:
-            output.metrics[f"{prefix}_ce_loss"] = ce_sum / ce_count
-        if motion_count:
-            output.metrics[f"{prefix}_motion_loss"] = motion_sum / motion_count
+        sums = _gather_dict(self._sums).values()
+        output.metrics.update({f"{prefix}_{k}": v for k, v in sum(sums, MotionSums.zero()).metrics().items()})
+        text_loss, motion_loss = _mean(self._text_losses), _mean(self._motion_losses)
+        if text_loss is not None:
+            output.metrics[f"{prefix}_ce_loss"] = text_loss
+        if motion_loss is not None:
+            output.metrics[f"{prefix}_motion_loss"] = motion_loss
+        if f"{prefix}_loss" in output.metrics and not self.control_run:
+            output.metrics[f"{prefix}_loss"] = self.weight * (motion_loss or 0.0) + (text_loss or 0.0)
         return output
 
     @override
@@ -288,6 +296,17 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 def _count_labels(batch: dict[str, Any]) -> Tensor:
     labels = batch.get("labels")
     return torch.zeros((), dtype=torch.int64) if labels is None else (labels[:, 1:] != IGNORE_INDEX).sum()
+
+
+def _gather_dict(mine: dict[Any, Any]) -> dict[Any, Any]:
+    """Merge the dictionaries of all processes; a key that several have counts once."""
+    return {key: value for part in gather_object([mine]) for key, value in part.items()}
+
+
+def _mean(mine: dict[Any, tuple[float, int]]) -> float | None:
+    """Divide the sum of the sums of all processes by that of their counts; None where nothing was counted."""
+    sums, counts = np.array([*_gather_dict(mine).values(), (0.0, 0)], np.float64).sum(0)
+    return float(sums / counts) if counts else None
 
 
 def _first_beams(motion: Tensor, records: list[VideoRecord], samples: int) -> Tensor:

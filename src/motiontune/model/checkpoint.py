@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from motiontune.errors import HeadError, MotiontuneError
 from motiontune.model.head import CONFIG_NAME, load_head
@@ -30,6 +31,29 @@ def restore_full_weights(base: Any, folder: str) -> None:
     wrong += [key for key in result.missing_keys if not key.startswith("motion_head.")] + result.unexpected_keys
     if wrong:
         raise MotiontuneError(f"{folder}: cannot resume, {len(wrong)} weights do not match, such as {wrong[0]}")
+
+
+def check_adapter(model: Any, folder: str) -> None:
+    """Refuse a checkpoint that lacks some of the adapter's weights: PEFT would leave those as they are.
+
+    Args:
+        model: the model with its adapter.
+        folder: the checkpoint.
+
+    Raises:
+        MotiontuneError: naming a weight that is missing.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    file = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
+    if not os.path.isfile(file):  # several adapters, each in a folder of its own
+        return
+    with safe_open(file, "pt") as saved:
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False, adapter_name=model.active_adapters[0])
+        missing = sorted(set(expected) - set(saved.keys()))
+    if missing:
+        raise MotiontuneError(f"{folder}: cannot resume, {len(missing)} weights do not match, such as {missing[0]}")
 
 
 def restore_head(base: Any, folder: str) -> None:

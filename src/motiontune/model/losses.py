@@ -65,3 +65,20 @@ def cross_entropy_sum(
     logits = lm_head(hidden[supervised_positions(labels)])
     target = labels[:, 1:][labels[:, 1:] != IGNORE_INDEX].to(logits.device)
     return F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=label_smoothing), logits
+
+
+def cross_entropy_rows(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Sum the cross-entropy of each sample.
+
+    Args:
+        logits: floating [N, V], as `cross_entropy_sum` returns them.
+        labels: int64 [B, S].
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+
+    Returns:
+        float32 [B].
+    """
+    labels = labels[:, 1:].to(logits.device)
+    supervised = labels != IGNORE_INDEX
+    each = F.cross_entropy(logits.float(), labels[supervised], reduction="none", label_smoothing=label_smoothing)
+    return each.new_zeros(len(labels)).index_add(0, supervised.nonzero()[:, 0], each)

@@ -20,7 +20,13 @@ from transformers.utils import ModelOutput
 from motiontune.errors import ConfigError
 from motiontune.model.compat import base_of, language_model_of
 from motiontune.model.head import MotionHead
-from motiontune.model.losses import MotionLossType, cross_entropy_sum, motion_loss_sum, supervised_positions
+from motiontune.model.losses import (
+    MotionLossType,
+    cross_entropy_rows,
+    cross_entropy_sum,
+    motion_loss_sum,
+    supervised_positions,
+)
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,14 @@ class MotionOutput(ModelOutput):
         motion_sum: float32 scalar, the motion loss over the valid numbers.
         motion: float32 [T, D], the normalised prediction.
         ce_sum: float32 scalar, cross-entropy over the labelled tokens; None without text.
+        ce_rows: float32 [B], the part of each sample in `ce_sum`; only in evaluation.
         token_ids: int64 [B, S], the most likely next token where one is labelled, else 0; only in evaluation.
     """
 
     motion_sum: Tensor | None = None
     motion: Tensor | None = None
     ce_sum: Tensor | None = None
+    ce_rows: Tensor | None = None
     token_ids: Tensor | None = None
 
 
@@ -146,6 +154,7 @@ class MotionForward:
         if objective.with_text and labels is not None:
             output.ce_sum, logits = cross_entropy_sum(hidden, labels, self.lm_head, objective.label_smoothing)  # type: ignore[attr-defined]
             if not self.training:  # type: ignore[attr-defined]
+                output.ce_rows = cross_entropy_rows(logits, labels, objective.label_smoothing)
                 output.token_ids = torch.zeros_like(labels)
                 output.token_ids[supervised_positions(labels)] = logits.argmax(-1)
         return output

@@ -127,7 +127,7 @@ def build_tiny(
     tie_word_embeddings: bool = False,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
-    initializer_range: float = 0.02,
+    initializer_range: float = 0.06,
     seed: int = 0,
 ) -> Path:
     """Write a tiny checkpoint with random weights, a tokenizer and a processor.
@@ -149,7 +149,8 @@ def build_tiny(
         min_pixels: the processors enlarge what is smaller, per frame (Qwen3-VL: per video, frames included). One
             token's pixels where not given, so that small clips keep their size. The real default enlarges them.
         max_pixels: the processors shrink what is larger, counted likewise; the family's own where not given.
-        initializer_range: standard deviation of the random weights.
+        initializer_range: standard deviation of the random weights. The families' 0.02 is made for widths of
+            thousands; at 64 it learns motion and captions about half as fast.
         seed: of the weights. The global random state is left as it was.
 
     Returns:

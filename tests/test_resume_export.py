@@ -1,0 +1,206 @@
+"""What a run leaves on disk can be gone on from, and used without motiontune."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
+
+from motiontune.errors import HeadError, MotiontuneError
+from motiontune.evaluation.predictions import load_predictions
+from training import BOTH, FAMILIES, MOTION, distance, fresh_folder, logged, losses, results, run, tiny, weights
+
+
+# ---- resume ----
+
+KINDS = [(family, "full") for family in FAMILIES]
+KINDS += [("qwen2_vl", "freeze"), ("qwen2_vl", "lora"), ("qwen3_vl", "lora")]
+LONG = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "disable_shuffling": False, "lora_dropout": 0.1}
+
+
+@pytest.mark.parametrize(("family", "finetuning_type"), KINDS)
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(family, finetuning_type):
+    keys = {**LONG, **BOTH, "finetuning_type": finetuning_type, "motion_loss_weight": 3.0}
+    keys |= {"lr_scheduler_type": "cosine"}
+    whole = run(family, **keys)
+    # another head and other weights to start from, so that whatever is not restored shows
+    resumed = run(family, **keys, resume_from_checkpoint=str(whole / "checkpoint-3"), seed=7, data_seed=42)
+    for key in ("loss", "ce_loss", "motion_loss", "grad_norm", "learning_rate"):
+        assert losses(resumed, key)[3:] == losses(whole, key)[3:]
+    assert distance(weights(whole), weights(resumed)) == 0
+    assert distance(weights(whole), weights(whole / "checkpoint-3")) > 1e-4
+    assert weights(whole / "checkpoint-3")["motion_head.weight"].any()
+    optimizer = torch.load(whole / "checkpoint-6" / "optimizer.pt")
+    other = torch.load(resumed / "checkpoint-6" / "optimizer.pt")
+    assert optimizer["state"].keys() == other["state"].keys()
+    for number, state in optimizer["state"].items():
+        assert all(torch.equal(state[name], other["state"][number][name]) for name in state)
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def checkpoint(request):
+    """A checkpoint that each test may damage a copy of, and the keys to resume it."""
+    keys = {**LONG, **BOTH, "finetuning_type": request.param, "max_steps": 1, "save_steps": 1}
+    return run(**keys) / "checkpoint-1", {**keys, "max_steps": 2}
+
+
+def damaged(checkpoint):
+    return Path(shutil.copytree(checkpoint, fresh_folder("checkpoint") / "checkpoint-1"))
+
+
+def test_a_checkpoint_without_its_head_is_refused(checkpoint):
+    folder, keys = checkpoint
+    folder = damaged(folder)
+    for name in ("motion_head.safetensors", "motion_head_config.json"):
+        (folder / name).unlink()
+        with pytest.raises(HeadError, match="motion_head"):
+            run(**keys, resume_from_checkpoint=str(folder))
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint):
+    folder, keys = checkpoint
+    folder = damaged(folder)
+    file = next(file for file in folder.glob("*model.safetensors"))
+    tensors = load_file(file)
+    del tensors[sorted(tensors)[0]]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(MotiontuneError, match="cannot resume, 1 weights do not match"):
+        run(**keys, resume_from_checkpoint=str(folder))
+
+
+def test_a_head_of_another_kind_is_refused(checkpoint):
+    folder, keys = checkpoint
+    with pytest.raises(HeadError, match="input last_hidden, .* projector"):
+        run(**keys, resume_from_checkpoint=str(folder), motion_head_input="projector")
+
+
+@pytest.mark.parametrize("finetuning_type", ["full", "lora"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_best_model_is_loaded_at_the_end(family, finetuning_type):
+    largest = finetuning_type == "lora"  # one of them gets worse, the other better, and the best must not be the last
+    evaluated = {"eval_dataset": "toy", "eval_strategy": "steps", "eval_steps": 1, "do_eval": True, "do_train": True}
+    folder = run(
+        family,
+        **LONG | {"max_steps": 4, "save_steps": 1, "learning_rate": 0.05, "lora_dropout": 0.0},
+        **BOTH,
+        **evaluated,
+        finetuning_type=finetuning_type,
+        motion_head_learning_rate=0.5,
+        load_best_model_at_end=True,
+        metric_for_best_model="motion_loss",
+        greater_is_better=largest,
+    )
+    scores = losses(folder, "eval_motion_loss")[:4]
+    best = int((np.argmax if largest else np.argmin)(scores)) + 1
+    assert best < 4
+    assert distance(weights(folder), weights(folder / f"checkpoint-{best}")) == 0
+    assert distance(weights(folder), weights(folder / "checkpoint-4")) > 1e-4
+    assert results(folder)["eval_motion_loss"] == pytest.approx(scores[best - 1], rel=1e-5)
+
+
+# ---- what is saved loads without motiontune ----
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exported(request):
+    """A LoRA run whose adapter moves something, and the folder that it was merged into."""
+    from training import start
+
+    start()
+    from motiontune.llamafactory.export import export
+
+    adapter = run(request.param, **BOTH, finetuning_type="lora", max_steps=4, learning_rate=0.02)
+    folder = fresh_folder("exported")
+    keys = {"model_name_or_path": str(tiny(request.param)), "adapter_name_or_path": str(adapter)}
+    template = "qwen3_vl_nothink" if request.param == "qwen3_vl" else "qwen2_vl"
+    export({**keys, "template": template, "export_dir": str(folder), "infer_dtype": "float32"})
+    return request.param, adapter, folder
+
+
+def video_prompt(folder):
+    """A random video and a prompt, made with the folder's own processor."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    video = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    content = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return processor(text=[text], videos=[video], return_tensors="pt", do_sample_frames=False)
+
+
+def test_the_exported_folder_is_a_plain_model(exported):
+    family, adapter, folder = exported
+    plain, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert plain.config.architectures == AutoModelForImageTextToText.from_pretrained(tiny(family)).config.architectures
+    assert (folder / "motion_head.safetensors").read_bytes() == (adapter / "motion_head.safetensors").read_bytes()
+    head = json.loads((folder / "motion_head_config.json").read_text())
+    assert head == json.loads((adapter / "motion_head_config.json").read_text())
+
+    base = AutoModelForImageTextToText.from_pretrained(tiny(family))
+    batch = video_prompt(folder)
+    with torch.no_grad():
+        before = base(**batch).logits
+        adapted = PeftModel.from_pretrained(base, adapter).eval()
+        torch.testing.assert_close(plain.eval()(**batch).logits, adapted(**batch).logits, atol=1e-4, rtol=0)
+        assert not torch.allclose(before, adapted(**batch).logits, atol=1e-2)
+    greedy = {"max_new_tokens": 12, "do_sample": False}
+    assert torch.equal(plain.generate(**batch, **greedy), adapted.generate(**batch, **greedy))
+
+
+def predict(family, **keys):
+    """Predict `toy()`; the texts and the motion."""
+    folder = run(
+        family,
+        do_predict=True,
+        eval_dataset="toy",
+        train_on_video_tokens=True,
+        predict_with_generate=True,
+        do_sample=False,
+        max_new_tokens=6,
+        **keys,
+    )
+    lines = (folder / "generated_predictions.jsonl").read_text().splitlines()
+    return [json.loads(line)["predict"] for line in lines], list(load_predictions(folder / "motion_predictions"))
+
+
+def test_the_exported_folder_predicts_what_the_adapter_does(exported):
+    family, adapter, folder = exported
+    texts, motion = predict(family, adapter_name_or_path=str(adapter), finetuning_type="lora")
+    merged_texts, merged_motion = predict(family, model_name_or_path=str(folder))
+    assert len(texts) == len(motion) == 6
+    assert merged_texts == texts
+    for one, other in zip(motion, merged_motion, strict=True):
+        assert np.abs(one.predicted).max() > 0.01
+        # pixels: 1e-5 of a patch
+        np.testing.assert_allclose(other.predicted, one.predicted, atol=1e-5 * one.grid.patch)
+        np.testing.assert_array_equal(other.target, one.target)
+
+
+@pytest.mark.parametrize("objective", [BOTH, MOTION], ids=["both", "motion"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fully_trained_folder_is_a_plain_model(family, objective):
+    folder = run(family, **objective, freeze_vision_tower=False, freeze_multi_modal_projector=False)
+    plain, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert plain.config.architectures == AutoModelForImageTextToText.from_pretrained(tiny(family)).config.architectures
+    config = json.loads((folder / "config.json").read_text())
+    assert "motion" not in json.dumps(config)
+
+
+def test_an_export_without_a_head_says_so():
+    from training import start
+
+    start()
+    from motiontune.llamafactory.export import export
+
+    folder = fresh_folder("exported")
+    with logged() as messages:
+        export({"model_name_or_path": str(tiny()), "template": "qwen2_vl", "export_dir": str(folder)})
+    assert [message for message in messages if "no motion head" in message]
+    assert not list(folder.glob("motion_head*"))
