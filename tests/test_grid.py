@@ -41,18 +41,19 @@ def test_normalisation_is_in_patches_times_scale(scale):
 
 def test_token_order_is_that_of_the_vision_encoder():
     """Patches reach the encoder as the processor orders them; a token's patches must be those of its own features."""
+    import torch
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    import torch
-
     grid = VideoGrid(4, 4, 6)
-    processor = Qwen2VLVideoProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 10**6}, do_normalize=False, do_rescale=False)
+    processor = Qwen2VLVideoProcessor(
+        size={"shortest_edge": 28 * 28, "longest_edge": 10**6}, do_normalize=False, do_rescale=False
+    )
     # the value of every pixel says which patch of which frame it is in
     marks = np.arange(grid.frames * grid.rows * grid.cols, dtype=np.float32).reshape(grid.frames, grid.rows, grid.cols)
     pixels = marks.repeat(14, 1).repeat(14, 2)[:, None].repeat(3, 1)
     out = processor(videos=[torch.from_numpy(pixels)], return_tensors="pt", do_sample_frames=False)
     assert out["video_grid_thw"].tolist() == [[2, 4, 6]]
-    # one row per (time, row, column) patch in the encoder's order, four of them to a token; channels x 2 frames x 14 x 14
+    # a row per (time, row, column) patch in the encoder's order, four to a token; channels x 2 frames x 14 x 14
     seen = out["pixel_values_videos"].reshape(grid.num_tokens, 4, 3, 2, 14, 14)[:, :, 0, :, 0, 0]
     expected = to_tokens(marks[..., None], grid).reshape(grid.num_tokens, 2, 4).transpose(0, 2, 1)
     np.testing.assert_array_equal(seen.numpy(), expected)

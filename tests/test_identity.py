@@ -103,26 +103,26 @@ CLIPS = {
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_batch_is_llamafactorys_own(name, family):
     video = sample(PROMPT, "It stops.", videos=[CLIPS[name]()])
-    even, odd = {"video_fps": 4.0, "video_maxlen": 6}, {"video_fps": 4.0, "video_maxlen": 5}
-    for sampling in (even, odd):
-        plain, ours = batches(family, [video], **{**SMALL, **sampling})
+    # b.avi lacks its last frame: with an odd number of frames LLaMA-Factory itself fails
+    for number in (6,) if name in ("a.mp4", "b.avi") else (6, 5):
+        plain, ours = batches(family, [video], **{**SMALL, "video_fps": 4.0, "video_maxlen": number})
         assert plain["video_grid_thw"][0, 0] == 3
         assert_identical(plain, ours)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_mixed_batch_is_llamafactorys_own(family):
-    """Clips of several lengths, a list of images as a video, an image and text; to train and to generate from."""
+    """Clips of several lengths, or lists of images as videos, among an image and text; to train and to generate from."""
     frames = frame_files()
-    samples = [
-        *(sample(PROMPT, "It stops.", videos=[clip]) for clip in clips() if clip.suffix != ".webm"),
-        sample(PROMPT, "Spinning.", videos=[frames]),
-        sample(PROMPT, "Spinning.", videos=[frames[:3]]),
+    others = [
         sample("<image>Describe.", "It stops.", "And then?", "It moves.", images=[frames[0]]),
         sample("What happens?", "It stops."),
     ]
-    assert_identical(*batches(family, samples))
-    plain, ours = batches(family, samples, generate=True)
+    files = [sample(PROMPT, "It stops.", videos=[clip]) for clip in clips() if clip.suffix != ".webm"]
+    lists = [sample(PROMPT, "Spinning.", videos=[frames]), sample(PROMPT, "Spinning.", videos=[frames[:3]])]
+    for samples in (files + others, lists + others):
+        assert_identical(*batches(family, samples))
+    plain, ours = batches(family, files + others, generate=True)
     assert_identical(plain, ours)
     assert "mm_token_type_ids" not in plain and "mm_token_type_ids" in ours
 

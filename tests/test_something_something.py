@@ -99,6 +99,23 @@ def test_no_check_finds_missing_clips_alone(raw: Path) -> None:
     assert answers == [LABEL, "dropping “é”", "moving nothing"]
 
 
+def test_many_clips_in_several_processes_keep_their_order(raw: Path) -> None:
+    videos = raw / "20bn-something-something-v2"
+    entries = [{"id": i, "label": f"label {i}"} for i in range(1000, 1200)]  # ids as numbers, too
+    for entry in entries:
+        (videos / f"{entry['id']}.webm").hardlink_to(videos / "9.webm")
+    (videos / "1150.webm").unlink()
+    (videos / "1170.webm").unlink()
+    (videos / "1170.webm").write_bytes(b"not a video")
+    (raw / "train.json").write_text(json.dumps(entries))
+    report = prepare([raw / "train.json"], videos, raw / "out", workers=3)
+    assert report.splits[0].missing == ("1150",)
+    assert report.splits[0].unreadable == ("1170",)
+    rows = read(raw / "out" / "something_something_train.json")
+    assert [row["id"] for row in rows] == [str(i) for i in range(1000, 1200) if i not in (1150, 1170)]
+    assert all(row["messages"][1]["content"] == f"label {row['id']}" for row in rows)
+
+
 def test_other_data_sets_stay(raw: Path) -> None:
     out = raw / "out"
     out.mkdir()

@@ -53,7 +53,9 @@ def _export(argv: list[str]) -> None:
 
 
 def _inspect(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser("motiontune inspect", description="Show what training will see, without training.")
+    parser = argparse.ArgumentParser(
+        "motiontune inspect", description="Show what training will see, without training."
+    )
     parser.add_argument("config", help="the training YAML")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the YAML")
     parser.add_argument("--out", default="motiontune-inspect", help="folder of the pictures (default: %(default)s)")

@@ -1,7 +1,7 @@
 """`motiontune demo`: data, a tiny model, training, evaluation and a report, from nothing, on a CPU.
 
-Everything goes through the same commands that a real run takes; the YAML files that are left in the folder can be given
-to `motiontune train` again.
+Everything goes through the same commands that a real run takes; the YAML files that are left in the folder can be
+given to `motiontune train` again.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -68,8 +68,14 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
 
     print("2/5  model: a tiny Qwen2-VL with random weights (loading LLaMA-Factory takes a moment)", flush=True)
     with _quietly(log):
+        import torch
+
         from motiontune.llamafactory.install import run_exp
         from motiontune.model.tiny import build_tiny
+
+        torch.set_num_threads(
+            max(1, (os.cpu_count() or 2) - 1)
+        )  # one core decodes; threads that wait for it would spin
 
         captions = [sample["messages"][1]["content"] for sample in _read_json(data / "synthetic_train.json")]
         build_tiny("qwen2_vl", out / "model", [*captions, REAL_CAPTION], seed=seed, **MODEL)
@@ -101,8 +107,8 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         configuration=train,
         versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
         notes=(
-            f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} for "
-            f"{STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A model "
+            f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} "
+            f"for {STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A model "
             f"this small shows that the path works from video to picture; it says nothing about large ones."
         ),
     )
@@ -195,13 +201,13 @@ def _cut(video: Path, out: Path, second: int, codec: str, width: int = 112, heig
     """Write one second of a video, its middle cropped to 2:1, at 16 frames a second."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(video)) as source, av.open(str(out), "w") as target:
-        stream = target.add_stream(codec, rate=16)
+        stream = cast(av.VideoStream, target.add_stream(codec, rate=16))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate, stream.time_base = 400_000, Fraction(1, 16)
         wanted = [second + k / 16 for k in range(16)]
         source.seek(int(second * av.time_base))
         for frame in source.decode(video=0):
-            while wanted and frame.time >= wanted[0] - 1e-6:
+            while wanted and (frame.time or 0.0) >= wanted[0] - 1e-6:
                 image = frame.to_ndarray(format="rgb24")
                 top = (image.shape[0] - image.shape[1] // 2) // 2
                 image = cv2.resize(image[top : image.shape[0] - top], (width, height), interpolation=cv2.INTER_AREA)
@@ -218,16 +224,15 @@ def _measure(out: Path, data: Path) -> dict[str, float]:
     """Metrics of the held-out synthetic clips, with the two baselines that see nothing."""
     predictions = list(load_predictions(out / "predict_synthetic_heldout" / "motion_predictions"))
     mean = _mean_motion(data)
-    sums = [MotionSums.from_fields(p.predicted, p.target, p.valid) for p in predictions]
-    constant = np.array([constant_epe(p.target, p.valid, mean) for p in predictions]).sum(0)
-    metrics = sum(sums, MotionSums.zero()).metrics()
+    constant = np.array([constant_epe(cast(Any, p.target), p.valid, mean) for p in predictions]).sum(0)
+    metrics = sum((prediction.sums() for prediction in predictions), MotionSums.zero()).metrics()
     metrics["epe_mean_motion"] = float(constant[0] / constant[1])
     texts = _texts(out, "synthetic_heldout")
     metrics["caption_exact_match"] = float(np.mean([said == expected for said, expected in texts]))
     return {key: round(value, 4) for key, value in metrics.items()}
 
 
-def _mean_motion(data: Path, clips: int = 64) -> np.ndarray:
+def _mean_motion(data: Path, clips: int = 64) -> Any:
     """The mean vector of the first training clips, in pixels: the best constant that training could learn."""
     vectors = []
     for sample in _read_json(data / "synthetic_train.json")[:clips]:

@@ -1,5 +1,10 @@
 """What goes wrong for reasons that a user can change; `motiontune` prints these in one line, without a traceback."""
 
+import difflib
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 
 class MotiontuneError(Exception):
     """A mistake in the configuration or the input. The message names the file, sample or key and what to do."""
@@ -32,3 +37,31 @@ class MotionUnavailable(MotiontuneError):
 
 class HeadError(MotiontuneError):
     """A saved motion head that does not fit the model or the processor; the message has both numbers."""
+
+
+def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """End a message about an unknown word: ": did you mean 'this'?", or nothing where nothing is near."""
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=cutoff)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, in one line that is not too long; what kind it is where it says nothing."""
+    text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
+    return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
+
+
+@contextmanager
+def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of the libraries underneath, where they come of what the user wrote, into a `ConfigError`.
+
+    Args:
+        about: begins the message, such as "model_name_or_path: some/model".
+        kinds: the errors that stand for a mistake in this place.
+    """
+    try:
+        yield
+    except MotiontuneError:
+        raise
+    except kinds as error:
+        raise ConfigError(f"{about}: {in_one_line(error)}" if about else in_one_line(error)) from error

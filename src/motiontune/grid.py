@@ -5,6 +5,7 @@ T = F / p * R / m * C / m video tokens, D = 2 * m * m * p numbers per token.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ class MotionTargets:
             raise ValueError("a target is not finite")
 
 
-def to_tokens(field: NDArray, grid: VideoGrid) -> NDArray:
+def to_tokens(field: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
     """Reorder a per-patch array [F, R, C, K] to one row per video token [T, p * m * m * K].
 
     Within a row the order is frame, patch row, patch column, then the last axis.
@@ -109,7 +110,7 @@ def to_tokens(field: NDArray, grid: VideoGrid) -> NDArray:
     return split.transpose(0, 2, 4, 1, 3, 5, 6).reshape(grid.num_tokens, p * m * m * k)
 
 
-def from_tokens(rows: NDArray, grid: VideoGrid) -> NDArray:
+def from_tokens(rows: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
     """Undo `to_tokens`: [T, p * m * m * K] to [F, R, C, K]."""
     p, m = grid.temporal_patch, grid.merge
     shape = (grid.frames // p, grid.rows // m, grid.cols // m, p, m, m, -1)

@@ -7,11 +7,10 @@ stops spinning", "placeholders": ["cube"]}`; the test split has ids alone.
 
 import argparse
 import json
+import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from motiontune.errors import ClipError, ConfigError
 PROMPT = "Explain the action happening the video."
 SPLITS = ("train", "validation", "test")
 CLIP_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov")  # the first is the original; the others are people's own
+CLIPS_PER_PROCESS = 64  # fewer are not worth starting one
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def prepare(
         videos: folder with the clips.
         out: folder to write; data sets that are in it stay.
         prompt: the question; `<video>` is put before it where it isn't in it.
-        check: open each clip, which reads all of it (WebM does not say how many frames it has).
+        check: open each clip, which reads all of it (WebM does not say how many frames it has): minutes.
         workers: clips that are opened at the same time; one per CPU core where not given.
         progress: show bars on stderr.
 
@@ -222,30 +222,30 @@ def _nested(videos: Path) -> str:
 
 def _check_clips(paths: Sequence[str], check: bool, workers: int, title: str) -> list[str]:
     """Say for each clip why it cannot be used; empty where it can."""
-
-    def reason(path: str) -> str:
-        if not path:
-            return "missing"
-        if check:
-            try:
-                probe(path)
-            except ClipError as error:
-                return error.reason
-        return ""
-
-    with _many(workers if check else 1) as run_many:
-        results = tqdm(run_many(reason, paths), title, len(paths), disable=not title, unit="clip", mininterval=1)
-        return list(results)
+    reason = _reason if check else _reason_unopened
+    bar = {"desc": title, "total": len(paths), "disable": not title, "unit": "clip", "mininterval": 1.0}
+    workers = min(workers, 1 + len(paths) // CLIPS_PER_PROCESS)
+    if workers == 1 or not check:
+        return list(tqdm(map(reason, paths), **bar))
+    # Processes: counting packets holds the interpreter, threads would be slower than one. Forked where that exists, so
+    # that a script that calls `prepare` needs no `if __name__ == "__main__"`.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    with multiprocessing.get_context(method).Pool(workers) as pool:
+        return list(tqdm(pool.imap(reason, paths, chunksize=16), **bar))
 
 
-@contextmanager
-def _many(workers: int) -> Iterator[Any]:
-    """Give a `map` that keeps the order and runs in threads: PyAV lets go of the interpreter while it reads."""
-    if workers == 1:
-        yield map
-        return
-    with ThreadPool(workers) as pool:
-        yield lambda function, values: pool.imap(function, values, chunksize=16)
+def _reason_unopened(path: str) -> str:
+    return "" if path else "missing"
+
+
+def _reason(path: str) -> str:
+    if not path:
+        return "missing"
+    try:
+        probe(path)
+    except ClipError as error:
+        return error.reason
+    return ""
 
 
 def _write_split(

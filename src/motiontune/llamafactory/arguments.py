@@ -1,6 +1,8 @@
 """motiontune's keys, added to LLaMA-Factory's data and fine-tuning arguments."""
 
-from dataclasses import dataclass, field
+import math
+import os
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
@@ -57,7 +59,7 @@ class MotionDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("motion_source", self.motion_source, SOURCES)
+        _check_choice("motion_source", self.motion_source, tuple(SOURCES))
         _check_choice("motion_target", self.motion_target, ("past", "future"))
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
 
@@ -117,13 +119,18 @@ class MotionFinetuningArguments(FinetuningArguments):
             raise ConfigError(
                 "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both true: choose one"
             )
-        if self.motion_loss_weight < 0:
-            raise ConfigError(f"motion_loss_weight: {self.motion_loss_weight} is negative")
-        if self.motion_scale <= 0:
+        if not 0 <= self.motion_loss_weight < math.inf:
+            raise ConfigError(f"motion_loss_weight: {self.motion_loss_weight} must be 0 or more")
+        if not 0 < self.motion_scale < math.inf:
             raise ConfigError(f"motion_scale: {self.motion_scale} must be positive")
+        rate = self.motion_head_learning_rate
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ConfigError(f"motion_head_learning_rate: {rate} must be 0 or more")
         if not self.use_motion_loss:
             return
-        flag = "use_only_motionvector_loss" if self.use_only_motionvector_loss else "use_motionvector_crossentropy_loss"
+        flag = (
+            "use_only_motionvector_loss" if self.use_only_motionvector_loss else "use_motionvector_crossentropy_loss"
+        )
         if self.stage != "sft":
             raise ConfigError(f"{flag} needs `stage: sft`, not {self.stage}")
         if self.use_only_motionvector_loss and self.motion_loss_weight == 0:
@@ -133,6 +140,15 @@ class MotionFinetuningArguments(FinetuningArguments):
         for other in others:
             if getattr(self, other):
                 raise ConfigError(f"{flag} cannot be combined with {other}")
+
+
+OWN_KEYS = {
+    field.name: field.default
+    for cls, parent in ((MotionDataArguments, DataArguments), (MotionFinetuningArguments, FinetuningArguments))
+    for field in fields(cls)
+    if field.name not in {theirs.name for theirs in fields(parent)}
+}
+"""motiontune's keys and their defaults."""
 
 
 def check_together(
@@ -158,6 +174,8 @@ def check_together(
             "train_on_video_tokens needs a loss: use_motionvector_crossentropy_loss (motion and text) "
             "or use_only_motionvector_loss (motion alone)"
         )
+    if not (training_args.do_train or training_args.do_eval or training_args.do_predict):
+        raise ConfigError("there is nothing to do: set do_train, do_eval or do_predict")
     if data_args.packing and not data_args.neat_packing:
         raise ConfigError("packing lets samples see each other's motion: use `neat_packing: true` instead")
     if data_args.train_on_prompt:
@@ -165,3 +183,15 @@ def check_together(
     for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
         if getattr(model_args, key):
             raise ConfigError(f"{key} replaces the model's forward, which the motion head needs: leave it out")
+    if model_args.video_fps <= 0:
+        raise ConfigError(f"video_fps: {model_args.video_fps} must be positive")
+    if model_args.video_maxlen < 2:
+        raise ConfigError(f"video_maxlen: {model_args.video_maxlen} leaves no motion: sample 2 frames or more")
+    if data_args.motion_dir is not None:
+        if data_args.motion_source != "file":
+            raise ConfigError(f"motion_dir is only read with `motion_source: file`, not {data_args.motion_source}")
+        if not os.path.isdir(data_args.motion_dir):
+            raise ConfigError(f"motion_dir: {data_args.motion_dir} is no folder")
+    checkpoint = training_args.resume_from_checkpoint
+    if isinstance(checkpoint, str) and not os.path.isdir(checkpoint):
+        raise ConfigError(f"resume_from_checkpoint: {checkpoint} is no folder")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.extras.constants import IGNORE_INDEX
+from torch.utils.data import get_worker_info
 
 from motiontune.clip import Clip
 from motiontune.errors import ClipError, MotiontuneError
@@ -70,11 +71,13 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     * `motion_skipped`: list of str, one line for each sample that was taken out.
     * `motion_samples`: list of int, in evaluation: the number of each row's sample in its data set.
 
+    From a data loader's worker, an error that stops the run comes as a batch of one key, `motion_error`.
+
     Arguments:
         motion: the settings. None only because the parent's fields have defaults.
     """
 
-    motion: MotionSettings | None = None
+    motion: MotionSettings = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +86,14 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(plugin.image_token)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return self._batch(features)
+        except MotiontuneError as error:
+            if get_worker_info() is None:
+                raise
+            return {"motion_error": error}  # raised here, torch would make a RuntimeError of the traceback's text
+
+    def _batch(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = [feature.pop("motion_sample", None) for feature in features]
         skipped: list[str] = []
         clips: list[tuple[int, Clip]] = []
@@ -114,7 +125,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         width = self.motion.head.token_width
         empty = [np.zeros((0, width), np.float32)]
         batch["motion_targets"] = torch.from_numpy(np.concatenate(empty + [target.values for target in targets]))
-        batch["motion_mask"] = torch.from_numpy(np.concatenate(empty + [target.mask for target in targets]).astype(bool))
+        batch["motion_mask"] = torch.from_numpy(
+            np.concatenate(empty + [target.mask for target in targets]).astype(bool)
+        )
         batch["motion_videos"] = records
         batch["motion_skipped"] = skipped
         if None not in numbers:

@@ -80,9 +80,7 @@ def point_launcher_at(file: str) -> None:
 
 
 @contextmanager
-def dataset_hooks(
-    wrap_processor: Callable[[Any], Any], after_loading: Callable[[Any, Any], None]
-) -> Iterator[None]:
+def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[[Any, Any], None]) -> Iterator[None]:
     """While data sets are loaded: wrap the processor that tokenizes samples, and look at each aligned data set.
 
     Args:

@@ -1,14 +1,18 @@
-"""What happens to samples before training: clips are checked, and each data set says where its motion will come from."""
+"""What happens to samples before training: clips are checked, each data set says where its motion will come from."""
 
+import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from llamafactory.data.processor.processor_utils import DatasetProcessor
+from llamafactory.extras.constants import DATA_CONFIG
 
-from motiontune.errors import ClipError, ConfigError, MotiontuneError
+from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, in_one_line, nearest
 from motiontune.llamafactory.compat import get_logger
 from motiontune.motion.sources import predict_source
 
@@ -22,8 +26,8 @@ CLIPS_LOOKED_AT = 32
 class CheckedDatasetProcessor(DatasetProcessor):
     """Tokenizes samples as LLaMA-Factory's own processor does, after a look at their clips.
 
-    A sample with a clip that cannot be opened, or whose video tokens `cutoff_len` would cut, is refused by name, or left
-    out and counted with `motion_on_error: skip`.
+    A sample with a clip that cannot be opened, or whose video tokens `cutoff_len` would cut, is refused by name, or
+    left out and counted with `motion_on_error: skip`.
 
     Args:
         inner: LLaMA-Factory's processor for the stage.
@@ -45,7 +49,8 @@ class CheckedDatasetProcessor(DatasetProcessor):
                 reasons.append(str(error))
         if reasons:
             more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-            logger.warning_rank0(f"Left out {len(reasons)} samples: {'; '.join(reasons[:5])}{more}")
+            noun = "sample" if len(reasons) == 1 else "samples"
+            logger.warning_rank0(f"Left out {len(reasons)} {noun}: {'; '.join(reasons[:5])}{more}")
         self.inner._encode_data_example = lambda prompt, **rest: encoded[id(prompt)]  # each sample is encoded once
         return self.inner.preprocess_dataset({key: [column[i] for i in good] for key, column in examples.items()})
 
@@ -63,8 +68,8 @@ class CheckedDatasetProcessor(DatasetProcessor):
             if kept != needed:
                 raise ClipError(
                     str(sample["videos"][0]),
-                    f"cutoff_len {self.data_args.cutoff_len} leaves {kept} of the sample's {needed} video tokens: raise "
-                    f"cutoff_len, or lower video_maxlen, video_fps or video_max_pixels",
+                    f"cutoff_len {self.data_args.cutoff_len} leaves {kept} of the sample's {needed} video tokens: "
+                    f"raise cutoff_len, or lower video_maxlen, video_fps or video_max_pixels",
                 )
         return input_ids, labels
 
@@ -77,22 +82,65 @@ def _with_hint(error: MotiontuneError) -> tuple[str, ...]:
     return (*first, f"{last} (`motion_on_error: skip` leaves such samples out)")
 
 
-def report_source(name: str, dataset: Any, source: str) -> None:
+def check_names(data_args: Any) -> None:
+    """Refuse data sets that `dataset_info.json` does not list, naming the nearest one.
+
+    Raises:
+        ConfigError: if the file is missing or cannot be read, or a name is not in it.
+    """
+    if not isinstance(data_args.dataset_dir, str) or data_args.dataset_dir.startswith(("ONLINE", "REMOTE:")):
+        return
+    file = Path(data_args.dataset_dir) / DATA_CONFIG
+    names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
+    if not names or (data_args.tokenized_path and os.path.isdir(data_args.tokenized_path)):
+        return
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"dataset_dir: {file} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"dataset_dir: {file} cannot be read: {in_one_line(error)}") from error
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"dataset: {name!r} is not in {file}" + nearest(name, known))
+
+
+def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
     """Say in the log which source the motion of a data set will come from, from a look at its first clips.
+
+    Args:
+        name: the data set.
+        dataset: aligned, with the column `_videos`.
+        data_args: with `motion_source` and `motion_on_error`.
+        read_motion: reads the motion of a clip for good. Called with `motion_source: file`, where headers say nothing.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
+        MotiontuneError: if a motion file does not fit its clip, but with `motion_on_error: skip`.
     """
+    source = data_args.motion_source
+
+    def look(video: str) -> tuple[str, str]:
+        choice, reason = predict_source(video, "auto" if source == "codec" else source)
+        if source == "file":
+            try:
+                read_motion(video)
+            except ClipError:
+                raise
+            except MotiontuneError as error:
+                if not isinstance(error, MotionUnavailable) and data_args.motion_on_error != "skip":
+                    raise
+                return "none", str(error)
+        return ("none", reason) if source == "codec" and choice != "codec" else (choice, reason)
+
     videos = (video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or [])
     taken: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):
         try:
-            choice, reason = predict_source(os.fspath(video), "auto" if source == "codec" else source)
-        except MotiontuneError:  # the sample is named, or left out, when it is tokenized
+            choice, reason = look(os.fspath(video))
+        except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
-        if source == "codec" and choice != "codec":
-            choice = "none"
         taken[choice] += 1
         reasons.setdefault(choice, reason)
     if not taken:

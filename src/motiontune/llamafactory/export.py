@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 def export(args: "dict[str, Any] | list[str]") -> None:
     """Export as `llamafactory-cli export` does; the head of the last adapter, or of the model, goes to `export_dir`.
 
-    The exported folder is the plain model for everything that knows nothing of motion: the head is in files of its own.
+    The exported folder is the plain model for everything that knows nothing of motion: the head has files of its own.
 
     Args:
         args: the keys of an export YAML, or a list of command-line arguments.

@@ -86,8 +86,15 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
     masks = batch["motion_mask"].split([record.grid.num_tokens for record in batch["motion_videos"]])
     for row in range(len(features)):
         print(f"\nSample {row}: {', '.join(paths[row]) or 'no video'}")
-        print(_runs(batch["input_ids"][row], batch["labels"][row], tokenizer, collator.video_token_id,
-                    finetuning_args.use_only_motionvector_loss))
+        print(
+            _runs(
+                batch["input_ids"][row],
+                batch["labels"][row],
+                tokenizer,
+                collator.video_token_id,
+                finetuning_args.use_only_motionvector_loss,
+            )
+        )
         rows = []
         for record, values, mask in zip(batch["motion_videos"], targets, masks, strict=True):
             if record.row == row:
@@ -95,11 +102,16 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
                 print(_describe(record, field))
                 clip = template.mm_plugin.read(record.path, processor) if Path(record.path).is_file() else None
                 if clip is not None:
-                    rows.append(SheetRow(
-                        title=f"{Path(record.path).name}   {record.source}, {head.target}",
-                        frames=frames_on_grid(clip.frames, record.grid),
-                        vectors=field.vectors, valid=field.valid, times=field.times, patch=record.grid.patch,
-                    ))
+                    rows.append(
+                        SheetRow(
+                            title=f"{Path(record.path).name}   {record.source}, {head.target}",
+                            frames=frames_on_grid(clip.frames, record.grid),
+                            vectors=field.vectors,
+                            valid=field.valid,
+                            times=field.times,
+                            patch=record.grid.patch,
+                        )
+                    )
         if rows:
             picture = Path(out) / f"sample_{row}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
@@ -114,12 +126,14 @@ def _has_motion(args: dict[str, Any]) -> bool:
 
 
 def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, value in batch.items():
         if torch.is_tensor(value):
             numbers = value.float()
             span = f"{numbers.min():.4g} .. {numbers.max():.4g}" if value.numel() else "empty"
-            rows.append((name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, "")))
+            rows.append(
+                (name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, ""))
+            )
         else:
             size = f"{len(value)} items" if isinstance(value, (list, tuple)) else ""
             rows.append((name, size, type(value).__name__, "", MEANING.get(name, "")))
@@ -132,7 +146,9 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _runs(input_ids: torch.Tensor, labels: torch.Tensor, tokenizer: Any, video_token_id: int, only_motion: bool) -> str:
+def _runs(
+    input_ids: torch.Tensor, labels: torch.Tensor, tokenizer: Any, video_token_id: int, only_motion: bool
+) -> str:
     """Fold a token sequence to runs: video tokens to one line, text between them to one line each."""
     lines = []
     position = 0
@@ -172,8 +188,8 @@ def _describe(record: VideoRecord, field: MotionField) -> str:
     times = ", ".join(f"{time:.2f}" for time in record.times[:12]) + (", ..." if len(record.times) > 12 else "")
     return (
         f"  video {record.path}\n"
-        f"    grid   {grid.frames} frames x {grid.rows} x {grid.cols} patches of {grid.patch} px = {grid.width}x{grid.height}"
-        f" px, {grid.num_tokens} tokens of {grid.token_width} numbers\n"
+        f"    grid   {grid.frames} frames x {grid.rows} x {grid.cols} patches of {grid.patch} px = "
+        f"{grid.width}x{grid.height} px, {grid.num_tokens} tokens of {grid.token_width} numbers\n"
         f"    times  {times} s\n"
         f"    motion {record.source}, {field.direction}: {field.valid.mean():.0%} of patches valid, {motion}"
         + (f"\n    none because {record.problem}" if record.problem else "")

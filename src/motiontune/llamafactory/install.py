@@ -1,22 +1,23 @@
 """Puts motiontune's keys and workflow into LLaMA-Factory, in this process. Without a motion flag nothing changes."""
 
-import difflib
 import json
 import os
 import sys
 from dataclasses import fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llamafactory.hparams import DataArguments, FinetuningArguments
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import TrainerCallback
 from yaml import YAMLError
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
 from motiontune.llamafactory import compat
-from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments, check_together
+from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
 
 
 _originals: dict[str, Any] = {}
@@ -35,7 +36,9 @@ def install() -> None:
     )
 
 
-def run_exp(args: "dict[str, Any] | list[str] | None" = None, callbacks: "list[TrainerCallback] | None" = None) -> None:
+def run_exp(
+    args: "dict[str, Any] | list[str] | None" = None, callbacks: "list[TrainerCallback] | None" = None
+) -> None:
     """Run one experiment, as `llamafactory.train.tuner.run_exp`, with motiontune's keys known.
 
     Args:
@@ -62,13 +65,17 @@ def _install_and_make() -> InstallInWorker:
     return InstallInWorker()
 
 
+# what LLaMA-Factory and transformers raise while they read arguments; ImportError: a package that a key asks for
+ARGUMENT_ERRORS = (ValueError, AssertionError, OSError, ImportError)
+
+
 def get_train_args(args: Any = None) -> Any:
     """Parse the training arguments, refuse unknown keys with the nearest known one, and check the groups together."""
-    check_keys(args, compat.train_argument_classes())
-    try:
+    classes = compat.train_argument_classes()
+    check_keys(args, classes)
+    check_values(args, classes)
+    with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(str(error)) from error
     model_args, data_args, training_args, finetuning_args, _ = groups
     check_together(model_args, data_args, training_args, finetuning_args)
     return groups
@@ -76,15 +83,20 @@ def get_train_args(args: Any = None) -> Any:
 
 def get_infer_args(args: Any = None) -> Any:
     """Parse the export arguments, refusing unknown keys with the nearest known one."""
-    check_keys(args, compat.export_argument_classes())
-    try:
+    classes = compat.export_argument_classes()
+    check_keys(args, classes)
+    check_values(args, classes)
+    with mistakes("", *ARGUMENT_ERRORS):
         return _originals["get_infer_args"](args)
-    except (ValueError, AssertionError) as error:
-        raise ConfigError(str(error)) from error
 
 
 def run_sft(
-    model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, generating_args: Any, callbacks: Any = None
+    model_args: Any,
+    data_args: Any,
+    training_args: Any,
+    finetuning_args: Any,
+    generating_args: Any,
+    callbacks: Any = None,
 ) -> None:
     """Run motiontune's workflow where a motion flag is set, LLaMA-Factory's own otherwise."""
     if not data_args.train_on_video_tokens:
@@ -111,27 +123,66 @@ def check_keys(args: Any, classes: list[type]) -> None:
         known |= {"help"} | {f"no_{name}" for name in known}
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            raise ConfigError(f"unknown key {key!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+            raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
+
+
+def check_values(args: Any, classes: list[type]) -> None:
+    """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
+
+    Raises:
+        ConfigError: naming the key and what it may be.
+    """
+    if not isinstance(args, dict):
+        return  # the command line's parser converts, and refuses what it cannot
+    for cls in classes:
+        hints = get_type_hints(cls)
+        for field in fields(cls):
+            if field.init and field.name in args:
+                _check_value(field.name, args[field.name], hints[field.name])
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None or isinstance(value, Enum):
+        if key in OWN_KEYS and NoneType not in options:
+            raise ConfigError(f"{key}: has no value")
+        return
+    literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
+    enum = next((option for option in options if isinstance(option, type) and issubclass(option, Enum)), None)
+    if literal or (enum and str not in options):
+        choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
+        if value not in choices:
+            raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}" + nearest(str(value), choices))
+    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType}:
+        kind = "true or false" if bool in options else "a number"
+        raise ConfigError(f"{key}: {value!r} is text, it must be {kind} (without quotes)")
 
 
 def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
-    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; anything else is command-line arguments as they are.
+    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return any other command-line arguments as they are.
 
     Raises:
-        ConfigError: if the file is missing or cannot be parsed.
+        ConfigError: if the file is missing or cannot be parsed, or what follows it is not `key=value`.
     """
     if not argv or not argv[0].endswith((".yaml", ".yml", ".json")):
+        if argv and not argv[0].startswith("-"):
+            raise ConfigError(f"{argv[0]}: must be a .yaml, .yml or .json file, or arguments as --key value")
         return argv
+    if "--help" in argv or "-h" in argv:
+        return ["--help"]
     file = Path(argv[0])
+    for override in argv[1:]:
+        if override.startswith("-") or "=" not in override:
+            raise ConfigError(f"{override!r}: after a file, keys are written as key=value")
     try:
-        config = OmegaConf.create(json.loads(file.read_text("utf-8"))) if file.suffix == ".json" else OmegaConf.load(file)
+        config = (
+            OmegaConf.create(json.loads(file.read_text("utf-8"))) if file.suffix == ".json" else OmegaConf.load(file)
+        )
         overrides = OmegaConf.from_cli(argv[1:])
-        merged = OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)
+        if not isinstance(config, DictConfig):
+            raise ConfigError(f"{file}: must be a mapping of keys to values")
+        return OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)  # type: ignore[return-value]
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
     except (OSError, json.JSONDecodeError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
-    if not isinstance(merged, dict):
-        raise ConfigError(f"{file}: must be a mapping of keys to values")
-    return merged  # type: ignore[return-value]
+        raise ConfigError(f"{file}: {in_one_line(error)}") from error

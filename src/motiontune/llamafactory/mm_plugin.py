@@ -1,14 +1,14 @@
 """LLaMA-Factory's multimodal plugins, reading clips through `motiontune.clip`.
 
-The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that do
-not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
+The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that
+do not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
 """
 
 import copy
 import functools
 import os
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
@@ -24,7 +24,10 @@ from motiontune.grid import VideoGrid
 _probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
 
 
-class ClipReadingPlugin:
+_Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
+
+
+class ClipReadingPlugin(_Plugin):
     """Mixed over a Qwen-VL plugin: videos come as paths, as lists of frames, or as clips that were read before."""
 
     def read(self, video: Any, processor: Any, with_vectors: bool = False) -> Clip:

@@ -7,7 +7,7 @@ prediction.
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from transformers import EvalPrediction
 from typing_extensions import override
 
-from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.evaluation.metrics import MotionSums
 from motiontune.evaluation.predictions import MotionPrediction
 from motiontune.grid import from_tokens, tokens_to_vectors
@@ -40,9 +39,9 @@ PREDICTIONS_FOLDER = "motion_predictions"
 class MotionTrainer(CustomSeq2SeqTrainer):
     r"""Trains on motion + text or motion alone; every mean is over the global batch.
 
-    LLaMA-Factory takes the mean of each micro-batch, which makes a run depend on how its batch is split. Here the sums of
-    all micro-batches on all processes are divided by their common counts. With `motion_loss_weight: 0` everything is left
-    to LLaMA-Factory, so that such a run equals its own bit for bit.
+    LLaMA-Factory takes the mean of each micro-batch, which makes a run depend on how its batch is split. Here the sums
+    of all micro-batches on all processes are divided by their common counts. With `motion_loss_weight: 0` everything
+    is left to LLaMA-Factory, so that such a run equals its own bit for bit.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -66,6 +65,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
     @override
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """Count labelled tokens and valid motion numbers of the global batch: int64 [2]."""
+        _raise_error_of_worker(*batch_samples)
         if self.control_run or not batch_samples or "motion_mask" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
         counts = torch.zeros(2, dtype=torch.int64)
@@ -113,7 +113,9 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         """Say in the log where the motion came from and what was left out; return the counts of all processes."""
         sources = sum((Counter(counts) for counts in gather_object([dict(self._sources)])), Counter())
         reasons = sum((Counter(counts) for counts in gather_object([dict(self._reasons)])), Counter())
-        logger.info_rank0("Motion came from: " + (", ".join(f"{k} {v}" for k, v in sources.most_common()) or "nothing"))
+        logger.info_rank0(
+            "Motion came from: " + (", ".join(f"{k} {v}" for k, v in sources.most_common()) or "nothing")
+        )
         if reasons:
             worst = "; ".join(f"{reason} ({count}x)" for reason, count in reasons.most_common(5))
             logger.warning_rank0(f"Left out {reasons.total()} clips during the run, {len(reasons)} different: {worst}")
@@ -164,7 +166,9 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
     @override
     def _load_best_model(self) -> None:
-        self._restore(self.state.best_model_checkpoint, self.model, lambda *args: super(MotionTrainer, self)._load_best_model())
+        self._restore(
+            self.state.best_model_checkpoint, self.model, lambda *args: super(MotionTrainer, self)._load_best_model()
+        )
 
     def _restore(self, folder: str, model: Any, original: Any) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # the head is in the engine's own checkpoint
@@ -190,8 +194,9 @@ class MotionTrainer(CustomSeq2SeqTrainer):
     ) -> tuple[Tensor | None, Any, Tensor | None]:
         """Predict text and motion of one batch; the motion is measured, and written out when the run predicts.
 
-        With `predict_with_generate` both come out of `generate()`: its prefill is the forward pass that the head reads.
+        With `predict_with_generate` both come out of `generate()`: its prefill is the pass that the head reads.
         """
+        _raise_error_of_worker(inputs)
         records, numbers = inputs["motion_videos"], inputs["motion_samples"]
         inputs = self._prepare_inputs(self._note_problems(inputs))
         if self.args.predict_with_generate and not prediction_loss_only:
@@ -228,7 +233,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             predicted = tokens_to_vectors(predicted_rows.numpy(), record.grid, config.scale)
             target = tokens_to_vectors(target_rows.numpy(), record.grid, config.scale)
             valid = from_tokens(mask_rows.numpy(), record.grid)[..., 0]
-            key = (record.sample, seen[record.row])
+            key = (cast(int, record.sample), seen[record.row])
             seen[record.row] += 1
             self._sums[key] = MotionSums.from_fields(predicted, target, valid)
             loss = motion_loss_sum(predicted_rows, target_rows, mask_rows, kind)
@@ -287,10 +292,17 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
             rows = self._num_samples
             return compute_metrics(
-                EvalPrediction(predictions=prediction.predictions[:rows], label_ids=prediction.label_ids[:rows]), **kwargs
+                EvalPrediction(predictions=prediction.predictions[:rows], label_ids=prediction.label_ids[:rows]),
+                **kwargs,
             )
 
         return compute
+
+
+def _raise_error_of_worker(*batches: dict[str, Any]) -> None:
+    for batch in batches:
+        if "motion_error" in batch:
+            raise batch["motion_error"]
 
 
 def _count_labels(batch: dict[str, Any]) -> Tensor:

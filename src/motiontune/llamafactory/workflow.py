@@ -3,26 +3,28 @@
 from dataclasses import replace
 from typing import Any
 
-from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+from datasets.exceptions import DatasetsError
+from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
 from llamafactory.extras.constants import IGNORE_INDEX
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
 from llamafactory.hparams import GeneratingArguments, ModelArguments
 from llamafactory.hparams.training_args import TrainingArguments
-from llamafactory.model import load_model, load_tokenizer
+from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
 
-from motiontune.errors import ConfigError, HeadError
+from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
 from motiontune.llamafactory.compat import dataset_hooks, get_logger
-from motiontune.llamafactory.dataset import CheckedDatasetProcessor, report_source
+from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names, report_source
 from motiontune.llamafactory.mm_plugin import with_motion
 from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
 from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused
+from motiontune.motion.sources import motion_of
 
 
 logger = get_logger(__name__)
@@ -46,14 +48,12 @@ def run_motion_sft(
         generating_args: LLaMA-Factory's.
         callbacks: LLaMA-Factory's.
     """
-    tokenizer_module = load_tokenizer(model_args)
+    tokenizer_module, template = load_processor(model_args, data_args)
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
-    template = with_motion(get_template_and_fix_tokenizer(tokenizer, data_args), data_args.template)
-    if processor is None:
-        raise ConfigError(f"{model_args.model_name_or_path} has no processor: motion needs a video-language model")
     dataset_module = load_datasets(template, model_args, data_args, training_args, tokenizer_module)
 
-    model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
+    with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
+        model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     head = make_head(model, processor, model_args, data_args, finetuning_args, training_args.do_train)
     with_text = not finetuning_args.use_only_motionvector_loss
     objective = MotionObjective(finetuning_args.motion_loss_type, with_text, training_args.label_smoothing_factor)
@@ -124,6 +124,31 @@ def run_motion_sft(
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
+def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -> tuple[dict[str, Any], Any]:
+    """Load tokenizer and processor, and the template that reads clips through motiontune.
+
+    Returns:
+        LLaMA-Factory's tokenizer module, and the template.
+
+    Raises:
+        ConfigError: if the model or the template does not exist, or has no video tokens.
+    """
+    where = model_args.model_name_or_path
+    try:
+        check_video_model(load_config(model_args))
+        tokenizer_module = load_tokenizer(model_args)
+    except (OSError, ValueError) as error:
+        reason = in_one_line(error.__cause__ or error)
+        raise ConfigError(f"model_name_or_path: {where} cannot be loaded from a folder or the hub: {reason}") from error
+    if tokenizer_module["processor"] is None:
+        raise ConfigError(f"model_name_or_path: {where} has no processor: motion needs a video-language model")
+    if data_args.template not in (None, *TEMPLATES):
+        raise ConfigError(f"template: {data_args.template!r} does not exist" + nearest(data_args.template, TEMPLATES))
+    with mistakes("template", ValueError):
+        template = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
+    return dict(tokenizer_module), with_motion(template, data_args.template)
+
+
 def load_datasets(
     template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
 ) -> dict[str, Any]:
@@ -131,12 +156,27 @@ def load_datasets(
 
     Returns:
         LLaMA-Factory's dataset module. Evaluation samples carry their number as `motion_sample`.
+
+    Raises:
+        MotiontuneError: naming the data set, the sample or the file that cannot be used.
     """
 
     def checked(inner: Any) -> CheckedDatasetProcessor:
         return CheckedDatasetProcessor(inner.template, inner.tokenizer, inner.processor, inner.data_args, inner)
 
-    with dataset_hooks(checked, lambda attr, data: report_source(attr.dataset_name, data, data_args.motion_source)):
+    def read_motion(path: str) -> None:
+        plugin, processor = template.mm_plugin, tokenizer_module["processor"]
+        clip = plugin.read(path, processor)
+        grid = plugin.grid_of(clip, processor)
+        motion_of(clip, grid, data_args.motion_source, data_args.motion_target, data_args.motion_dir)
+
+    def look(attr: Any, dataset: Any) -> None:
+        report_source(attr.dataset_name, dataset, data_args, read_motion)
+
+    check_names(data_args)
+    # a column that dataset_info.json names wrongly is a KeyError, a data set without a sample a StopIteration
+    errors = (OSError, ValueError, KeyError, RuntimeError, StopIteration, DatasetsError)
+    with mistakes("the data sets cannot be loaded", *errors), dataset_hooks(checked, look):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
@@ -198,18 +238,22 @@ def make_head(
             return head
     if not is_trainable:
         where = (model_args.adapter_name_or_path or [model_args.model_name_or_path])[-1]
-        raise HeadError(f"{where} has no motion head: train one, or leave train_on_video_tokens and the loss flags out")
+        raise HeadError(
+            f"{where} has no motion head: train one, or leave train_on_video_tokens and the loss flags out"
+        )
     logger.info_rank0(f"Motion head: new, {wanted.hidden_size} -> {wanted.token_width}, reads {wanted.input}.")
     return MotionHead(wanted)
 
 
 def prepare_parameters(model: Any, finetuning_args: MotionFinetuningArguments, is_trainable: bool) -> None:
-    """Decide what trains: the head unless the run is a control, and with the motion loss alone nothing it never reaches."""
+    """Decide what trains: the head unless the run is a control; with motion alone, nothing that it never reaches."""
     base_of(model).motion_head.requires_grad_(is_trainable and finetuning_args.motion_loss_weight > 0)
     if is_trainable and finetuning_args.use_only_motionvector_loss:
         frozen = freeze_unused(model)
         if frozen:
-            logger.info_rank0(f"The motion loss alone does not reach {len(frozen)} weights, now frozen: {frozen[0]}, ...")
+            logger.info_rank0(
+                f"The motion loss alone does not reach {len(frozen)} weights, now frozen: {frozen[0]}, ..."
+            )
 
 
 def say_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args: Any) -> None:
@@ -237,11 +281,13 @@ def say_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args
 
 
 def generation_arguments(generating_args: GeneratingArguments, tokenizer: Any) -> dict[str, Any]:
-    """Make the arguments of `generate()`: generation ends at any special token that the tokenizer knows, as in LLaMA-Factory."""
+    """Make the arguments of `generate()`: it ends at any special token of the tokenizer, as in LLaMA-Factory."""
     arguments = generating_args.to_dict(obey_generation_config=True)
     extra = getattr(tokenizer, "additional_special_tokens_ids", None)
     if not isinstance(extra, list):  # transformers 5
-        extra = tokenizer.convert_tokens_to_ids([str(token) for token in getattr(tokenizer, "_extra_special_tokens", [])])
+        extra = tokenizer.convert_tokens_to_ids(
+            [str(token) for token in getattr(tokenizer, "_extra_special_tokens", [])]
+        )
     ends = [tokenizer.eos_token_id, *(token for token in extra if token not in (None, -1))]
     arguments["eos_token_id"] = list(dict.fromkeys(ends))
     arguments["pad_token_id"] = tokenizer.pad_token_id

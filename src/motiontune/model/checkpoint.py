@@ -64,6 +64,8 @@ def restore_head(base: Any, folder: str) -> None:
     """
     head = load_head(folder)
     if head is None:
-        raise HeadError(f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head")
+        raise HeadError(
+            f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head"
+        )
     head.config.check_fits(base.motion_head.config, folder)
     base.motion_head.load_state_dict(head.state_dict())

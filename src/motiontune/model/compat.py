@@ -8,13 +8,13 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 
-def base_of(model: nn.Module) -> PreTrainedModel:
+def base_of(model: Any) -> PreTrainedModel:
     """Return the transformers model inside PEFT's and the engine's wrappers."""
     while hasattr(model, "module"):  # DDP, DeepSpeed
         model = model.module
     if hasattr(model, "get_base_model"):  # PeftModel
         model = model.get_base_model()
-    return model  # type: ignore[return-value]
+    return model
 
 
 def is_peft(model: nn.Module) -> bool:
@@ -22,9 +22,9 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def language_model_of(base: PreTrainedModel) -> nn.Module:
+def language_model_of(base: PreTrainedModel) -> Any:
     """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
-    return base.model.language_model  # type: ignore[no-any-return]
+    return base.model.language_model
 
 
 def fetch_file(where: str, name: str, **hub_kwargs: Any) -> str | None:

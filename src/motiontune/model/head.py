@@ -120,8 +120,11 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
     for key, tensor in (state_dict or {}).items():
         if ".motion_head." in f".{key}":
             weights[key.rsplit(".", 1)[-1]] = tensor
-    save_file({name: tensor.float().cpu().contiguous() for name, tensor in weights.items()},
-              Path(folder) / WEIGHTS_NAME, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()},
+        Path(folder) / WEIGHTS_NAME,
+        metadata={"format": "pt"},
+    )
     (Path(folder) / CONFIG_NAME).write_text(json.dumps(asdict(head.config), indent=2) + "\n", encoding="utf-8")
 
 

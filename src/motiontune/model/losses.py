@@ -20,7 +20,8 @@ def motion_loss_sum(predicted: Tensor, target: Tensor, mask: Tensor, kind: Motio
     """Sum the loss over the valid numbers.
 
     Divide by the number of valid numbers for the mean. `epe` is the end-point error of each vector (Charbonnier:
-    sqrt(dx^2 + dy^2 + eps^2) - eps, smooth at zero), counted for both of its numbers, so that the mean is one per vector.
+    sqrt(dx^2 + dy^2 + eps^2) - eps, smooth at zero), counted for both of its numbers, so that the mean over numbers
+    is the mean over vectors.
 
     Args:
         predicted: float32 [T, D], x and y alternating along D.

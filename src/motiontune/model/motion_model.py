@@ -69,7 +69,7 @@ class HiddenTap:
     Args:
         base: the transformers model.
         where: "last_hidden" (after the final norm), "layer:K" (output of decoder layer K, counted from 1, before
-            Qwen3-VL adds its deepstack features) or "projector" (the vision encoder's output, as it enters the decoder).
+            Qwen3-VL adds its deepstack features) or "projector" (the vision encoder's output as it enters the decoder).
 
     Raises:
         ConfigError: on another name, or a layer that the model does not have.
@@ -195,7 +195,8 @@ def attach_head(model: nn.Module, head: MotionHead, objective: MotionObjective) 
     """
     base = base_of(model)
     check_video_model(base.config)
-    base.__class__ = _with_motion(type(base))
+    original: Any = type(base)
+    base.__class__ = _with_motion(original)
     base.motion_head = head.to(base.lm_head.weight.device)
     base.motion_objective = objective
     base._motion_tap = HiddenTap(base, head.config.input)

@@ -1,0 +1,177 @@
+"""Two processes do what one does: DDP with gloo on the CPU."""
+
+import json
+import multiprocessing
+import os
+import socket
+import traceback
+
+import pytest
+import torch
+
+from motiontune.evaluation.predictions import load_predictions
+from training import (
+    BOTH,
+    MOTION,
+    PROMPT,
+    clips,
+    dataset,
+    distance,
+    fresh_folder,
+    history,
+    keys_for,
+    losses,
+    results,
+    run,
+    run_command,
+    sample,
+    start,
+    tiny,
+    weights,
+    write_config,
+)
+
+
+TEXT = sample("What happens in the video?", "It stops.")
+PREDICT = {"do_predict": True, "eval_dataset": "toy", "predict_with_generate": True, "do_sample": False}
+
+
+def run_two(*experiments):
+    """Run experiments one after the other in two processes, which are forks of this one: no second import."""
+    start()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    with context.Manager() as manager:
+        problems = manager.list()
+        workers = [context.Process(target=_work, args=(rank, port, experiments, problems)) for rank in (0, 1)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(300)
+            if worker.is_alive():
+                worker.kill()
+                problems.append("a process hangs")
+        assert not list(problems), "\n".join(problems)
+
+
+def _work(rank, port, experiments, problems):
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    try:
+        for number, keys in enumerate(experiments):
+            for state in (AcceleratorState, GradientState, PartialState):
+                state._reset_state()
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + number)}
+            start()({**keys, "ddp_timeout": 120})
+    except BaseException:
+        problems.append(traceback.format_exc())
+        os._exit(1)
+
+
+def both_ways(per_process, **keys):
+    """The same experiment in one process and in two: its two output folders."""
+    one = run(per_device_train_batch_size=2 * per_process, **keys)
+    two = keys_for(per_device_train_batch_size=per_process, **{**keys, "output_dir": str(fresh_folder())})
+    run_two(two)
+    return one, two["output_dir"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """12 samples of different length, among them text alone: one process may have motion where the other has none."""
+    chosen = [clips()[i] for i in (0, 3, 5, 1, 3, 4, 2, 5, 3, 0)]
+    captions = ["It stops." if i % 3 else "The circle moves slowly to the right and turns up." for i in range(10)]
+    videos = [sample(PROMPT, caption, videos=[clip]) for caption, clip in zip(captions, chosen, strict=True)]
+    return dataset(videos[:4] + [TEXT, TEXT] + videos[4:])
+
+
+SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "max_steps": 3}
+EXPERIMENTS = {
+    "lora": {**BOTH, "finetuning_type": "lora"},
+    "full": BOTH,
+    "motion": MOTION,
+    "motion-lora": {**MOTION, "finetuning_type": "lora"},
+    "motion-projector": {**MOTION, "motion_head_input": "projector", "freeze_multi_modal_projector": False},
+    "motion-layer": {**MOTION, "motion_head_input": "layer:1"},
+    "accumulated": {**BOTH, "gradient_accumulation_steps": 2},
+    "qwen3_vl": {**MOTION, "family": "qwen3_vl", "motion_head_input": "layer:1"},
+    "tied": {**MOTION, "model_name_or_path": "tied"},
+}
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS)
+def test_two_processes_train_as_one(kind, data):
+    """Motion and text, or motion alone with an output layer of its own, whose gradient DDP would wait for."""
+    keys = {"family": "qwen2_vl", **SGD, **data, "motion_loss_weight": 3.0, **EXPERIMENTS[kind]}
+    if keys.get("model_name_or_path") == "tied":
+        keys["model_name_or_path"] = str(tiny(tie_word_embeddings=True))
+    if keys.get("gradient_accumulation_steps"):
+        keys["max_steps"] = 1
+    one, two = both_ways(2 if "gradient_accumulation_steps" not in keys else 3, **keys)
+    two = one.parent / two.rsplit("/", 1)[-1]
+    assert distance(weights(one), weights(two)) < 1e-6
+    assert weights(one)["motion_head.weight"].abs().max() > 1e-4
+    for key in ("loss", "motion_loss", "motion_valid", "ce_loss"):
+        assert losses(two, key) == pytest.approx(losses(one, key), rel=1e-5)
+    counts = json.loads((one / "train_results.json").read_text()), json.loads((two / "train_results.json").read_text())
+    for key in ("clips_codec", "clips_flow", "clips_left_out"):
+        assert counts[0][key] == counts[1][key]
+
+
+def test_two_processes_evaluate_and_predict_as_one():
+    """5 samples, 2 per batch: the last batches are filled up with samples that were there before."""
+    samples = [sample(PROMPT, "It stops." * (i + 1), videos=[clip]) for i, clip in enumerate(clips()[:4])]
+    data = dataset([*samples[:3], TEXT, samples[3]])
+    trained = str(run(**BOTH, max_steps=4, learning_rate=0.01))
+    common = {"dataset_dir": data["dataset_dir"], "eval_dataset": "toy", "model_name_or_path": trained}
+    evaluate = {**common, **BOTH, "do_eval": True, "compute_accuracy": True}
+    predict = {**common, **PREDICT, "train_on_video_tokens": True, "max_new_tokens": 6}
+    one = [run(**evaluate), run(**predict)]
+    two = [keys_for(**evaluate), keys_for(**predict)]
+    run_two(*two)
+    two = [one[0].parent / keys["output_dir"].rsplit("/", 1)[-1] for keys in two]
+
+    metrics = results(one[0])
+    assert {"eval_loss", "eval_ce_loss", "eval_motion_loss", "eval_accuracy", "eval_epe"} <= metrics.keys()
+    for key, value in metrics.items():
+        assert results(two[0])[key] == pytest.approx(value, rel=1e-6), key
+
+    texts = [(folder / "generated_predictions.jsonl").read_text() for folder in (one[1], two[1])]
+    assert len(texts[0].splitlines()) == 5 and texts[0] == texts[1]
+    motion = [list(load_predictions(folder / "motion_predictions")) for folder in (one[1], two[1])]
+    assert [len(each) for each in motion] == [4, 4]
+    for mine, other in zip(*motion, strict=True):
+        assert mine.path == other.path
+        torch.testing.assert_close(torch.tensor(mine.predicted), torch.tensor(other.predicted), atol=1e-4, rtol=0)
+    for key, value in results(one[1], "predict").items():
+        assert results(two[1], "predict")[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_two_processes_resume_as_one(data):
+    keys = {**SGD, **data, **BOTH, "save_strategy": "steps", "save_steps": 1, "max_steps": 2, "optim": "adamw_torch"}
+    keys["per_device_train_batch_size"] = 2
+    first = keys_for(**keys)
+    second = keys_for(**keys, resume_from_checkpoint=first["output_dir"] + "/checkpoint-1", seed=7, data_seed=42)
+    run_two(first, second)
+    root = fresh_folder().parent
+    first, second = (root / experiment["output_dir"].rsplit("/", 1)[-1] for experiment in (first, second))
+    assert distance(weights(first), weights(second)) == 0
+    assert distance(weights(first), weights(first / "checkpoint-1")) > 1e-4
+
+
+@pytest.mark.slow
+def test_the_command_starts_two_processes(data):
+    """As a user does it: torchrun through `motiontune train`."""
+    keys = {**SGD, **data, **MOTION, "eval_dataset": "toy", "do_eval": True, "do_train": True}
+    one = run(per_device_train_batch_size=4, **keys)
+    two = keys_for(per_device_train_batch_size=2, **keys)
+    environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
+    run_command("-m", "motiontune.cli", "train", str(write_config(two)), env=environment)
+    two = one.parent / two["output_dir"].rsplit("/", 1)[-1]
+    assert distance(weights(one), weights(two)) < 1e-6
+    assert len(history(two)) == len(history(one))
+    for key, value in results(one).items():
+        assert results(two)[key] == pytest.approx(value, rel=1e-5), key
