@@ -31,13 +31,14 @@ from motiontune.evaluation.metrics import MotionSums, constant_epe
 from motiontune.evaluation.predictions import MotionPrediction, load_predictions
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
-from motiontune.viewing.report import ReportClip, write_report
+from motiontune.viewing.contact_sheet import contact_sheet, save_png
+from motiontune.viewing.report import ReportClip, prediction_rows, write_report
 
 
 TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
-FPS = 8.0
+FPS, ENCODED_FPS = 8.0, 8
 REAL_CAPTION = "Something is going on in a real video."
-REPORT_CLIPS = 9
+REPORT_CLIPS, CELL = 9, 112
 PACKAGES = ("motiontune", "llamafactory", "transformers", "torch", "av", "opencv-python-headless", "numpy")
 
 
@@ -62,8 +63,8 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
 
     print(f"1/5  data: {TRAIN_CLIPS} + {HELD_OUT_CLIPS} synthetic clips, and real ones", flush=True)
     data = out / "data"
-    write_synthetic(data, clips=TRAIN_CLIPS, seed=2 * seed, name="synthetic_train")
-    write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name="synthetic_heldout")
+    write_synthetic(data, clips=TRAIN_CLIPS, seed=2 * seed, name="synthetic_train", fps=ENCODED_FPS)
+    write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name="synthetic_heldout", fps=ENCODED_FPS)
     real = write_real_clips(data)
 
     print("2/5  model: a tiny Qwen2-VL with random weights (loading LLaMA-Factory takes a moment)", flush=True)
@@ -98,18 +99,21 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     metrics = _measure(out, data)
     metrics["seconds"] = round(time.monotonic() - start, 1)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    clips = _report_clips(out, data)
+    rows = [row for clip in clips[:4] for row in prediction_rows(clip.name, clip.frames, clip.prediction, CELL)]
+    save_png(out / "motion.png", contact_sheet(rows, columns=7, cell_width=CELL))
     write_report(
         out / "report.html",
         title="motiontune demo: a tiny Qwen2-VL that says motion",
         metrics=metrics,
         log_history=_read_json(out / "train" / "trainer_state.json")["log_history"],
-        clips=_report_clips(out, data),
+        clips=clips,
         configuration=train,
         versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
         notes=(
             f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} "
-            f"for {STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A model "
-            f"this small shows that the path works from video to picture; it says nothing about large ones."
+            f"for {STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A "
+            f"model this small shows that the path works from video to picture; it says nothing about large ones."
         ),
     )
     _print_table(metrics, out)
@@ -133,7 +137,7 @@ TRAINING: dict[str, Any] = {
     "logging_steps": 5,
     "save_strategy": "no",
     "plot_loss": True,
-    "dataloader_num_workers": 1,
+    "dataloader_num_workers": 2,
 }
 
 

@@ -64,4 +64,5 @@ def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     except MotiontuneError:
         raise
     except kinds as error:
-        raise ConfigError(f"{about}: {in_one_line(error)}" if about else in_one_line(error)) from error
+        cause = f" ({in_one_line(error.__cause__)})" if error.__cause__ else ""
+        raise ConfigError((f"{about}: " if about else "") + in_one_line(error) + cause) from error

@@ -223,7 +223,13 @@ def _nested(videos: Path) -> str:
 def _check_clips(paths: Sequence[str], check: bool, workers: int, title: str) -> list[str]:
     """Say for each clip why it cannot be used; empty where it can."""
     reason = _reason if check else _reason_unopened
-    bar = {"desc": title, "total": len(paths), "disable": not title, "unit": "clip", "mininterval": 1.0}
+    bar: dict[str, Any] = {
+        "desc": title,
+        "total": len(paths),
+        "disable": not title,
+        "unit": "clip",
+        "mininterval": 1.0,
+    }
     workers = min(workers, 1 + len(paths) // CLIPS_PER_PROCESS)
     if workers == 1 or not check:
         return list(tqdm(map(reason, paths), **bar))

@@ -183,6 +183,12 @@ def check_together(
     for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
         if getattr(model_args, key):
             raise ConfigError(f"{key} replaces the model's forward, which the motion head needs: leave it out")
+    dispatches = training_args.accelerator_config.dispatch_batches is not False
+    if data_args.streaming and (dispatches or training_args.dataloader_num_workers < 1):
+        raise ConfigError(
+            "streaming of videos needs `accelerator_config: {dispatch_batches: false}` and dataloader_num_workers of 1 "
+            "or more"
+        )
     if model_args.video_fps <= 0:
         raise ConfigError(f"video_fps: {model_args.video_fps} must be positive")
     if model_args.video_maxlen < 2:

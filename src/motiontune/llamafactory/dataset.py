@@ -133,7 +133,9 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
                 return "none", str(error)
         return ("none", reason) if source == "codec" and choice != "codec" else (choice, reason)
 
-    videos = (video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or [])
+    videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or []]
+    if not videos:
+        logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
     taken: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):

@@ -159,7 +159,7 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
 
 
 def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
-    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return any other command-line arguments as they are.
+    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return other arguments as they are.
 
     Raises:
         ConfigError: if the file is missing or cannot be parsed, or what follows it is not `key=value`.

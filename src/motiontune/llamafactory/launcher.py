@@ -1,5 +1,6 @@
 """The file that torchrun starts in each process, and how it is started."""
 
+import os
 import sys
 
 
@@ -18,11 +19,17 @@ def launch(argv: list[str]) -> None:
 
     install()
     compat.point_launcher_at(__file__)
+    # torchrun lies beside the interpreter, which is not on the path where the environment is not activated
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     sys.argv = ["motiontune", "train", *argv]
     launcher.launch()  # which calls the tuner's `run_exp`, motiontune's own now, or torchrun on this file
 
 
 if __name__ == "__main__":
+    # a script's folder comes first on the path: our `inspect` would hide Python's
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
+
     from motiontune.cli import exit_with_message
     from motiontune.llamafactory.install import run_exp
 

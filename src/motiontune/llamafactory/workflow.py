@@ -1,11 +1,12 @@
 """Supervised fine-tuning with motion, step by step, as LLaMA-Factory's own `run_sft` does it without."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
 from datasets.exceptions import DatasetsError
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
-from llamafactory.extras.constants import IGNORE_INDEX
+from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
 from llamafactory.hparams import GeneratingArguments, ModelArguments
@@ -19,11 +20,11 @@ from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetun
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
 from motiontune.llamafactory.compat import dataset_hooks, get_logger
 from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names, report_source
-from motiontune.llamafactory.mm_plugin import with_motion
+from motiontune.llamafactory.mm_plugin import MotionQwen3VLPlugin, with_motion
 from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
-from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused
+from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
 from motiontune.motion.sources import motion_of
 
 
@@ -48,13 +49,14 @@ def run_motion_sft(
         generating_args: LLaMA-Factory's.
         callbacks: LLaMA-Factory's.
     """
-    tokenizer_module, template = load_processor(model_args, data_args)
+    config, tokenizer_module, template = load_processor(model_args, data_args)
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
+    # before the data sets and the model, which take long: a mistake shows at once
+    head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
     dataset_module = load_datasets(template, model_args, data_args, training_args, tokenizer_module)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
-    head = make_head(model, processor, model_args, data_args, finetuning_args, training_args.do_train)
     with_text = not finetuning_args.use_only_motionvector_loss
     objective = MotionObjective(finetuning_args.motion_loss_type, with_text, training_args.label_smoothing_factor)
     attach_head(model, head, objective)
@@ -80,17 +82,18 @@ def run_motion_sft(
     elif finetuning_args.compute_accuracy:
         compute_metrics = ComputeAccuracy()
     gen_kwargs = generation_arguments(generating_args, tokenizer)
-    trainer = MotionTrainer(
-        model=model,
-        args=training_args,
-        finetuning_args=finetuning_args,
-        data_collator=collator,
-        callbacks=callbacks,
-        gen_kwargs=gen_kwargs,
-        compute_metrics=compute_metrics,
-        **dataset_module,
-        **tokenizer_module,
-    )
+    with mistakes("", ValueError, ImportError):  # such as an unknown logger in report_to
+        trainer = MotionTrainer(
+            model=model,
+            args=training_args,
+            finetuning_args=finetuning_args,
+            data_collator=collator,
+            callbacks=callbacks,
+            gen_kwargs=gen_kwargs,
+            compute_metrics=compute_metrics,
+            **dataset_module,
+            **tokenizer_module,
+        )
 
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -124,29 +127,38 @@ def run_motion_sft(
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -> tuple[dict[str, Any], Any]:
-    """Load tokenizer and processor, and the template that reads clips through motiontune.
+def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -> tuple[Any, dict[str, Any], Any]:
+    """Load configuration, tokenizer and processor, and the template that reads clips through motiontune.
 
     Returns:
-        LLaMA-Factory's tokenizer module, and the template.
+        The model's configuration, LLaMA-Factory's tokenizer module, and the template.
 
     Raises:
         ConfigError: if the model or the template does not exist, or has no video tokens.
     """
     where = model_args.model_name_or_path
+    if os.path.isabs(where) and not os.path.isdir(where):
+        raise ConfigError(f"model_name_or_path: {where} is no folder")
     try:
-        check_video_model(load_config(model_args))
+        config = load_config(model_args)
+        check_video_model(config)
         tokenizer_module = load_tokenizer(model_args)
     except (OSError, ValueError) as error:
         reason = in_one_line(error.__cause__ or error)
-        raise ConfigError(f"model_name_or_path: {where} cannot be loaded from a folder or the hub: {reason}") from error
+        raise ConfigError(
+            f"model_name_or_path: {where} cannot be loaded from a folder or the hub: {reason}"
+        ) from error
     if tokenizer_module["processor"] is None:
         raise ConfigError(f"model_name_or_path: {where} has no processor: motion needs a video-language model")
     if data_args.template not in (None, *TEMPLATES):
         raise ConfigError(f"template: {data_args.template!r} does not exist" + nearest(data_args.template, TEMPLATES))
     with mistakes("template", ValueError):
         template = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
-    return dict(tokenizer_module), with_motion(template, data_args.template)
+    template = with_motion(template, data_args.template)
+    if isinstance(template.mm_plugin, MotionQwen3VLPlugin) != (config.model_type == "qwen3_vl"):
+        right = "qwen3_vl or qwen3_vl_nothink" if config.model_type == "qwen3_vl" else "qwen2_vl"
+        raise ConfigError(f"template: {data_args.template} is not for models of type {config.model_type}: use {right}")
+    return config, dict(tokenizer_module), template
 
 
 def load_datasets(
@@ -174,9 +186,12 @@ def load_datasets(
         report_source(attr.dataset_name, dataset, data_args, read_motion)
 
     check_names(data_args)
-    # a column that dataset_info.json names wrongly is a KeyError, a data set without a sample a StopIteration
-    errors = (OSError, ValueError, KeyError, RuntimeError, StopIteration, DatasetsError)
-    with mistakes("the data sets cannot be loaded", *errors), dataset_hooks(checked, look):
+    errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
+    with (
+        mistakes("the data sets cannot be loaded", *errors),
+        mistakes(f"a data set lacks a column that {DATA_CONFIG} names", KeyError),
+        dataset_hooks(checked, look),
+    ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
@@ -203,9 +218,9 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     """Say what head the model, the processor and the configuration ask for.
 
     Raises:
-        ConfigError: if the model is none of the supported families.
+        ConfigError: if the model has not the layer that the head is to read.
     """
-    check_video_model(config)
+    tap_depth(finetuning_args.motion_head_input, config.text_config.num_hidden_layers)
     video_processor = processor.video_processor
     return MotionHeadConfig(
         hidden_size=config.text_config.hidden_size,
@@ -219,14 +234,14 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
 
 
 def make_head(
-    model: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool
+    config: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool
 ) -> MotionHead:
     """Load the head beside the last adapter or the model, or make a new one for training.
 
     Raises:
         HeadError: if the saved head does not fit, or there is none and the run does not train one.
     """
-    wanted = head_config(base_of(model).config, processor, data_args, finetuning_args)
+    wanted = head_config(config, processor, data_args, finetuning_args)
     hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
     for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
         head = load_head(where, **hub)

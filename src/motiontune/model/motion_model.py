@@ -63,13 +63,33 @@ class MotionOutput(ModelOutput):
     token_ids: Tensor | None = None
 
 
+def tap_depth(where: str, layers: int) -> int:
+    """Count the decoder layers before the hidden states that the motion head reads.
+
+    Args:
+        where: "last_hidden", "layer:K" or "projector".
+        layers: how many decoder layers the model has.
+
+    Raises:
+        ConfigError: on another name, or a layer that the model does not have.
+    """
+    kind, _, number = where.partition(":")
+    if where in ("last_hidden", "projector"):
+        return layers if where == "last_hidden" else 0
+    if kind == "layer" and number.isdigit() and 1 <= int(number) <= layers:
+        return int(number)
+    raise ConfigError(
+        f"motion_head_input: {where!r} is none of last_hidden, projector, layer:K with K from 1 to {layers}"
+    )
+
+
 class HiddenTap:
     """Remembers, for the time of one forward pass, the hidden states that the motion head reads.
 
     Args:
         base: the transformers model.
         where: "last_hidden" (after the final norm), "layer:K" (output of decoder layer K, counted from 1, before
-            Qwen3-VL adds its deepstack features) or "projector" (the vision encoder's output as it enters the decoder).
+            Qwen3-VL adds its deepstack features) or "projector" (the vision encoder's output, entering the decoder).
 
     Raises:
         ConfigError: on another name, or a layer that the model does not have.
@@ -78,23 +98,15 @@ class HiddenTap:
     def __init__(self, base: PreTrainedModel, where: str) -> None:
         self.hidden: Tensor | None = None
         decoder = language_model_of(base)
-        depth = len(decoder.layers)
-        kind, _, number = where.partition(":")
+        self.depth = tap_depth(where, len(decoder.layers))
         if where == "last_hidden":
             decoder.register_forward_hook(lambda module, args, output: self._keep(output[0]))
-            self.depth = depth
         elif where == "projector":
             decoder.register_forward_pre_hook(
                 lambda module, args, kwargs: self._keep(kwargs["inputs_embeds"]), with_kwargs=True
             )
-            self.depth = 0
-        elif kind == "layer" and number.isdigit() and 1 <= int(number) <= depth:
-            self.depth = int(number)
-            self._wrap_layer(decoder.layers[self.depth - 1])
         else:
-            raise ConfigError(
-                f"motion_head_input: {where!r} is none of last_hidden, projector, layer:K with K from 1 to {depth}"
-            )
+            self._wrap_layer(decoder.layers[self.depth - 1])
 
     def _keep(self, hidden: Tensor) -> None:
         self.hidden = hidden
