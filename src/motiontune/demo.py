@@ -31,7 +31,7 @@ from motiontune.evaluation.metrics import MotionSums, constant_epe
 from motiontune.evaluation.predictions import MotionPrediction, load_predictions
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
-from motiontune.viewing.contact_sheet import contact_sheet, save_png
+from motiontune.viewing.contact_sheet import contact_sheet, encode_image
 from motiontune.viewing.report import ReportClip, prediction_rows, write_report
 
 
@@ -100,8 +100,8 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     metrics["seconds"] = round(time.monotonic() - start, 1)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     clips = _report_clips(out, data)
-    rows = [row for clip in clips[:4] for row in prediction_rows(clip.name, clip.frames, clip.prediction, CELL)]
-    save_png(out / "motion.png", contact_sheet(rows, columns=7, cell_width=CELL))
+    rows = [row for clip in clips[1:4] for row in prediction_rows(clip.name, clip.frames, clip.prediction, CELL)]
+    (out / "motion.jpg").write_bytes(encode_image(contact_sheet(rows, columns=7, cell_width=CELL), ".jpg"))
     write_report(
         out / "report.html",
         title="motiontune demo: a tiny Qwen2-VL that says motion",

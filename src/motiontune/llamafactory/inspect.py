@@ -1,22 +1,23 @@
 """`motiontune inspect`: what training will see, without training and without the model's weights."""
 
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.extras.constants import IGNORE_INDEX
-from llamafactory.model import load_config, load_tokenizer
 from transformers import AutoModelForImageTextToText
 
 from motiontune.errors import ConfigError
 from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import MotionDataCollator, VideoRecord
 from motiontune.llamafactory.install import get_train_args, install
-from motiontune.llamafactory.mm_plugin import with_motion
-from motiontune.llamafactory.workflow import head_config, load_datasets, motion_settings
+from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, motion_settings
 from motiontune.motion.field import MotionField
 from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, save_png
 
@@ -51,16 +52,13 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         MotiontuneError: on a mistake in the configuration or the data.
     """
     install()
-    # nothing is trained or resumed: the output folder does not matter
-    args = {**args, "output_dir": str(out), "overwrite_output_dir": True, "do_train": True}
-    args.update({"use_motionvector_crossentropy_loss": True} if not _has_motion(args) else {})
-    model_args, data_args, training_args, finetuning_args, _ = get_train_args(args)
-    tokenizer_module = load_tokenizer(model_args)
-    tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
-    template = with_motion(get_template_and_fix_tokenizer(tokenizer, data_args), data_args.template)
-    config = load_config(model_args)
-    head = head_config(config, processor, data_args, finetuning_args)
-    dataset = load_datasets(template, model_args, data_args, training_args, tokenizer_module)["train_dataset"]
+    with _quiet_transformers():
+        model_args, data_args, training_args, finetuning_args, _ = get_train_args(_to_look_at(args, str(out), samples))
+        config, tokenizer_module, template = load_processor(model_args, data_args)
+        tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
+        head = head_config(config, processor, data_args, finetuning_args)
+        with redirect_stdout(io.StringIO()):  # LLaMA-Factory prints an example, here comes a better one
+            dataset = load_datasets(template, model_args, data_args, training_args, tokenizer_module)["train_dataset"]
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(config)  # only its position numbering is used
     collator = MotionDataCollator(
@@ -121,8 +119,31 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         print(f"\nLeft out: {line}")
 
 
-def _has_motion(args: dict[str, Any]) -> bool:
-    return bool(args.get("use_only_motionvector_loss") or args.get("use_motionvector_crossentropy_loss"))
+def _to_look_at(args: dict[str, Any], out: str, samples: int) -> dict[str, Any]:
+    """Change the keys of a run to those of one that only reads its first samples: no engine, device or output matters."""
+    left_out = "deepspeed fsdp do_eval do_predict eval_dataset val_size eval_strategy predict_with_generate "
+    left_out += "compute_accuracy resume_from_checkpoint load_best_model_at_end report_to tf32 streaming"
+    args = {"dataset": args.get("eval_dataset"), **args}
+    kept = {key: value for key, value in args.items() if key not in left_out.split()}
+    kept |= {"output_dir": out, "overwrite_output_dir": True, "do_train": True, "use_cpu": True}
+    kept["max_samples"] = max(8 * samples, 64)
+    if not (args.get("use_only_motionvector_loss") or args.get("use_motionvector_crossentropy_loss")):
+        kept["use_motionvector_crossentropy_loss"] = True
+    return kept
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing each configuration that it reads."""
+    before = os.environ.get("LLAMAFACTORY_VERBOSITY")
+    os.environ["LLAMAFACTORY_VERBOSITY"] = "WARN"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LLAMAFACTORY_VERBOSITY"]
+        else:
+            os.environ["LLAMAFACTORY_VERBOSITY"] = before
 
 
 def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
