@@ -24,11 +24,11 @@ from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_
 
 MEANING = {
     "input_ids": "token ids; the video's place is taken by <|video_pad|>",
-    "attention_mask": "1 where there is a token (numbers of the packed sample with neat_packing)",
+    "attention_mask": "1 where there is a token; packed: per pair of positions, 0 where one sees the other",
     "labels": "the token to predict at the position before; -100 is not supervised by text",
     "position_ids": "text, time, row, column position of each token",
     "rope_deltas": "shift between positions and token numbers, for generation",
-    "pixel_values_videos": "normalised patches of the resized frames, [patches, channels * time * patch * patch]",
+    "pixel_values_videos": "normalised patches of the resized frames; a row has channels * time * patch * patch",
     "video_grid_thw": "per video: temporal patches, patch rows, patch columns",
     "pixel_values": "normalised patches of the images",
     "image_grid_thw": "per image: 1, patch rows, patch columns",
@@ -75,15 +75,15 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
     features = [sample for sample, _ in zip(dataset, range(samples), strict=False)]
     if not features:
         raise ConfigError("the data set is empty")
-    paths = [[str(video) for video in feature.get("videos") or []] for feature in features]
-    batch = collator(features)
+    videos = [feature.get("videos") or [] for feature in features]
+    batch = collator(list(features))
 
     print(f"\nOne batch of {len(features)} samples\n")
     print(_table([("name", "shape", "dtype", "range", "meaning"), *_variables(batch)]))
     targets = batch["motion_targets"].split([record.grid.num_tokens for record in batch["motion_videos"]])
     masks = batch["motion_mask"].split([record.grid.num_tokens for record in batch["motion_videos"]])
     for row in range(len(features)):
-        print(f"\nSample {row}: {', '.join(paths[row]) or 'no video'}")
+        print(f"\nSample {row}: {len(videos[row])} videos")
         print(
             _runs(
                 batch["input_ids"][row],
@@ -94,25 +94,14 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             )
         )
         rows = []
-        for record, values, mask in zip(batch["motion_videos"], targets, masks, strict=True):
-            if record.row == row:
-                field = _field(record, values, mask, head)
-                print(_describe(record, field))
-                clip = template.mm_plugin.read(record.path, processor) if Path(record.path).is_file() else None
-                if clip is not None:
-                    rows.append(
-                        SheetRow(
-                            title=f"{Path(record.path).name}   {record.source}, {head.target}",
-                            frames=frames_on_grid(clip.frames, record.grid),
-                            vectors=field.vectors,
-                            valid=field.valid,
-                            times=field.times,
-                            patch=record.grid.patch,
-                        )
-                    )
+        mine = [(*parts,) for parts in zip(batch["motion_videos"], targets, masks, strict=True) if parts[0].row == row]
+        for (record, values, mask), video in zip(mine, videos[row] if mine else [], strict=True):
+            field = _field(record, values, mask, head)
+            print(_describe(record, field))
+            frames = frames_on_grid(template.mm_plugin.read(video, processor).frames, record.grid)
+            rows.append(SheetRow.from_field(f"{Path(record.path).name}   {record.source}, {head.target}", frames, field))
         if rows:
             picture = Path(out) / f"sample_{row}.png"
-            picture.parent.mkdir(parents=True, exist_ok=True)
             save_png(picture, contact_sheet(rows))
             print(f"  picture: {picture}")
     for line in batch["motion_skipped"]:
@@ -156,7 +145,7 @@ def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
                 (name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, ""))
             )
         else:
-            size = f"{len(value)} items" if isinstance(value, (list, tuple)) else ""
+            size = f"{len(value)} item{'s' * (len(value) != 1)}" if isinstance(value, (list, tuple)) else ""
             rows.append((name, size, type(value).__name__, "", MEANING.get(name, "")))
     return rows
 
@@ -183,11 +172,16 @@ def _runs(
         if video or pad:
             text = f"{tokenizer.convert_ids_to_tokens(tokens[0])} x {len(tokens)}"
         else:
-            text = repr(tokenizer.decode(tokens))
+            text = _shorten(repr(tokenizer.decode(tokens)), 120)
         learns = "motion" if video else "text" if labelled and not only_motion else "-"
         lines.append(f"  {position:>6} {len(tokens):>6} tokens  learns {learns:<7} {text}")
         position += len(tokens)
     return "\n".join(lines)
+
+
+def _shorten(text: str, width: int) -> str:
+    half = (width - 5) // 2
+    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
 
 
 def _field(record: VideoRecord, values: torch.Tensor, mask: torch.Tensor, head: Any) -> MotionField:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import fields
 from enum import Enum
@@ -126,6 +127,9 @@ def check_keys(args: Any, classes: list[type]) -> None:
             raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
 
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # YAML 1.1 reads 1e-4 as text, transformers as a number
+
+
 def check_values(args: Any, classes: list[type]) -> None:
     """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
 
@@ -153,7 +157,7 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
         choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
         if value not in choices:
             raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}" + nearest(str(value), choices))
-    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType}:
+    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType} and not _NUMBER.fullmatch(value):
         kind = "true or false" if bool in options else "a number"
         raise ConfigError(f"{key}: {value!r} is text, it must be {kind} (without quotes)")
 

@@ -150,7 +150,7 @@ def build_tiny(
             token's pixels where not given, so that small clips keep their size. The real default enlarges them.
         max_pixels: the processors shrink what is larger, counted likewise; the family's own where not given.
         initializer_range: standard deviation of the random weights. The families' 0.02 is made for widths of
-            thousands; at 64 it learns motion and captions about half as fast.
+            thousands; at 64, captions take more steps to learn with it.
         seed: of the weights. The global random state is left as it was.
 
     Returns:
