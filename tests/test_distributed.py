@@ -15,6 +15,7 @@ from training import (
     BOTH,
     MOTION,
     PROMPT,
+    REPOSITORY,
     clips,
     dataset,
     distance,
@@ -154,6 +155,14 @@ def test_one_process_resumes_what_two_began(data):
     assert distance(weights(one), weights(two)) < 1e-6
     assert distance(weights(two), weights(two / "checkpoint-1")) > 1e-4
     assert losses(one)[1:] == pytest.approx(losses(two)[1:], rel=1e-5)
+
+
+def test_the_file_that_torchrun_starts_runs_as_a_script():
+    """Python puts a script's own folder first on the path, where modules of ours could hide others."""
+    config = write_config(keys_for(motion_loss_wieght=1.0))
+    result = run_command(str(REPOSITORY / "src/motiontune/llamafactory/launcher.py"), str(config), check=False)
+    assert result.returncode == 2
+    assert "did you mean 'motion_loss_weight'?" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

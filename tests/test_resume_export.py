@@ -103,6 +103,19 @@ def test_the_best_model_is_loaded_at_the_end(family, finetuning_type):
     assert results(folder)["eval_motion_loss"] == pytest.approx(scores[best - 1], rel=1e-5)
 
 
+@pytest.mark.parametrize("finetuning_type", ["full", "lora"])
+def test_a_second_stage_begins_with_the_head_of_the_first(finetuning_type):
+    keys = {**BOTH, "finetuning_type": finetuning_type, "learning_rate": 0.02}
+    first = run(**keys, max_steps=3)
+    key = "adapter_name_or_path" if finetuning_type == "lora" else "model_name_or_path"
+    second = run(**keys | {"learning_rate": 1e-9, "max_steps": 1, key: str(first)})
+    head = weights(first)["motion_head.weight"]
+    assert head.any()
+    torch.testing.assert_close(weights(second)["motion_head.weight"], head, atol=1e-6, rtol=0)
+    with pytest.raises(HeadError, match="scale 1.0, .* 2.0"):
+        run(**keys | {"motion_scale": 2.0, key: str(first)})
+
+
 # ---- what is saved loads without motiontune ----
 
 

@@ -4,6 +4,8 @@ import argparse
 import os
 import subprocess
 import sys
+import textwrap
+import traceback
 from collections.abc import Callable
 
 from motiontune.errors import MotiontuneError
@@ -11,7 +13,7 @@ from motiontune.errors import MotiontuneError
 
 TRAIN_HELP = """motiontune train cfg.yaml [key=value ...]      or      motiontune train --key value ...
 
-Takes everything that `llamafactory-cli train` takes, and motiontune's own keys; both follow.
+Takes everything that `llamafactory-cli train` takes, and motiontune's own keys. After a file, key=value overrides.
 """
 
 
@@ -20,6 +22,8 @@ def exit_with_message(run: Callable[[], object]) -> None:
     try:
         run()
     except MotiontuneError as error:
+        if os.environ.get("LLAMAFACTORY_VERBOSITY") == "DEBUG":
+            traceback.print_exc()
         print(f"motiontune: {error}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:  # torchrun has printed what happened
@@ -33,17 +37,32 @@ def exit_with_message(run: Callable[[], object]) -> None:
         sys.exit(130)
 
 
+def _asks_for_help(argv: list[str]) -> bool:
+    return "-h" in argv or "--help" in argv
+
+
 def _train(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or _asks_for_help(argv):
         print(TRAIN_HELP)
+        _print_own_keys()
         argv = ["--help"]
     from motiontune.llamafactory.launcher import launch
 
     launch(argv)
 
 
+def _print_own_keys() -> None:
+    from motiontune.llamafactory.arguments import OWN_KEYS, help_of
+
+    print("motiontune's own keys:\n")
+    for key, default in OWN_KEYS.items():
+        print(f"  {key}: {'null' if default is None else str(default).lower()}")
+        print(textwrap.fill(help_of(key), 100, initial_indent="      ", subsequent_indent="      "))
+    print("\nAll keys:\n")
+
+
 def _export(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or _asks_for_help(argv):
         print("motiontune export cfg.yaml [key=value ...]\n\nTakes what `llamafactory-cli export` takes.\n")
         argv = ["--help"]
     from motiontune.llamafactory.export import export
@@ -61,10 +80,14 @@ def _inspect(argv: list[str]) -> None:
     parser.add_argument("--out", default="motiontune-inspect", help="folder of the pictures (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=2, help="samples in the batch (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.samples < 1:
+        parser.error("--samples must be 1 or more")
     from motiontune.llamafactory.inspect import inspect
     from motiontune.llamafactory.install import read_config
 
-    inspect(read_config([args.config, *args.overrides]), args.out, args.samples)
+    config = read_config([args.config, *args.overrides])
+    assert isinstance(config, dict)  # as from every file
+    inspect(config, args.out, args.samples)
 
 
 def _prepare(argv: list[str]) -> None:
@@ -109,6 +132,9 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="`motiontune command --help` lists them")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loader workers fork after tokenizing
+    if len(sys.argv) < 2:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     args = parser.parse_args()
     exit_with_message(lambda: COMMANDS[args.command][0](args.arguments))
 

@@ -142,13 +142,19 @@ class MotionFinetuningArguments(FinetuningArguments):
                 raise ConfigError(f"{flag} cannot be combined with {other}")
 
 
-OWN_KEYS = {
-    field.name: field.default
+_OWN_FIELDS = {
+    field.name: field
     for cls, parent in ((MotionDataArguments, DataArguments), (MotionFinetuningArguments, FinetuningArguments))
     for field in fields(cls)
     if field.name not in {theirs.name for theirs in fields(parent)}
 }
+OWN_KEYS = {name: field.default for name, field in _OWN_FIELDS.items()}
 """motiontune's keys and their defaults."""
+
+
+def help_of(key: str) -> str:
+    """What one of motiontune's keys is for."""
+    return str(_OWN_FIELDS[key].metadata["help"])
 
 
 def check_together(
@@ -186,8 +192,7 @@ def check_together(
     dispatches = training_args.accelerator_config.dispatch_batches is not False
     if data_args.streaming and (dispatches or training_args.dataloader_num_workers < 1):
         raise ConfigError(
-            "streaming of videos needs `accelerator_config: {dispatch_batches: false}` and dataloader_num_workers of 1 "
-            "or more"
+            "streaming needs `accelerator_config: {dispatch_batches: false}` and dataloader_num_workers of 1 or more"
         )
     if model_args.video_fps <= 0:
         raise ConfigError(f"video_fps: {model_args.video_fps} must be positive")

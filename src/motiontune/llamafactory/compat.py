@@ -9,12 +9,17 @@ from typing import Any
 
 from llamafactory import launcher
 from llamafactory.data import loader as data_loader
+from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
+from llamafactory.data.processor import SupervisedDatasetProcessor, UnsupervisedDatasetProcessor
 from llamafactory.extras import logging
 from llamafactory.hparams import parser
 from llamafactory.train import tuner
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+
+from motiontune.errors import MotiontuneError
 
 
-# (module, name, what motiontune does with it)
+# (module or class, name, what motiontune does with it)
 NAMES: list[tuple[Any, str, str]] = [
     (parser, "_TRAIN_ARGS", "adds its keys to the training arguments"),
     (parser, "_INFER_ARGS", "adds its keys to the export arguments"),
@@ -26,6 +31,26 @@ NAMES: list[tuple[Any, str, str]] = [
     (launcher, "launch", "starts torchrun on its own file"),
     (data_loader, "_get_dataset_processor", "checks clips before they are tokenized"),
     (data_loader, "_load_single_dataset", "says the motion source per data set"),
+    (SupervisedDatasetProcessor, "_encode_data_example", "tokenizes each sample once"),
+    (UnsupervisedDatasetProcessor, "_encode_data_example", "tokenizes each sample once"),
+    *(
+        (plugin, name, use)
+        for plugin in (Qwen2VLPlugin, Qwen3VLPlugin)
+        for name, use in (
+            ("process_messages", "expands each video by itself"),
+            ("_validate_messages", "checks messages before it expands them"),
+            ("_preprocess_image", "resizes frames"),
+            ("_regularize_images", "reads frames that are files"),
+            ("_regularize_videos", "reads clips"),
+            ("_get_qwen_video_stream_metadata", "samples frames"),
+            ("_get_qwen_video_resize", "works out the patch grid"),
+            ("_get_video_token_metadata", "counts video tokens"),
+        )
+    ),
+    (CustomSeq2SeqTrainer, "_get_num_items_in_batch", "counts motion targets"),
+    (CustomSeq2SeqTrainer, "_save", "saves the motion head"),
+    (CustomSeq2SeqTrainer, "_load_from_checkpoint", "restores the motion head"),
+    (CustomSeq2SeqTrainer, "_load_best_model", "restores the motion head"),
 ]
 
 
@@ -33,12 +58,13 @@ def check_names() -> None:
     """Fail with a readable message when LLaMA-Factory has moved a name that motiontune leans on.
 
     Raises:
-        ImportError: naming the module, the name and the use.
+        MotiontuneError: naming the module, the name and the use.
     """
-    for module, name, use in NAMES:
-        if not hasattr(module, name):
-            raise ImportError(
-                f"{module.__name__}.{name} is gone: motiontune {use} there. "
+    for owner, name, use in NAMES:
+        if not hasattr(owner, name):
+            where = f"{owner.__module__}.{owner.__name__}" if isinstance(owner, type) else owner.__name__
+            raise MotiontuneError(
+                f"{where}.{name} is gone: motiontune {use} there. "
                 f"Install the LLaMA-Factory that motiontune was tested with: pip install 'motiontune[llamafactory]'"
             )
 

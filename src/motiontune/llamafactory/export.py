@@ -4,6 +4,7 @@ from typing import Any
 
 from llamafactory.train import tuner
 
+from motiontune.errors import mistakes
 from motiontune.llamafactory.compat import get_logger
 from motiontune.llamafactory.install import install
 from motiontune.model.head import load_head, save_head
@@ -24,7 +25,8 @@ def export(args: "dict[str, Any] | list[str]") -> None:
         MotiontuneError: on a mistake in the configuration.
     """
     install()
-    tuner.export_model(args)
+    with mistakes("", OSError, ValueError, ImportError, NotImplementedError):
+        tuner.export_model(args)
     model_args, *_ = tuner.get_infer_args(args)
     for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
         head = load_head(where, cache_dir=model_args.cache_dir, token=model_args.hf_hub_token)

@@ -78,12 +78,12 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
     videos = [feature.get("videos") or [] for feature in features]
     batch = collator(list(features))
 
-    print(f"\nOne batch of {len(features)} samples\n")
+    print(f"\nOne batch of {_count(features, 'sample')}\n")
     print(_table([("name", "shape", "dtype", "range", "meaning"), *_variables(batch)]))
     targets = batch["motion_targets"].split([record.grid.num_tokens for record in batch["motion_videos"]])
     masks = batch["motion_mask"].split([record.grid.num_tokens for record in batch["motion_videos"]])
     for row in range(len(features)):
-        print(f"\nSample {row}: {len(videos[row])} videos")
+        print(f"\nSample {row}: {_count(videos[row], 'video')}")
         print(
             _runs(
                 batch["input_ids"][row],
@@ -99,7 +99,8 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             field = _field(record, values, mask, head)
             print(_describe(record, field))
             frames = frames_on_grid(template.mm_plugin.read(video, processor).frames, record.grid)
-            rows.append(SheetRow.from_field(f"{Path(record.path).name}   {record.source}, {head.target}", frames, field))
+            title = f"{Path(record.path).name} · {record.source}, {head.target}"
+            rows.append(SheetRow.from_field(title, frames, field))
         if rows:
             picture = Path(out) / f"sample_{row}.png"
             save_png(picture, contact_sheet(rows))
@@ -109,7 +110,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
 
 
 def _to_look_at(args: dict[str, Any], out: str, samples: int) -> dict[str, Any]:
-    """Change the keys of a run to those of one that only reads its first samples: no engine, device or output matters."""
+    """Change the keys of a run to those of one that only reads its first samples, on any machine."""
     left_out = "deepspeed fsdp do_eval do_predict eval_dataset val_size eval_strategy predict_with_generate "
     left_out += "compute_accuracy resume_from_checkpoint load_best_model_at_end report_to tf32 streaming"
     args = {"dataset": args.get("eval_dataset"), **args}
@@ -145,7 +146,7 @@ def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
                 (name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, ""))
             )
         else:
-            size = f"{len(value)} item{'s' * (len(value) != 1)}" if isinstance(value, (list, tuple)) else ""
+            size = _count(value, "item") if isinstance(value, (list, tuple)) else ""
             rows.append((name, size, type(value).__name__, "", MEANING.get(name, "")))
     return rows
 
@@ -177,6 +178,10 @@ def _runs(
         lines.append(f"  {position:>6} {len(tokens):>6} tokens  learns {learns:<7} {text}")
         position += len(tokens)
     return "\n".join(lines)
+
+
+def _count(things: Any, noun: str) -> str:
+    return f"{len(things)} {noun}" + "s" * (len(things) != 1)
 
 
 def _shorten(text: str, width: int) -> str:

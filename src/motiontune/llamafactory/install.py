@@ -19,6 +19,7 @@ from yaml import YAMLError
 from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
 from motiontune.llamafactory import compat
 from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
+from motiontune.llamafactory.dataset import check_names
 
 
 _originals: dict[str, Any] = {}
@@ -101,6 +102,7 @@ def run_sft(
 ) -> None:
     """Run motiontune's workflow where a motion flag is set, LLaMA-Factory's own otherwise."""
     if not data_args.train_on_video_tokens:
+        check_names(data_args)
         _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
         return
     from motiontune.llamafactory.workflow import run_motion_sft
