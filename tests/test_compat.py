@@ -23,7 +23,10 @@ def test_every_name_is_there():
     [
         ("_TRAIN_ARGS", "llamafactory.hparams.parser._TRAIN_ARGS"),
         ("run_sft", "llamafactory.train.tuner.run_sft"),
-        ("_encode_data_example", "llamafactory.data.processor.supervised.SupervisedDatasetProcessor._encode_data_example"),
+        (
+            "_encode_data_example",
+            "llamafactory.data.processor.supervised.SupervisedDatasetProcessor._encode_data_example",
+        ),
         ("_get_qwen_video_resize", "llamafactory.data.mm_plugin.Qwen2VLPlugin._get_qwen_video_resize"),
     ],
 )

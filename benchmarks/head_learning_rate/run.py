@@ -1,6 +1,7 @@
 """How many times the learning rate of a LoRA should a new motion head have?
 
-A tiny Qwen2-VL learns captions of synthetic clips by plain fine-tuning; then a LoRA learns motion and text on top of it,
+A tiny Qwen2-VL learns captions and motion of synthetic clips by full fine-tuning, so that its features are worth
+something (a large model's are without that). Its head is thrown away; then a LoRA with a new head learns the same,
 once for each ratio of the head's learning rate to the adapter's. Written to results/ratios.json:
 
     python benchmarks/head_learning_rate/run.py
@@ -17,12 +18,13 @@ from typing import Any
 
 from motiontune.datasets.synthetic import write_synthetic
 from motiontune.llamafactory.install import run_exp
+from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 from motiontune.model.tiny import build_tiny
 
 
 RATIOS = (1, 3, 10, 30, 100)
-LEARNING_RATES = (3e-4, 1e-3)
-STEPS = 120
+LEARNING_RATES = (1e-4, 1e-3)
+STEPS = 100
 RESULTS = Path(__file__).parent / "results" / "ratios.json"
 
 
@@ -35,13 +37,15 @@ def main() -> None:
         captions = [sample["messages"][1]["content"] for sample in json.loads((work / "data/train.json").read_text())]
         build_tiny("qwen2_vl", work / "model", captions)
         full = {"finetuning_type": "full", "freeze_vision_tower": False, "freeze_multi_modal_projector": False}
-        run_exp(_keys(work, "base", work / "model", learning_rate=3e-3, max_steps=200, **full))
+        full |= {"motion_head_learning_rate": 2e-2, "motion_loss_weight": 10.0, "per_device_train_batch_size": 32}
+        run_exp(_keys(work, "base", work / "model", learning_rate=3e-3, max_steps=250, **full))
+        (work / "base" / WEIGHTS_NAME).unlink()
+        (work / "base" / CONFIG_NAME).unlink()
         rows = []
         for rate in LEARNING_RATES:
             for ratio in RATIOS:
                 name = f"lora_{rate}_{ratio}"
-                lora = {"finetuning_type": "lora", "lora_rank": 8, "use_motionvector_crossentropy_loss": True}
-                lora |= {"motion_head_learning_rate": ratio * rate, "motion_scale": 0.1}
+                lora = {"finetuning_type": "lora", "lora_rank": 8, "motion_head_learning_rate": ratio * rate}
                 lora |= {"eval_dataset": "heldout", "do_eval": True, "per_device_eval_batch_size": 32}
                 run_exp(_keys(work, name, work / "base", learning_rate=rate, max_steps=STEPS, **lora))
                 found = json.loads((work / name / "eval_results.json").read_text())
@@ -59,6 +63,8 @@ def _keys(work: Path, name: str, model: Path, **keys: Any) -> dict[str, Any]:
     return {
         "model_name_or_path": str(model),
         "stage": "sft",
+        "use_motionvector_crossentropy_loss": True,
+        "motion_scale": 0.1,
         "template": "qwen2_vl",
         "dataset_dir": str(work / "data"),
         "dataset": "train",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from dataclasses import fields
 from enum import Enum
@@ -75,7 +74,7 @@ def get_train_args(args: Any = None) -> Any:
     """Parse the training arguments, refuse unknown keys with the nearest known one, and check the groups together."""
     classes = compat.train_argument_classes()
     check_keys(args, classes)
-    check_values(args, classes)
+    args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
     model_args, data_args, training_args, finetuning_args, _ = groups
@@ -87,7 +86,7 @@ def get_infer_args(args: Any = None) -> Any:
     """Parse the export arguments, refusing unknown keys with the nearest known one."""
     classes = compat.export_argument_classes()
     check_keys(args, classes)
-    check_values(args, classes)
+    args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
         return _originals["get_infer_args"](args)
 
@@ -129,39 +128,47 @@ def check_keys(args: Any, classes: list[type]) -> None:
             raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
 
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # YAML 1.1 reads 1e-4 as text, transformers as a number
-
-
-def check_values(args: Any, classes: list[type]) -> None:
+def clean_values(args: Any, classes: list[type]) -> Any:
     """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
+
+    Returns:
+        The arguments, with numbers that are text (such as 1e-4, to YAML 1.1) as numbers.
 
     Raises:
         ConfigError: naming the key and what it may be.
     """
     if not isinstance(args, dict):
-        return  # the command line's parser converts, and refuses what it cannot
+        return args  # the command line's parser converts, and refuses what it cannot
+    cleaned = dict(args)
     for cls in classes:
         hints = get_type_hints(cls)
         for field in fields(cls):
             if field.init and field.name in args:
-                _check_value(field.name, args[field.name], hints[field.name])
+                cleaned[field.name] = _clean_value(field.name, args[field.name], hints[field.name])
+    return cleaned
 
 
-def _check_value(key: str, value: Any, hint: Any) -> None:
+def _clean_value(key: str, value: Any, hint: Any) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None or isinstance(value, Enum):
         if key in OWN_KEYS and NoneType not in options:
             raise ConfigError(f"{key}: has no value")
-        return
+        return value
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
     enum = next((option for option in options if isinstance(option, type) and issubclass(option, Enum)), None)
     if literal or (enum and str not in options):
         choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
         if value not in choices:
             raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}" + nearest(str(value), choices))
-    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType} and not _NUMBER.fullmatch(value):
-        kind = "true or false" if bool in options else "a number"
-        raise ConfigError(f"{key}: {value!r} is text, it must be {kind} (without quotes)")
+    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType}:
+        if bool in options:
+            raise ConfigError(f"{key}: {value!r} is text, it must be true or false (without quotes)")
+        try:
+            return int(value) if int in options else float(value)
+        except ValueError:
+            kind = "a whole number" if int in options else "a number"
+            raise ConfigError(f"{key}: {value!r} is not {kind}") from None
+    return value
 
 
 def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":

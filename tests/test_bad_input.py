@@ -1,0 +1,490 @@
+"""What users get wrong: clips, data sets, motion files, heads, models and keys. One line says it, and what to do."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from commands import refused_run, trained
+from motiontune.errors import ConfigError
+from training import (
+    BOTH,
+    MOTION,
+    PROMPT,
+    clips,
+    dataset,
+    distance,
+    fresh_folder,
+    keys_for,
+    losses,
+    results,
+    run,
+    sample,
+    session_folder,
+    start,
+    tiny,
+    toy,
+    weights,
+    write_clip,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    start()  # before any test captures the streams that LLaMA-Factory's logger keeps
+
+
+def data(*videos):
+    return dataset([sample(PROMPT, "It stops.", videos=[video]) for video in videos])
+
+
+# ---- clips ----
+
+REASONS = {
+    "missing": "does not exist",
+    "empty": "is empty (0 bytes)",
+    "text": "cannot be read as a video (Invalid data found when processing input)",
+    "cut": "cannot be read as a video (Invalid data found when processing input)",
+    "audio": "has no video stream (only audio)",
+    "no_frame": "has no frame",
+    "folder": "is a folder, not a file",
+}
+
+
+@pytest.fixture(scope="module")
+def bad():
+    folder = session_folder() / "bad"
+    paths = {kind: folder / f"{kind}.{'avi' if kind == 'no_frame' else 'mp4'}" for kind in REASONS}
+    whole = write_clip(folder / "whole.mp4", 16)
+    paths["empty"].write_bytes(b"")
+    paths["text"].write_text("This is no video.\n" * 50)
+    paths["cut"].write_bytes(whole.read_bytes()[:1500])
+    paths["folder"].mkdir()
+    with av.open(str(paths["audio"]), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.rate = 16000
+        container.mux([*stream.encode(silence), *stream.encode()])
+    with av.open(str(paths["no_frame"]), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 56
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    return paths
+
+
+@pytest.fixture(scope="module")
+def torn(bad):
+    """A clip whose header promises 16 frames, and whose body ends in the middle."""
+    header_first, torn = bad["empty"].with_name("header_first.mp4"), bad["empty"].with_name("torn.mp4")
+    with (
+        av.open(str(bad["empty"].with_name("whole.mp4"))) as source,
+        av.open(str(header_first), "w", options={"movflags": "faststart"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    torn.write_bytes(header_first.read_bytes()[: header_first.stat().st_size // 2])
+    return torn
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_clip_that_cannot_be_opened_stops_the_run_before_training(kind, bad, capfd):
+    output = fresh_folder()
+    message = refused_run(capfd, **BOTH, **data(clips()[0], bad[kind], clips()[1]), output_dir=str(output))
+    assert message == f"{bad[kind]}: {REASONS[kind]} (`motion_on_error: skip` leaves such samples out)"
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("keys", [{"motion_on_error": "raise"}, {"preprocessing_num_workers": 2}])
+def test_it_does_so_with_raise_and_from_several_processes(keys, bad, capfd):
+    message = refused_run(capfd, **BOTH, **data(clips()[0], bad["missing"], clips()[1], clips()[3]), **keys)
+    assert message.startswith(f"{bad['missing']}: does not exist")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_skip_leaves_such_clips_out_and_says_how_many(workers, bad, capfd):
+    keys = data(clips()[0], bad["missing"], bad["audio"], bad["text"], clips()[3])
+    said = trained(
+        capfd, **MOTION, **keys, motion_on_error="skip", max_steps=None, num_train_epochs=1,
+        per_device_train_batch_size=1, preprocessing_num_workers=workers,
+    )  # fmt: skip
+    if workers == 1:
+        assert f"Left out 3 samples: {bad['missing']}: does not exist; {bad['audio']}: has no" in said
+    assert all(f"{bad[kind]}: {REASONS[kind]}" in said for kind in ("missing", "audio", "text"))
+    assert "Num examples = 2" in said
+
+
+def test_skip_with_no_clip_left_is_refused(bad, capfd):
+    message = refused_run(capfd, **BOTH, **data(bad["missing"], bad["empty"]), motion_on_error="skip")
+    assert message.startswith("the data sets cannot be loaded: Cannot find valid samples")
+
+
+def test_a_clip_of_one_frame_trains_text_and_no_motion():
+    one = write_clip(session_folder() / "one.mp4", 1)
+    folder = run(**BOTH, **data(one, one))
+    assert losses(folder, "motion_valid") == [0, 0]
+    assert all(0 < loss < 20 for loss in losses(folder))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("on_error", ["auto", "skip"])
+def test_a_torn_clip_is_left_out_while_training(on_error, workers, torn, capfd):
+    output = fresh_folder()
+    said = trained(
+        capfd, **BOTH, **data(torn, clips()[0], clips()[1], torn), motion_on_error=on_error,
+        dataloader_num_workers=workers, output_dir=str(output),
+    )  # fmt: skip
+    problem = f"{torn}: ends after 4 of 16 frames (damaged: Invalid data found when processing input)"
+    assert said.count(f"Left out of a batch: {problem}") == 1
+    assert f"Left out 2 clips during the run, 1 different: {problem}" in said and "(2x)" in said
+    assert results(output, "train")["clips_left_out"] == 2
+    assert all(0 < loss < 20 for loss in losses(output))
+    assert all(tensor.isfinite().all() for tensor in weights(output).values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torn_clip_stops_the_run_with_raise(workers, torn, capfd):
+    keys = data(clips()[0], clips()[1], torn, clips()[3])
+    message = refused_run(capfd, **BOTH, **keys, motion_on_error="raise", dataloader_num_workers=workers)
+    assert message.startswith(f"{torn}: ends after 4 of 16 frames")
+    keys = {"do_train": None, "do_eval": True, "eval_dataset": "toy", "dataset_dir": keys["dataset_dir"]}
+    keys |= {"model_name_or_path": str(run(**BOTH)), "dataloader_num_workers": workers}
+    message = refused_run(capfd, **BOTH, **keys, motion_on_error="raise")
+    assert message.startswith(f"{torn}: ends after 4 of 16 frames")
+
+
+@pytest.mark.parametrize("objective", [BOTH, MOTION], ids=["both", "motion"])
+def test_a_batch_of_torn_clips_changes_nothing_and_the_run_goes_on(objective, torn):
+    keys = {"optim": "sgd", "max_grad_norm": 0.0, **objective}
+    folder = run(**data(torn, torn), **keys)
+    assert losses(folder) == [0, 0]
+    before = weights(tiny())
+    assert distance(before, {name: weights(folder)[name] for name in before}) == 0
+    folder = run(**data(torn, torn, clips()[0], clips()[1]), **keys)
+    assert losses(folder)[0] == 0 < losses(folder)[1]
+
+
+def test_a_torn_clip_in_a_packed_row_leaves_the_row_out(torn):
+    keys = {"packing": True, "neat_packing": True, "cutoff_len": 128, "flash_attn": "disabled", "max_steps": 3}
+    folder = run(**BOTH, **data(torn, clips()[0], clips()[1], clips()[3]), **keys, per_device_train_batch_size=1)
+    assert all(math.isfinite(loss) for loss in losses(folder))
+    assert results(folder, "train")["clips_left_out"] > 0
+
+
+def test_prediction_keeps_the_place_of_a_torn_clip(torn, capfd):
+    keys = data(clips()[0], torn, clips()[1])
+    keys = {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 4, "eval_dataset": "toy"} | keys
+    folder = run(**keys, dataset=None, model_name_or_path=str(run(**BOTH)), train_on_video_tokens=True)
+    assert len((folder / "generated_predictions.jsonl").read_text().splitlines()) == 3
+    assert sorted(file.name for file in (folder / "motion_predictions").glob("*")) == ["000000.npz", "000002.npz"]
+
+
+def test_video_tokens_that_cutoff_len_cuts_are_refused(capfd):
+    message = refused_run(capfd, **BOTH, **data(clips()[0]), cutoff_len=30)
+    assert message.startswith(
+        f"{clips()[0]}: cutoff_len 30 leaves 10 of the sample's 32 video tokens: raise cutoff_len"
+    )
+
+
+# ---- motion files ----
+
+
+def motion_files(*arrays):
+    """A folder with a file for each of the first and the fourth clip."""
+    folder = fresh_folder("motion")
+    folder.mkdir()
+    for clip, array in zip((clips()[0], clips()[3]), arrays, strict=False):
+        np.save(folder / f"{clip.stem}.npy", array)
+    return str(folder)
+
+
+def field(frames, rows=4, cols=4):
+    return np.ones((frames, rows, cols, 2), np.float32)
+
+
+WRONG_FILES = {
+    "shape": (field(16, 3, 2), ["[16, 3, 2, 2]", "[16 or 15, 4, 4, 2]"]),
+    "length": (field(3), ["[3, 4, 4, 2]", "[16 or 15, 4, 4, 2]"]),
+    "dtype": (field(16).astype(np.int64), ["floats", "int64"]),
+    "nan": (field(16) * np.nan, ["not finite"]),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_FILES)
+def test_a_motion_file_that_does_not_fit_is_refused_before_training(kind, capfd):
+    array, said = WRONG_FILES[kind]
+    folder = motion_files(array, field(5))
+    keys = data(clips()[0], clips()[3]) | {"motion_source": "file", "motion_dir": folder}
+    message = refused_run(capfd, **BOTH, **keys)
+    assert message.startswith(f"{folder}/0.npy: ") and all(part in message for part in said)
+    said = trained(capfd, **BOTH, **keys, motion_on_error="skip")
+    assert f"Left out 2 clips during the run, 1 different: {folder}/0.npy" in said
+
+
+def test_motion_files_that_are_missing(capfd):
+    keys = data(clips()[0], clips()[3]) | {"motion_source": "file"}
+    folder = motion_files()
+    message = refused_run(capfd, **BOTH, **keys, motion_dir=folder)
+    assert message.startswith(
+        f"motion_source: file gives no motion for data set toy.json: {clips()[0]}: no motion file"
+    )
+    message = refused_run(capfd, **BOTH, **keys, motion_dir=f"{folder}-of-nobody")
+    assert message == f"motion_dir: {folder}-of-nobody is no folder"
+    said = trained(capfd, **BOTH, **keys, motion_dir=motion_files(field(16)))
+    assert "file for 1" in said and "none for 1" in said
+
+
+def test_motion_files_train():
+    folder = run(
+        **MOTION, **data(clips()[0], clips()[3]), motion_source="file", motion_dir=motion_files(field(16), field(5))
+    )
+    # one pixel is 1/14 of a patch; the head says zero at first
+    assert losses(folder, "motion_loss")[0] == pytest.approx((1 / 14) ** 2 / 2, rel=1e-3)
+
+
+def test_a_source_that_gives_no_motion_is_refused(capfd):
+    message = refused_run(capfd, **BOTH, **data(clips()[2]), motion_source="codec")
+    assert message == "motion_source: codec gives no motion for data set toy.json: vp9 has no exported vectors"
+
+
+# ---- heads ----
+
+
+@pytest.fixture(scope="module")
+def with_head():
+    return run(**BOTH)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"motion_head_input": "layer:1"}, "has input last_hidden, this model and configuration have layer:1"),
+        ({"motion_target": "future"}, "has target past, this model and configuration have future"),
+        ({"motion_scale": 2.0}, "has scale 1.0, this model and configuration have 2.0"),
+    ],
+)
+def test_a_head_for_other_keys_is_refused(keys, said, with_head, capfd):
+    message = refused_run(capfd, **BOTH, model_name_or_path=str(with_head), **keys)
+    assert f"the motion head in {with_head} {said}" in message
+
+
+def copy_head(source, target):
+    for name in ("motion_head.safetensors", "motion_head_config.json"):
+        (target / name).write_bytes((source / name).read_bytes())
+
+
+def test_a_head_of_another_model_or_processor_is_refused(with_head, capfd):
+    wide = tiny(hidden_size=64, seed=1)
+    copy_head(with_head, wide)
+    message = refused_run(capfd, **BOTH, model_name_or_path=str(wide))
+    assert f"the motion head in {wide} has hidden_size 32, this model and configuration have 64" in message
+
+    other = tiny("qwen3_vl", seed=1)
+    copy_head(with_head, other)
+    message = refused_run(capfd, "qwen3_vl", **BOTH, model_name_or_path=str(other))
+    assert f"the motion head in {other} has patch 14, this model and configuration have 16" in message
+
+
+def test_a_head_that_cannot_be_read_is_refused(with_head, capfd):
+    broken = tiny(seed=2)
+    copy_head(with_head, broken)
+    (broken / "motion_head.safetensors").write_bytes(b"no weights")
+    assert "the motion head cannot be read" in refused_run(capfd, **BOTH, model_name_or_path=str(broken))
+    (broken / "motion_head.safetensors").unlink()
+    message = refused_run(capfd, **BOTH, model_name_or_path=str(broken))
+    assert message.startswith(f"{broken}: found only one of motion_head_config.json and motion_head.safetensors")
+
+
+def test_predicting_without_a_head_is_refused(capfd):
+    keys = {"do_predict": True, "predict_with_generate": True, "eval_dataset": "toy", "train_on_video_tokens": True}
+    message = refused_run(capfd, **keys)
+    assert message.startswith(f"{tiny()} has no motion head: train one, or leave train_on_video_tokens")
+
+
+# ---- models and templates ----
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
+def test_a_model_without_video_tokens_is_refused(kind, capfd):
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=444
+    )
+    folder = fresh_folder("text")
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tiny()).save_pretrained(folder)
+    for template in ("qwen2_vl", "qwen"):
+        message = refused_run(capfd, **BOTH, model_name_or_path=str(folder), template=template)
+        assert message.startswith(f"model type {kind.lower()} has no video tokens: motion needs Qwen2-VL")
+
+
+MODEL_MISTAKES = [
+    ({"model_name_or_path": "/nowhere/model"}, "model_name_or_path: /nowhere/model is no folder"),
+    ({"model_name_or_path": "nobody/nothing"}, "model_name_or_path: nobody/nothing cannot be loaded from a folder or"),
+    (
+        {"adapter_name_or_path": "/nowhere", "finetuning_type": "lora"},
+        "the model cannot be loaded: Can't find 'adapter",
+    ),
+    ({"finetuning_type": "lora", "lora_target": "nope"}, "the model cannot be loaded: "),
+    ({"template": "qwen2_vll"}, "template: 'qwen2_vll' does not exist: did you mean 'qwen2_vl'?"),
+    ({"template": None}, "template None has no video tokens that motiontune knows: use qwen2_vl"),
+    ({"template": "llama3"}, "template llama3 has no video tokens that motiontune knows: use qwen2_vl"),
+    ({"template": "qwen3_vl_nothink"}, "template: qwen3_vl_nothink is not for models of type qwen2_vl: use qwen2_vl"),
+    (
+        {"motion_head_input": "layer:9"},
+        "motion_head_input: 'layer:9' is none of last_hidden, projector, layer:K with K",
+    ),
+    (
+        {"motion_head_input": "first"},
+        "motion_head_input: 'first' is none of last_hidden, projector, layer:K with K from",
+    ),
+    ({"report_to": "nothing"}, "nothing is not supported, only "),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), MODEL_MISTAKES, ids=[str(keys) for keys, _ in MODEL_MISTAKES])
+def test_a_model_or_template_that_cannot_be_used(keys, said, capfd):
+    assert refused_run(capfd, **BOTH, **keys).startswith(said)
+
+
+def test_a_template_of_another_family_is_refused(capfd):
+    message = refused_run(capfd, "qwen3_vl", **BOTH, template="qwen2_vl")
+    assert message == "template: qwen2_vl is not for models of type qwen3_vl: use qwen3_vl or qwen3_vl_nothink"
+
+
+# ---- data sets ----
+
+
+def test_a_data_set_that_is_not_listed(capfd):
+    info = f"{toy()['dataset_dir']}/dataset_info.json"
+    message = refused_run(capfd, **BOTH, dataset="toyy")
+    assert message == f"dataset: 'toyy' is not in {info}: did you mean 'toy'?"
+    assert refused_run(capfd, dataset="toyy") == message  # without motion, too
+    assert refused_run(capfd, **BOTH, eval_dataset="toys").startswith("dataset: 'toys' is not in ")
+    message = refused_run(capfd, **BOTH, dataset_dir="/nowhere")
+    assert message == "dataset_dir: /nowhere/dataset_info.json does not exist"
+
+
+def edit(keys, old, new, file="dataset_info.json"):
+    path = Path(keys["dataset_dir"]) / file
+    path.write_text(path.read_text().replace(old, new))
+    return keys
+
+
+def test_a_data_set_that_cannot_be_loaded(capfd):
+    def said(keys):
+        return refused_run(capfd, **BOTH, **keys)
+
+    assert "dataset_info.json cannot be read: " in said(edit(data(clips()[0]), "{", "", "dataset_info.json"))
+    assert "JSON parse error" in said(edit(data(clips()[0]), "[", "[{", "toy.json"))
+    assert "nope.json not found" in said(edit(data(clips()[0]), "toy.json", "nope.json"))
+    assert said(edit(data(clips()[0]), '"videos": "videos"', '"videos": "video"')) == (
+        "a data set lacks a column that dataset_info.json names: KeyError 'video'"
+    )
+    assert "Cannot find valid samples" in said(edit(data(clips()[0]), '"user_tag": "user"', '"user_tag": "human"'))
+    assert said(data()).startswith("the data sets cannot be loaded: ")
+    message = said(dataset([sample("<video><video>What moves?", "It stops.", videos=[clips()[0]])]))
+    assert "The number of videos does not match the number of <video> tokens" in message
+
+
+def test_a_data_set_without_videos_is_said(capfd):
+    said = trained(capfd, **BOTH, **dataset([sample("Hello?", "It stops.") for _ in range(4)]))
+    assert "Data set toy.json: the first samples have no video" in said
+
+
+# ---- keys ----
+
+KEY_MISTAKES = [
+    ({"motion_los_weight": 2}, "unknown key 'motion_los_weight': did you mean 'motion_loss_weight'?"),
+    (
+        {"finetuning_type": "lorra"},
+        "finetuning_type: 'lorra' is none of lora, oft, freeze, full: did you mean 'lora'?",
+    ),
+    ({"stage": "pt"}, "use_motionvector_crossentropy_loss needs `stage: sft`, not pt"),
+    ({"stage": "dpo"}, "use_motionvector_crossentropy_loss needs `stage: sft`, not dpo"),
+    (
+        {"use_only_motionvector_loss": True},
+        "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both ",
+    ),
+    ({"packing": True}, "packing lets samples see each other's motion: use `neat_packing: true` instead"),
+    ({"train_on_prompt": True}, "train_on_prompt puts cross-entropy on every video token, which says nothing: "),
+    ({"use_dft_loss": True}, "use_motionvector_crossentropy_loss cannot be combined with use_dft_loss"),
+    (
+        {"streaming": True},
+        "streaming needs `accelerator_config: {dispatch_batches: false}` and dataloader_num_workers",
+    ),
+    ({"dataset": None}, "Please specify dataset for training."),
+    ({"model_name_or_path": None}, "Please provide `model_name_or_path`."),
+    ({"motion_loss_weight": -1}, "motion_loss_weight: -1 must be 0 or more"),
+    ({"motion_loss_weight": "two"}, "motion_loss_weight: 'two' is not a number"),
+    (
+        {"use_motionvector_crossentropy_loss": "false"},
+        "use_motionvector_crossentropy_loss: 'false' is text, it must be ",
+    ),
+    ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
+    ({"max_steps": "2.5"}, "max_steps: '2.5' is not a whole number"),
+    ({"do_train": "1"}, "do_train: '1' is text, it must be true or false (without quotes)"),
+    ({"motion_scale": 0}, "motion_scale: 0 must be positive"),
+    ({"motion_head_learning_rate": -1.0}, "motion_head_learning_rate: -1.0 must be 0 or more"),
+    ({"motion_loss_type": "huber"}, "motion_loss_type: 'huber' is none of smooth_l1, l1, l2, epe"),
+    ({"motion_source": "raft"}, "motion_source: 'raft' is none of auto, codec, flow, file"),
+    ({"motion_target": "pasd"}, "motion_target: 'pasd' is none of past, future: did you mean 'past'?"),
+    ({"motion_on_error": "ignore"}, "motion_on_error: 'ignore' is none of auto, raise, skip"),
+    ({"motion_dir": "."}, "motion_dir is only read with `motion_source: file`, not auto"),
+    ({"video_fps": 0}, "video_fps: 0 must be positive"),
+    ({"video_maxlen": 1}, "video_maxlen: 1 leaves no motion: sample 2 frames or more"),
+    ({"resume_from_checkpoint": "/nowhere"}, "resume_from_checkpoint: /nowhere is no folder"),
+    ({"lr_scheduler_type": "cosinus"}, "cosinus is not a valid SchedulerType"),
+    ({"do_train": None, "dataset": None}, "there is nothing to do: set do_train, do_eval or do_predict"),
+    (
+        {"train_on_video_tokens": True, "use_motionvector_crossentropy_loss": None},
+        "train_on_video_tokens needs a loss: use_motionvector_crossentropy_loss (motion and text) or use_only_motion",
+    ),
+    (
+        {"use_motionvector_crossentropy_loss": None, "use_only_motionvector_loss": True, "motion_loss_weight": 0},
+        "use_only_motionvector_loss with `motion_loss_weight: 0` trains nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), KEY_MISTAKES, ids=[str(keys) for keys, _ in KEY_MISTAKES])
+def test_keys_that_cannot_be_run(keys, said, capfd):
+    assert refused_run(capfd, **{**BOTH, **keys}).startswith(said)
+
+
+def test_streaming_runs_with_what_it_needs():
+    keys = {"streaming": True, "dataloader_num_workers": 1, "accelerator_config": {"dispatch_batches": False}}
+    assert all(0 < loss < 20 for loss in losses(run(**BOTH, **keys)))
+
+
+def test_a_bug_while_training_is_not_called_a_mistake(monkeypatch):
+    from motiontune.llamafactory.trainer import MotionTrainer
+
+    def broken(*args, **kwargs):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(MotionTrainer, "compute_loss", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        run(**BOTH)
+
+
+def test_a_key_without_a_value_is_refused():
+    with pytest.raises(ConfigError, match="motion_source: has no value"):
+        start()({**keys_for(**BOTH), "motion_source": None})
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    text = {
+        "learning_rate": "1e-3",
+        "max_steps": "2",
+        "motion_loss_weight": "5e-1",
+        "motion_head_learning_rate": "1e-2",
+    }
+    number = {"learning_rate": 1e-3, "max_steps": 2, "motion_loss_weight": 0.5, "motion_head_learning_rate": 1e-2}
+    assert losses(run(**BOTH, **text)) == losses(run(**BOTH, **number))
