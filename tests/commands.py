@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from motiontune import cli
-from training import keys_for, start, write_config
+from training import keys_for, logged, start, write_config
 
 
 def command(capfd: Any, *arguments: Any) -> tuple[int, str, str]:
@@ -38,7 +38,8 @@ def refused_run(capfd: Any, family: str = "qwen2_vl", **keys: Any) -> str:
 
 
 def trained(capfd: Any, family: str = "qwen2_vl", **keys: Any) -> str:
-    """Run `motiontune train`, which must succeed; return what went to stdout and stderr."""
-    code, out, err = command(capfd, "train", write_config(keys_for(family, **keys)))
+    """Run `motiontune train`, which must succeed; return what LLaMA-Factory's and motiontune's loggers said."""
+    with logged() as messages:
+        code, _, err = command(capfd, "train", write_config(keys_for(family, **keys)))
     assert code == 0, err[-4000:]
-    return out + err
+    return "\n".join(messages)

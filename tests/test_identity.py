@@ -112,7 +112,7 @@ def test_a_batch_is_llamafactorys_own(name, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_mixed_batch_is_llamafactorys_own(family):
-    """Clips of several lengths, or lists of images as videos, with an image and text; to train and to generate from."""
+    """Clips of several lengths, or lists of images as videos, an image and text; to train and to generate from."""
     frames = frame_files()
     others = [
         sample("<image>Describe.", "It stops.", "And then?", "It moves.", images=[frames[0]]),

@@ -71,9 +71,13 @@ def fresh_folder(name: str = "run") -> Path:
     return session_folder() / f"{name}-{next(_numbers)}"
 
 
-@functools.cache
 def tiny(family: str = "qwen2_vl", **options: Any) -> Path:
     """A tiny model, once per session; `options` as `build_tiny` takes them."""
+    return _tiny(family, **options)
+
+
+@functools.cache
+def _tiny(family: str, **options: Any) -> Path:
     options = {"hidden_size": 32, "initializer_range": 0.1, **options}
     return build_tiny(family, fresh_folder(family), CAPTIONS, **options)
 

@@ -108,6 +108,12 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             else:
                 clips += [(row, clip) for clip in feature["videos"]]
 
+        if self.attn_implementation != "flash_attention_2" and not any(
+            f.get("images") or f.get("videos") for f in features
+        ):
+            # LLaMA-Factory adds a dummy image, after which the attention mask of a packed row is longer than the row;
+            # without these, the positions of its samples follow each other, which is all the same to each
+            features = [dict(feature, packing_params=None) for feature in features]
         batch = super().__call__(features)
         batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
         if self.model is None:  # generate() works out 3-D positions from these

@@ -182,7 +182,11 @@ def load_datasets(
         grid = plugin.grid_of(clip, processor)
         motion_of(clip, grid, data_args.motion_source, data_args.motion_target, data_args.motion_dir)
 
+    loaded = 0
+
     def look(attr: Any, dataset: Any) -> None:
+        nonlocal loaded
+        loaded += 0 if data_args.streaming else len(dataset)
         report_source(attr.dataset_name, dataset, data_args, read_motion)
 
     check_names(data_args)
@@ -193,6 +197,11 @@ def load_datasets(
         dataset_hooks(checked, look),
     ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    if loaded and not data_args.packing and data_args.mix_strategy == "concat":
+        parts = [module.get("train_dataset"), module.get("eval_dataset")]
+        kept = sum(len(one) for part in parts if part for one in (part.values() if isinstance(part, dict) else [part]))
+        if kept < loaded:
+            logger.warning_rank0(f"{loaded - kept} of {loaded} samples were left out before training, as said above.")
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
         datasets = module["eval_dataset"] if several else {"": module["eval_dataset"]}

@@ -1,0 +1,290 @@
+"""The command line: commands, help, keys and their defaults, configuration files, and how processes are started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import command, refused
+from motiontune import cli
+from motiontune.errors import ConfigError, MotiontuneError
+from training import BOTH, fresh_folder, history, keys_for, run_command, start, tiny, write_config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    start()  # before any test captures the streams that LLaMA-Factory's logger keeps
+
+
+# ---- what users rely on: a change here is a change of the interface ----
+
+COMMANDS = ["train", "inspect", "export", "prepare", "demo"]
+
+KEYS = {
+    "train_on_video_tokens": False,
+    "motion_source": "auto",
+    "motion_target": "past",
+    "motion_dir": None,
+    "motion_on_error": "auto",
+    "use_only_motionvector_loss": False,
+    "use_motionvector_crossentropy_loss": False,
+    "motion_loss_weight": 1.0,
+    "motion_loss_type": "smooth_l1",
+    "motion_head_input": "last_hidden",
+    "motion_head_learning_rate": None,
+    "motion_scale": 1.0,
+}
+
+
+def test_commands_and_keys_are_these():
+    from motiontune.llamafactory.arguments import OWN_KEYS
+
+    assert list(cli.COMMANDS) == COMMANDS
+    assert OWN_KEYS == KEYS and list(OWN_KEYS) == list(KEYS)
+
+
+def test_the_readme_names_every_key():
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+    assert not [key for key in KEYS if f"`{key}`" not in text]
+
+
+# ---- help ----
+
+
+def test_help_lists_the_commands(capfd):
+    code, out, _ = command(capfd, "--help")
+    assert code == 0 and all(f"\n  {name} " in out for name in COMMANDS)
+    code, _, err = command(capfd)
+    assert code == 2 and all(f"\n  {name} " in err for name in COMMANDS)
+    code, _, err = command(capfd, "trian")
+    assert code == 2 and "invalid choice: 'trian'" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", "--help"], ["train", "cfg.yaml", "--help"]])
+def test_help_of_train_lists_motiontunes_keys_and_llamafactorys(arguments, capfd):
+    code, out, _ = command(capfd, *arguments)
+    assert code == 0
+    own, everything = out.split("\nAll keys:\n")
+    for key, default in KEYS.items():
+        assert f"\n  {key}: {'null' if default is None else str(default).lower()}\n      " in own
+        assert f"--{key} " in everything
+    assert "Supervise the video tokens with the motion of the video." in own
+    assert "--finetuning_type {lora,oft,freeze,full}" in everything and "--video_fps VIDEO_FPS" in everything
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "train"])
+def test_help_of_the_other_commands(name, capfd):
+    code, out, err = command(capfd, name, "--help")
+    assert code == 0 and f"motiontune {name}" in out and "Traceback" not in err
+
+
+# ---- configuration files and arguments ----
+
+
+def config_file(name, text):
+    file = fresh_folder("configs") / name
+    file.parent.mkdir()
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("bad.yaml", "a: [1\nb: {", "while parsing a flow sequence"),
+        ("tab.yaml", "a:\n\tb: 1", "cannot start any token"),
+        ("twice.yaml", "max_steps: 1\nmax_steps: 2", "found duplicate key max_steps"),
+        ("list.yaml", "- a\n- b", "must be a mapping of keys to values"),
+        ("list.json", "[1]", "must be a mapping of keys to values"),
+        ("bad.json", "{", "Expecting property name"),
+        ("bytes.yaml", b"\x88\x89\x00", "can't decode byte"),
+        ("open.yaml", "output_dir: ${nowhere}", "Interpolation key 'nowhere' not found"),
+    ],
+)
+@pytest.mark.parametrize("name_of_command", ["train", "inspect", "export"])
+def test_a_file_that_cannot_be_read(name_of_command, name, text, said, capfd):
+    file = config_file(name, text)
+    message = refused(capfd, name_of_command, file)
+    assert message.startswith(f"{file}: ") and said in message
+
+
+def test_a_file_that_is_not_there(capfd):
+    assert refused(capfd, "train", "nowhere.yaml") == "nowhere.yaml: no such file"
+    assert refused(capfd, "train", "nowhere.json") == "nowhere.json: no such file"
+    assert (
+        refused(capfd, "train", "a.txt") == "a.txt: must be a .yaml, .yml or .json file, or arguments as --key value"
+    )
+    assert refused(capfd, "train", "a=b").startswith("a=b: must be a .yaml")
+
+
+@pytest.mark.parametrize("override", ["--max_steps=1", "--max_steps", "max_steps"])
+def test_what_follows_a_file_is_key_value(override, capfd):
+    message = refused(capfd, "train", write_config(keys_for(**BOTH)), override)
+    assert message == f"{override!r}: after a file, keys are written as key=value"
+
+
+def test_unknown_keys_name_the_nearest(capfd):
+    file = write_config(keys_for(**BOTH))
+    said = "unknown key 'motion_los_weight': did you mean 'motion_loss_weight'?"
+    assert refused(capfd, "train", file, "motion_los_weight=2") == said
+    assert refused(capfd, "inspect", file, "motion_los_weight=2") == said
+    assert refused(capfd, "train", "--motion_los_weight", "2") == said
+    assert refused(capfd, "train", "--motion-los-weight=2") == said
+    assert refused(capfd, "export", write_config({"exportdir": "x"})) == (
+        "unknown key 'exportdir': did you mean 'export_dir'?"
+    )
+
+
+def test_overrides_are_of_their_types(capfd):
+    output = fresh_folder()
+    file = write_config(keys_for(**BOTH))
+    overrides = ["max_steps=1", "use_motionvector_crossentropy_loss=false", "use_only_motionvector_loss=True"]
+    overrides += ["motion_loss_weight=0.5", "learning_rate=1e-4", f"output_dir={output}"]
+    assert command(capfd, "train", file, *overrides)[0] == 0
+    first, _ = history(output)
+    assert first["learning_rate"] == 1e-4 and "ce_loss" not in first
+    assert first["loss"] == pytest.approx(0.5 * first["motion_loss"])
+
+
+def test_json_and_plain_arguments_train_as_yaml_does(capfd):
+    keys = keys_for(**BOTH, max_steps=1)
+    folders = [fresh_folder() for _ in range(3)]
+    json_file = config_file("keys.json", json.dumps(keys | {"output_dir": str(folders[0])}))
+    yaml_file = config_file("keys.yml", "".join(f"{key}: {value}\n" for key, value in keys.items()))
+    arguments = [part for key, value in keys.items() if key != "output_dir" for part in (f"--{key}", str(value))]
+    assert command(capfd, "train", json_file)[0] == 0
+    assert command(capfd, "train", yaml_file, f"output_dir={folders[1]}")[0] == 0
+    assert command(capfd, "train", *arguments, "--output_dir", folders[2])[0] == 0
+    losses = [history(folder)[0]["loss"] for folder in folders]
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("key", ["motion_target", "finetuning_type"])
+def test_plain_arguments_of_other_values_are_refused(key, capfd):
+    code, _, err = command(capfd, "train", f"--{key}", "x")
+    assert code == 2 and "invalid choice: 'x'" in err and "Traceback" not in err
+
+
+def test_extra_keys_are_allowed_as_by_llamafactory(monkeypatch, capfd):
+    monkeypatch.setenv("ALLOW_EXTRA_ARGS", "1")
+    output = fresh_folder()
+    keys = keys_for(**BOTH, max_steps=1, output_dir=str(output), of_my_own=1)
+    assert command(capfd, "train", write_config(keys))[0] == 0
+    assert history(output)
+
+
+# ---- export ----
+
+
+def test_export_says_what_is_wrong(capfd):
+    keys = {"model_name_or_path": str(tiny()), "template": "qwen2_vl", "trust_remote_code": True}
+    file = write_config(keys)
+    assert refused(capfd, "export", file) == "Please specify `export_dir` to save model."
+    out = f"export_dir={fresh_folder()}"
+    assert "Failed to load tokenizer." in refused(capfd, "export", file, out, "model_name_or_path=/nowhere")
+    message = refused(capfd, "export", file, out, "adapter_name_or_path=/nowhere", "finetuning_type=lora")
+    assert message == "Can't find 'adapter_config.json' at '/nowhere'"
+
+
+# ---- how a run is started, and how it ends ----
+
+
+def test_torchrun_starts_motiontunes_own_file(monkeypatch, capfd):
+    from llamafactory import launcher as theirs
+
+    from motiontune.llamafactory import launcher
+
+    file, started = write_config(keys_for(**BOTH)), []
+
+    def run(line, **kwargs):
+        started.append(line)
+        return subprocess.CompletedProcess(line, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(theirs, "__file__", theirs.__file__)
+    for name, value in {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29511"}.items():
+        monkeypatch.setenv(name, value)
+    assert command(capfd, "train", file, "max_steps=1")[0] == 0
+    assert started[0][0] == "torchrun" and "--nproc_per_node" in started[0]
+    assert started[0][-3:] == [launcher.__file__, str(file), "max_steps=1"]
+    # a mistake shows before any process is started
+    assert refused(capfd, "train", file, "motion_los=1").startswith("unknown key 'motion_los'")
+    assert len(started) == 1
+
+
+def test_a_failed_torchrun_ends_with_its_exit_code(monkeypatch):
+    def failed():
+        raise subprocess.CalledProcessError(3, "torchrun")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.exit_with_message(failed)
+    assert stopped.value.code == 3
+
+
+def fail_with(error):
+    def run():
+        raise error
+
+    return run
+
+
+def test_mistakes_end_in_one_line_and_code_2(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        cli.exit_with_message(fail_with(MotiontuneError("what is wrong")))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "motiontune: what is wrong\n"
+    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "DEBUG")
+    with pytest.raises(SystemExit):
+        cli.exit_with_message(fail_with(ConfigError("what is wrong")))
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def test_bugs_keep_their_traceback():
+    for error in (ValueError("a bug"), RuntimeError("a bug"), ImportError("a bug", name="numpy")):
+        with pytest.raises(type(error), match="a bug"):
+            cli.exit_with_message(fail_with(error))
+
+
+def test_without_llamafactory_the_way_to_install_it_is_said(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.exit_with_message(fail_with(ModuleNotFoundError("No module named 'llamafactory'", name="llamafactory")))
+    assert stopped.value.code == 2
+    assert "install it with: pip install 'motiontune[llamafactory]'" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_code_130():
+    with pytest.raises(SystemExit) as stopped:
+        cli.exit_with_message(fail_with(KeyboardInterrupt()))
+    assert stopped.value.code == 130
+
+
+def test_help_is_quick_and_needs_no_llamafactory():
+    code = "import sys; sys.argv = ['motiontune', '--help']\n"
+    code += "try:\n    from motiontune.cli import main; main()\n"
+    code += "finally:\n    assert not {'llamafactory', 'torch'} & set(sys.modules)"
+    assert "commands:" in run_command("-c", code).stdout
+
+
+def test_a_process_of_its_own_ends_in_one_line():
+    config = write_config(keys_for(**BOTH, dataset="toyy"))
+    result = run_command("-m", "motiontune.cli", "train", str(config), check=False)
+    assert result.returncode == 2
+    assert result.stderr.rstrip().splitlines()[-1].startswith("motiontune: dataset: 'toyy' is not in ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_trains_in_two_processes_and_ends_in_one_line():
+    output = fresh_folder()
+    keys = keys_for(**BOTH, max_steps=1, output_dir=str(output), per_device_train_batch_size=1)
+    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run_command("-m", "motiontune.cli", "train", str(write_config(keys)), env=env)
+    assert history(output)[0]["motion_loss"] > 0
+    result = run_command(
+        "-m", "motiontune.cli", "train", str(write_config(keys | {"dataset": "toyy"})), env=env, check=False
+    )
+    assert result.returncode != 0 and "motiontune: dataset: 'toyy' is not in " in result.stderr
