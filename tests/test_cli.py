@@ -153,7 +153,7 @@ def test_json_and_plain_arguments_train_as_yaml_does(capfd):
     keys = keys_for(**BOTH, max_steps=1)
     folders = [fresh_folder() for _ in range(3)]
     json_file = config_file("keys.json", json.dumps(keys | {"output_dir": str(folders[0])}))
-    yaml_file = config_file("keys.yml", "".join(f"{key}: {value}\n" for key, value in keys.items()))
+    yaml_file = config_file("keys.yml", "".join(f"{key}: {json.dumps(value)}\n" for key, value in keys.items()))
     arguments = [part for key, value in keys.items() if key != "output_dir" for part in (f"--{key}", str(value))]
     assert command(capfd, "train", json_file)[0] == 0
     assert command(capfd, "train", yaml_file, f"output_dir={folders[1]}")[0] == 0
@@ -285,6 +285,6 @@ def test_torchrun_trains_in_two_processes_and_ends_in_one_line():
     run_command("-m", "motiontune.cli", "train", str(write_config(keys)), env=env)
     assert history(output)[0]["motion_loss"] > 0
     result = run_command(
-        "-m", "motiontune.cli", "train", str(write_config(keys | {"dataset": "toyy"})), env=env, check=False
+        "-m", "motiontune.cli", "train", str(write_config(keys_for(**BOTH, dataset="toyy"))), env=env, check=False
     )
     assert result.returncode != 0 and "motiontune: dataset: 'toyy' is not in " in result.stderr
