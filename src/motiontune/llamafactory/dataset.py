@@ -105,6 +105,26 @@ def check_names(data_args: Any) -> None:
             raise ConfigError(f"dataset: {name!r} is not in {file}" + nearest(name, known))
 
 
+def say_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
+    """Say when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
+    for sample in islice(dataset, CLIPS_LOOKED_AT):
+        try:
+            metadata = plugin._get_video_token_metadata(sample["_videos"] or [], processor)
+        except MotiontuneError:  # the sample is named, or left out, when it is tokenized
+            continue
+        if metadata is None or len(metadata["video_grid_thw"]) == 0:
+            continue
+        rows, cols = metadata["video_grid_thw"][0, 1:].tolist()
+        patch = processor.video_processor.patch_size
+        if rows * cols * patch**2 > 1.1 * processor.video_max_pixels:
+            logger.warning_rank0(
+                f"Data set {name}: the model's processor enlarges frames to {cols * patch}x{rows * patch}, past "
+                f"video_max_pixels {processor.video_max_pixels}, because its own minimum is larger. Raise "
+                f"video_max_pixels, or lower `size.shortest_edge` in the model's video_preprocessor_config.json."
+            )
+        return
+
+
 def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
     """Say in the log which source the motion of a data set will come from, from a look at its first clips.
 

@@ -19,7 +19,7 @@ from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nea
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
 from motiontune.llamafactory.compat import dataset_hooks, get_logger
-from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names, report_source
+from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names, report_source, say_enlarged
 from motiontune.llamafactory.mm_plugin import MotionQwen3VLPlugin, with_motion
 from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
@@ -188,6 +188,7 @@ def load_datasets(
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
         report_source(attr.dataset_name, dataset, data_args, read_motion)
+        say_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
 
     check_names(data_args)
     errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
