@@ -488,3 +488,8 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
     }
     number = {"learning_rate": 1e-3, "max_steps": 2, "motion_loss_weight": 0.5, "motion_head_learning_rate": 1e-2}
     assert losses(run(**BOTH, **text)) == losses(run(**BOTH, **number))
+
+
+def test_no_is_no():
+    folder = run(**BOTH, save_strategy=False, eval_strategy=False)  # as YAML 1.1 reads `save_strategy: no`
+    assert all(0 < loss < 20 for loss in losses(folder))

@@ -156,18 +156,17 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
     videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or []]
     if not videos:
         logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
-    taken: Counter[str] = Counter()
-    reasons: dict[str, str] = {}
+    taken: Counter[tuple[str, str]] = Counter()
     for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):
         try:
             choice, reason = look(os.fspath(video))
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
-        taken[choice] += 1
-        reasons.setdefault(choice, reason)
+        taken[choice, reason] += 1
     if not taken:
         return
-    said = ", ".join(f"{choice} for {count} ({reasons[choice]})" for choice, count in taken.most_common())
+    said = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))
     logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {said}")
-    if set(taken) == {"none"}:
-        raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reasons['none']}")
+    if all(choice == "none" for choice, _ in taken):
+        (_, reason), _ = taken.most_common(1)[0]
+        raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reason}")

@@ -156,6 +156,8 @@ def _clean_value(key: str, value: Any, hint: Any) -> Any:
         return value
     literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
     enum = next((option for option in options if isinstance(option, type) and issubclass(option, Enum)), None)
+    if value is False and enum and "no" in [member.value for member in enum]:
+        return "no"  # which YAML 1.1 reads as false
     if literal or (enum and str not in options):
         choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
         if value not in choices:

@@ -202,7 +202,7 @@ def load_datasets(
         parts = [module.get("train_dataset"), module.get("eval_dataset")]
         kept = sum(len(one) for part in parts if part for one in (part.values() if isinstance(part, dict) else [part]))
         if kept < loaded:
-            logger.warning_rank0(f"{loaded - kept} of {loaded} samples were left out before training, as said above.")
+            logger.warning_rank0(f"{loaded - kept} of {loaded} samples were left out before training.")
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
         datasets = module["eval_dataset"] if several else {"": module["eval_dataset"]}
