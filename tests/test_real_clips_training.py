@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+
 import training
 from make_clips import recoded
-from real_clips import real_clip
-
 from motiontune.evaluation.predictions import load_predictions
+from real_clips import real_clip
 
 
 @pytest.fixture(scope="module")
