@@ -68,7 +68,7 @@ def assert_identical(plain, ours, has_video=True):
         if torch.is_tensor(value):
             assert value.dtype == ours[key].dtype and torch.equal(value, ours[key]), key
         else:
-            assert value == ours[key], key
+            assert value == (ours[key].tolist() if torch.is_tensor(ours[key]) else ours[key]), key
     more = {key for key in ours if key not in plain}
     assert more <= {"motion_targets", "motion_mask", "motion_videos", "motion_skipped", "mm_token_type_ids"}
     assert ours["motion_skipped"] == []

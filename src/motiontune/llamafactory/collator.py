@@ -118,6 +118,8 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
         if self.model is None:  # generate() works out 3-D positions from these
             batch["mm_token_type_ids"] = self._token_types(batch["input_ids"])
+            if "second_per_grid_ts" in batch:  # a list in LLaMA-Factory, which beam search cannot split
+                batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])
 
         targets, records = [], []
         for (row, clip), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):

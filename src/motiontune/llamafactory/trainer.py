@@ -59,6 +59,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         self._motion_losses: dict[tuple[int, int], tuple[float, int]] = {}
         self._predictions_dir: Path | None = None
         self._num_samples: int | None = None
+        self._in_loop = False
 
     # ---- the loss of a step ----
 
@@ -192,9 +193,15 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Any, Tensor | None]:
-        """Predict text and motion of one batch; the motion is measured, and written out when the run predicts.
+        """Predict text and motion of one batch.
 
         With `predict_with_generate` both come out of `generate()`: its prefill is the pass that the head reads.
+
+        Returns:
+            The loss; `(token_ids, motion)`, where `token_ids` is int64 [B, S] (generated, or the most likely where a
+            token is labelled) and `motion` a list with one `MotionPrediction` per video of the batch; the labels.
+            Inside an evaluation loop, which gathers tensors, the motion is measured and written out instead, and the
+            token ids stand alone.
         """
         _raise_error_of_worker(inputs)
         records, numbers = inputs["motion_videos"], inputs["motion_samples"]
@@ -205,9 +212,9 @@ class MotionTrainer(CustomSeq2SeqTrainer):
                 loss, tokens, labels = super().prediction_step(
                     model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
                 )
-            motion = _first_beams(captured[0], records, len(numbers)) if captured else targets[:0]
-            self._measure(motion, targets, mask, records)
-            return loss, tokens, labels
+            rows = _first_beams(captured[0], records, len(numbers)) if captured else targets[:0]
+            motion = self._measure(rows, targets, mask, records)
+            return loss, tokens if self._in_loop else (tokens, motion), labels
 
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.control_run:
@@ -219,11 +226,15 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             labelled = (inputs["labels"][:, 1:] != IGNORE_INDEX).sum(-1)
             sums = zip(outputs.ce_rows.tolist(), labelled.tolist(), strict=True)
             self._text_losses.update(zip(numbers, sums, strict=True))
-        self._measure(outputs.motion, inputs["motion_targets"], inputs["motion_mask"], records)
-        return loss.detach(), None if prediction_loss_only else outputs.token_ids, inputs["labels"]
+        motion = self._measure(outputs.motion, inputs["motion_targets"], inputs["motion_mask"], records)
+        tokens = None if prediction_loss_only else outputs.token_ids
+        return loss.detach(), tokens if self._in_loop else (tokens, motion), inputs["labels"]
 
-    def _measure(self, motion: Tensor, targets: Tensor, mask: Tensor, records: list[VideoRecord]) -> None:
-        """Compare predicted and target motion of each video of a batch, in pixels."""
+    def _measure(
+        self, motion: Tensor, targets: Tensor, mask: Tensor, records: list[VideoRecord]
+    ) -> list[MotionPrediction]:
+        """Compare predicted and target motion of each video of a batch, in pixels, and write it where the run asks."""
+        predictions = []
         config = base_of(self.model).motion_head.config
         kind = self.finetuning_args.motion_loss_type
         sizes = [record.grid.num_tokens for record in records]
@@ -238,18 +249,21 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             self._sums[key] = MotionSums.from_fields(predicted, target, valid)
             loss = motion_loss_sum(predicted_rows, target_rows, mask_rows, kind)
             self._motion_losses[key] = loss.item(), int(mask_rows.sum())
+            prediction = MotionPrediction(
+                predicted=predicted,
+                target=target,
+                valid=valid,
+                times=np.asarray(record.times, np.float64),
+                grid=record.grid,
+                path=record.path,
+                source=record.source,
+                direction=config.target,
+            )
+            predictions.append(prediction)
             if self._predictions_dir is not None:
                 suffix = f"-{key[1]}" if key[1] else ""
-                MotionPrediction(
-                    predicted=predicted,
-                    target=target,
-                    valid=valid,
-                    times=torch.tensor(record.times, dtype=torch.float64).numpy(),
-                    grid=record.grid,
-                    path=record.path,
-                    source=record.source,
-                    direction=config.target,
-                ).save(self._predictions_dir / f"{key[0]:06d}{suffix}.npz")
+                prediction.save(self._predictions_dir / f"{key[0]:06d}{suffix}.npz")
+        return predictions
 
     @override
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
@@ -257,7 +271,11 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         self._sums, self._text_losses, self._motion_losses = {}, {}, {}
         self._num_samples = len(dataloader.dataset) if hasattr(dataloader.dataset, "__len__") else None
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        self._in_loop = True
+        try:
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:
+            self._in_loop = False
         sums = _gather_dict(self._sums).values()
         output.metrics.update({f"{prefix}_{k}": v for k, v in sum(sums, MotionSums.zero()).metrics().items()})
         text_loss, motion_loss = _mean(self._text_losses), _mean(self._motion_losses)
