@@ -1,5 +1,6 @@
 """The choice of a source of motion."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from make_clips import pan_clip
 from motiontune.clip import Clip, read_clip
 from motiontune.errors import ClipError, ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion import sources
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.sources import SOURCES, motion_of, needs_vectors, predict_source
 
@@ -83,3 +85,17 @@ def test_another_source_slots_in(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
     assert motion_of(clip, grid_of(clip), "still").source == "still"
     assert not needs_vectors("still")
+
+
+def test_auto_takes_flow_where_the_bitstream_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few usable pictures are not enough to leave most patches without a target."""
+    clip = read_clip(str(pan_clip("mpeg4_b", ".mp4")), fps=14.0, with_vectors=True)
+    grid = grid_of(clip)
+    vectors = motion_of(clip, grid, "codec")
+    thin = np.zeros_like(vectors.valid)
+    thin[1] = vectors.valid[1]
+    sparse = replace(vectors, valid=thin, vectors=np.where(thin[..., None], vectors.vectors, np.float32(0)))
+    monkeypatch.setattr(sources, "codec_motion", lambda *args: sparse)
+    assert motion_of(clip, grid, "auto").source == "flow"
+    monkeypatch.setattr(sources, "codec_motion", lambda *args: vectors)
+    assert motion_of(clip, grid, "auto").source == "codec"

@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from motiontune.clip import Clip
 
 
+MIN_VALID_SHARE = 0.5
+"""Where the bitstream says less than this share of the motion (many reference frames, say), `auto` tries flow."""
+
 Source = Callable[["Clip", VideoGrid, Direction, str | None], MotionField]
 
 
 def _auto(clip: "Clip", grid: VideoGrid, direction: Direction, motion_dir: str | None) -> MotionField:
     try:
-        return codec_motion(clip, grid, direction)
+        vectors = codec_motion(clip, grid, direction)
     except MotionUnavailable:
         return flow_motion(clip, grid, direction)
+    pairs = max(len(clip.frames) - 1, 1)
+    if vectors.valid.sum() >= MIN_VALID_SHARE * pairs * grid.rows * grid.cols:
+        return vectors
+    flow = flow_motion(clip, grid, direction)
+    return flow if flow.valid.sum() > vectors.valid.sum() else vectors
 
 
 # A source is a function of (clip, grid, direction, motion_dir). A new one is a new line here.
@@ -46,7 +54,7 @@ def motion_of(
     Args:
         clip: the sampled frames, read with `with_vectors=needs_vectors(source)`.
         grid: the patch grid after all resizing.
-        source: "auto" (codec vectors where they are usable, else flow), "codec", "flow", "file", or the name of
+        source: "auto" (codec vectors where they say most, else flow), "codec", "flow", "file", or the name of
             another entry in `SOURCES`. The field's own `source` says which one it was.
         direction: "past" or "future".
         motion_dir: where "file" looks for motion files; None is beside the clip.
