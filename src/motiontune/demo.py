@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -116,7 +116,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
             f"model this small shows that the path works from video to picture; it says nothing about large ones."
         ),
     )
-    _print_table(metrics, out)
+    print(f"\n{format_table(metrics)}\n\n{metrics['seconds']:.0f} seconds; see {out / 'report.html'}")
     return metrics
 
 
@@ -278,18 +278,19 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _print_table(metrics: dict[str, float], out: Path) -> None:
+def format_table(metrics: Mapping[str, float]) -> str:
+    """Lay out the metrics of `metrics.json` as the demo prints them."""
     rows = [
         ("end-point error, moving patches", "epe_moving", "epe_moving_zero_motion", None),
         ("end-point error, all patches", "epe", "epe_zero_motion", "epe_mean_motion"),
     ]
-    print(f"\n{'held-out synthetic clips':<34}{'model':>10}{'no motion':>12}{'mean motion':>13}")
+    lines = [f"{'held-out synthetic clips':<34}{'model':>10}{'no motion':>12}{'mean motion':>13}"]
     for label, *keys in rows:
         cells = [f"{metrics[key]:.2f} px" if key else "" for key in keys]
-        print(f"{label:<34}{cells[0]:>10}{cells[1]:>12}{cells[2]:>13}")
-    print(f"{'direction right, moving patches':<34}{metrics['direction_accuracy']:>10.0%}")
-    print(f"{'caption right, word for word':<34}{metrics['caption_exact_match']:>10.0%}")
-    print(f"\n{metrics['seconds']:.0f} seconds; see {out / 'report.html'}")
+        lines.append(f"{label:<34}{cells[0]:>10}{cells[1]:>12}{cells[2]:>13}".rstrip())
+    lines.append(f"{'direction right, moving patches':<34}{metrics['direction_accuracy']:>10.0%}")
+    lines.append(f"{'caption right, word for word':<34}{metrics['caption_exact_match']:>10.0%}")
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -1,0 +1,26 @@
+"""Figures in the documentation are those of the committed results."""
+
+import json
+from pathlib import Path
+
+from motiontune.demo import format_table
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_readmes_table_is_that_of_the_demos_result():
+    metrics = json.loads((ROOT / "benchmarks/demo/results/metrics.json").read_text())
+    assert format_table(metrics) in (ROOT / "README.md").read_text("utf-8")
+    assert metrics["epe_moving"] < metrics["epe_moving_zero_motion"] / 2
+    assert metrics["epe"] < metrics["epe_zero_motion"]
+
+
+def test_the_table_of_learning_rates_is_that_of_its_result():
+    folder = ROOT / "benchmarks/head_learning_rate"
+    rows = json.loads((folder / "results/ratios.json").read_text())["rows"]
+    text = (folder / "README.md").read_text("utf-8")
+    for ratio in {row["ratio"] for row in rows}:
+        cells = [f"{row['eval_epe_moving']:.2f}" for row in rows if row["ratio"] == ratio]
+        name = f"{ratio} (default)" if ratio == 10 else str(ratio)
+        assert f"| {name} | {' | '.join(cells)} |" in text
