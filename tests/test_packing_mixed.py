@@ -1,5 +1,8 @@
 """Packed samples, and data sets in which not every sample is one video in the first turn."""
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -146,3 +149,19 @@ def test_a_run_without_any_video_says_so():
         folder = run(**BOTH, **dataset([TEXT, TEXT]), **ONCE)
     assert [message for message in messages if "Motion came from: nothing" in message]
     assert losses(folder)
+
+
+def test_a_sample_without_an_answer_is_dropped_as_llamafactory_does():
+    """In alpaca format an answer that is null leaves a sample with a question alone."""
+    clip, *_ = clips()
+    data = dataset([])
+    folder = Path(data["dataset_dir"])
+    rows = [{"instruction": PROMPT, "output": answer, "videos": [str(clip)]} for answer in ("It moves.", None)]
+    (folder / "toy.json").write_text(json.dumps(rows))
+    columns = {"prompt": "instruction", "response": "output", "videos": "videos"}
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["toy"] = {"file_name": "toy.json", "formatting": "alpaca", "columns": columns}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with logged() as messages:
+        run(**data, use_motionvector_crossentropy_loss=True)
+    assert any("1 of 2 samples were left out" in message for message in messages)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.data.processor.processor_utils import DatasetProcessor
 from llamafactory.extras.constants import DATA_CONFIG
 
@@ -40,7 +41,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
         good, reasons = [], []
         for index, prompt in enumerate(examples["_prompt"]):
             try:
-                if prompt:  # LLaMA-Factory empties broken samples and drops them itself
+                if self._is_complete(examples, index):
                     encoded[id(prompt)] = self._encode(examples, index)
                 good.append(index)
             except MotiontuneError as error:
@@ -53,6 +54,11 @@ class CheckedDatasetProcessor(DatasetProcessor):
             logger.warning_rank0(f"Left out {len(reasons)} {noun}: {'; '.join(reasons[:5])}{more}")
         self.inner._encode_data_example = lambda prompt, **rest: encoded[id(prompt)]  # each sample is encoded once
         return self.inner.preprocess_dataset({key: [column[i] for i in good] for key, column in examples.items()})
+
+    def _is_complete(self, examples: dict[str, list[Any]], index: int) -> bool:
+        """Say whether LLaMA-Factory will encode a sample: one that lacks a turn or its answer, it drops."""
+        answered = len(examples["_response"][index]) == 1 or not isinstance(self.inner, SupervisedDatasetProcessor)
+        return len(examples["_prompt"][index]) % 2 == 1 and answered
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         names = ("prompt", "response", "system", "tools", "images", "videos", "audios")
