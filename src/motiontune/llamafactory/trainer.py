@@ -69,10 +69,10 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         _raise_error_of_worker(*batch_samples)
         if self.control_run or not batch_samples or "motion_mask" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts = torch.zeros(2, dtype=torch.int64, device=device)
         for batch in batch_samples:
-            counts += torch.stack([_count_labels(batch), batch["motion_mask"].sum().cpu()])
-        return self.accelerator.reduce(counts.to(device), "sum")
+            counts += torch.stack([_count_labels(batch).to(device), batch["motion_mask"].sum().to(device)])
+        return self.accelerator.reduce(counts, "sum")
 
     @override
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
