@@ -11,7 +11,7 @@ from llamafactory.hparams.training_args import TrainingArguments
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.compat import get_logger
 from motiontune.model.losses import MOTION_LOSS_TYPES
-from motiontune.motion.sources import SOURCES
+from motiontune.motion.sources import check_source
 
 
 logger = get_logger(__name__)
@@ -59,7 +59,7 @@ class MotionDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("motion_source", self.motion_source, tuple(SOURCES))
+        check_source(self.motion_source)
         _check_choice("motion_target", self.motion_target, ("past", "future"))
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
 

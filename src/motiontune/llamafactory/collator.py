@@ -17,7 +17,7 @@ from motiontune.clip import Clip
 from motiontune.errors import ClipError, MotiontuneError
 from motiontune.grid import MotionTargets, VideoGrid, field_to_targets
 from motiontune.model.head import MotionHeadConfig
-from motiontune.motion.field import Direction
+from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 
 
@@ -26,14 +26,8 @@ class MotionSettings:
     """Where the targets come from and what a bad clip does; see `MotionDataArguments`."""
 
     head: MotionHeadConfig
-    source: str = "auto"
-    motion_dir: str | None = None
+    options: MotionOptions = MotionOptions()
     raise_on_error: bool = False
-
-    @property
-    def direction(self) -> Direction:
-        """`past` or `future`, as the head was made for."""
-        return self.head.target
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
 
     def _read(self, feature: dict[str, Any]) -> list[Clip]:
         plugin = self.template.mm_plugin
-        with_vectors = needs_vectors(self.motion.source)
+        with_vectors = needs_vectors(self.motion.options.source)
         clips = [plugin.read(video, self.processor, with_vectors) for video in feature["videos"] or []]
         needed = sum(plugin.grid_of(clip, self.processor).num_tokens for clip in clips)
         kept = list(feature["input_ids"]).count(self.video_token_id)
@@ -172,7 +166,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     def _targets(self, clip: Clip, grid: VideoGrid) -> tuple[MotionTargets, tuple[float, ...], str, str]:
         self.motion.head.check_grid(grid)
         try:
-            field = motion_of(clip, grid, self.motion.source, self.motion.direction, self.motion.motion_dir)
+            field = motion_of(clip, grid, self.motion.options)
         except MotiontuneError as error:
             if self.motion.raise_on_error:
                 raise

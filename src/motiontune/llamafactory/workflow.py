@@ -25,6 +25,7 @@ from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
 from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
+from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 
 
@@ -180,7 +181,7 @@ def load_datasets(
         plugin, processor = template.mm_plugin, tokenizer_module["processor"]
         clip = plugin.read(path, processor)
         grid = plugin.grid_of(clip, processor)
-        motion_of(clip, grid, data_args.motion_source, data_args.motion_target, data_args.motion_dir)
+        motion_of(clip, grid, motion_options(data_args))
 
     loaded = 0
 
@@ -218,9 +219,15 @@ def motion_settings(head: MotionHeadConfig, data_args: MotionDataArguments) -> M
     """Gather what the collator needs."""
     return MotionSettings(
         head=head,
-        source=data_args.motion_source,
-        motion_dir=data_args.motion_dir,
+        options=motion_options(data_args),
         raise_on_error=data_args.motion_on_error == "raise",
+    )
+
+
+def motion_options(data_args: MotionDataArguments) -> MotionOptions:
+    """Gather what the source of motion needs."""
+    return MotionOptions(
+        source=data_args.motion_source, direction=data_args.motion_target, motion_dir=data_args.motion_dir
     )
 
 

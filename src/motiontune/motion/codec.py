@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.flow import gray_frames, looks_alike, padded_times
+from motiontune.motion.pixels import neighbours, padded_times
 from motiontune.motion.h264 import ReferenceTracker
 
 
@@ -255,21 +255,16 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
     motion = _usable(clip)
     times = padded_times(clip, grid)
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
-    valid = np.zeros(vectors.shape[:3], np.bool_)
+    confidence = np.zeros(vectors.shape[:3], np.float32)
     velocities = _velocities(motion)
     points = _points(grid, motion)
     to_grid = np.array([grid.width / motion.width, grid.height / motion.height], np.float32)
-    frames = gray_frames(clip, grid)
-    for i in range(1, len(clip.frames)):
-        if clip.indices[i] == clip.indices[i - 1]:
-            continue
-        here, there = (i, i - 1) if direction == "past" else (i - 1, i)
+    sign = -1 if direction == "past" else 1
+    for here, there in neighbours(clip, direction):
         way, good = _walk(motion, velocities, points, float(clip.times[here]), float(clip.times[there]))
         way, good = _per_patch(way * to_grid, good)
-        good = looks_alike(frames[here], frames[there], way, good, grid)
-        sign = -1 if direction == "past" else 1
-        vectors[here], valid[here] = np.where(good[..., None], sign * way, 0), good
-    return MotionField(vectors, valid, times, "codec", direction)
+        vectors[here], confidence[here] = sign * way, good
+    return MotionField.from_confidence(vectors, confidence, times, "codec", direction)
 
 
 def codec_unusable(path: str) -> str | None:

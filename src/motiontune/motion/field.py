@@ -1,7 +1,7 @@
 """The motion of one video on its patch grid."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,14 @@ class MotionField:
             sees. Positive dx is to the right, positive dy is down. Zero where `valid` is false.
         valid: bool [frames, rows, cols].
         times: float64 [frames], seconds from the first frame of the stream.
-        source: which source made the vectors: "codec", "flow", "file", or the name of a registered one.
+        source: which source made the vectors: "codec", "blockmatch+flow", "file", or the name of the user's own.
         direction: "past" or "future".
+        confidence: float32 [frames, rows, cols], from 0 to 1, how far each vector can be trusted; 0 where there is
+            none. None for a source that knows no degrees: 1 where `valid`.
 
     Raises:
-        ValueError: on another shape or dtype, a valid vector that is not finite, or an unknown direction.
+        ValueError: on another shape or dtype, a vector that is not finite, a confidence outside of 0 to 1, a valid
+            vector of confidence 0, or an unknown direction.
     """
 
     vectors: NDArray[np.float32]
@@ -35,6 +38,7 @@ class MotionField:
     times: NDArray[np.float64]
     source: str
     direction: Direction = "past"
+    confidence: NDArray[np.float32] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.vectors.ndim != 4 or self.vectors.shape[-1] != 2 or self.vectors.dtype != np.float32:
@@ -51,3 +55,31 @@ class MotionField:
             raise ValueError(f"direction must be past or future, not {self.direction!r}")
         if not np.isfinite(self.vectors).all():
             raise ValueError("a vector is not finite")
+        if cast(Any, self.confidence) is None:
+            object.__setattr__(self, "confidence", self.valid.astype(np.float32))
+        if self.confidence.shape != self.valid.shape or self.confidence.dtype != np.float32:
+            raise ValueError(
+                f"confidence must be float32 {self.valid.shape}, not {self.confidence.dtype} {self.confidence.shape}"
+            )
+        if not ((self.confidence >= 0) & (self.confidence <= 1)).all():
+            raise ValueError("a confidence is not between 0 and 1")
+        if (self.valid & (self.confidence == 0)).any():
+            raise ValueError("a valid vector has confidence 0")
+
+    @classmethod
+    def from_confidence(
+        cls,
+        vectors: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        times: NDArray[np.float64],
+        source: str,
+        direction: Direction = "past",
+    ) -> "MotionField":
+        """Make a field whose vectors are valid where their confidence is above 0."""
+        valid = confidence > 0
+        return cls(np.where(valid[..., None], vectors, np.float32(0)), valid, times, source, direction, confidence)
+
+    def above(self, least: float) -> "MotionField":
+        """The same motion, with only the vectors valid whose confidence is above `least`."""
+        valid = self.valid & (self.confidence > least)
+        return replace(self, vectors=np.where(valid[..., None], self.vectors, np.float32(0)), valid=valid)

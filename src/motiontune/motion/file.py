@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.flow import padded_times, patch_median
+from motiontune.motion.pixels import padded_times, patch_median
 
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def _on_grid(
     dense = cv2.resize(single, size, interpolation=cv2.INTER_NEAREST)
     known = cv2.resize(valid.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     dense = dense * np.array([grid.width / width, grid.height / height], np.float32)
-    return patch_median(np.asarray(dense, np.float32), np.asarray(known, np.bool_), grid)
+    median, share = patch_median(np.asarray(dense, np.float32), np.asarray(known, np.bool_), grid)
+    return median, share >= 0.5
 
 
 def read_flo(path: str) -> Pairs:

@@ -3,69 +3,91 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import codec_motion, codec_unusable
-from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
-from motiontune.motion.flow import flow_motion
+from motiontune.motion.flow import flow_motion, refined
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.pixels import gray_frames, verified
 
 
 if TYPE_CHECKING:
     from motiontune.clip import Clip
 
 
+Frames = list[NDArray[np.uint8]]
+Source = Callable[["Clip", VideoGrid, MotionOptions, Frames], MotionField]
+
+FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
+"""Speed of DIS for each `motion_quality`."""
+
 MIN_VALID_SHARE = 0.5
-"""Where the bitstream says less than this share of the motion (many reference frames, say), `auto` tries flow."""
-
-Source = Callable[["Clip", VideoGrid, Direction, str | None], MotionField]
+"""Where the bitstream says less than this share of the motion, `auto` goes by the pixels."""
 
 
-def _auto(clip: "Clip", grid: VideoGrid, direction: Direction, motion_dir: str | None) -> MotionField:
+def _codec(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    return codec_motion(clip, grid, options.direction)
+
+
+def _flow(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    return flow_motion(clip, grid, options.direction, frames, FLOW_PRESET[options.quality])
+
+
+def _refining(first: Source) -> Source:
+    def source(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+        return refined(first(clip, grid, options, frames), clip, grid, frames, FLOW_PRESET[options.quality])
+
+    return source
+
+
+def _auto(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    by_codec, by_pixels = SOURCES["codec+flow"], SOURCES["flow"]
     try:
-        vectors = codec_motion(clip, grid, direction)
+        vectors = by_codec(clip, grid, options, frames)
     except MotionUnavailable:
-        return flow_motion(clip, grid, direction)
+        return by_pixels(clip, grid, options, frames)
     pairs = max(len(clip.frames) - 1, 1)
     if vectors.valid.sum() >= MIN_VALID_SHARE * pairs * grid.rows * grid.cols:
         return vectors
-    flow = flow_motion(clip, grid, direction)
-    return flow if flow.valid.sum() > vectors.valid.sum() else vectors
+    pixels = by_pixels(clip, grid, options, frames)
+    return pixels if pixels.valid.sum() > vectors.valid.sum() else vectors
 
 
-# A source is a function of (clip, grid, direction, motion_dir). A new one is a new line here.
+# Sources that look at the frames: their patches are compared, see `verified`. A new one is a new line here.
 SOURCES: dict[str, Source] = {
     "auto": _auto,
-    "codec": lambda clip, grid, direction, motion_dir: codec_motion(clip, grid, direction),
-    "flow": lambda clip, grid, direction, motion_dir: flow_motion(clip, grid, direction),
-    "file": file_motion,
+    "codec": _codec,
+    "codec+flow": _refining(_codec),
+    "flow": _flow,
 }
 
 
-def motion_of(
-    clip: "Clip",
-    grid: VideoGrid,
-    source: str = "auto",
-    direction: Direction = "past",
-    motion_dir: str | None = None,
-) -> MotionField:
+def motion_of(clip: "Clip", grid: VideoGrid, options: MotionOptions | None = None) -> MotionField:
     """The motion of a clip on its patch grid.
 
     Args:
         clip: the sampled frames, read with `with_vectors=needs_vectors(source)`.
         grid: the patch grid after all resizing.
-        source: "auto" (codec vectors where they say most, else flow), "codec", "flow", "file", or the name of
-            another entry in `SOURCES`. The field's own `source` says which one it was.
-        direction: "past" or "future".
-        motion_dir: where "file" looks for motion files; None is beside the clip.
+        options: source, direction, quality and so on. The field's own `source` says which source it was.
 
     Raises:
         ConfigError: if there is no such source.
         MotionUnavailable: if the clip has no motion of the kind that was asked for by name.
         MotiontuneError: if a motion file is damaged or does not fit.
     """
-    _check(source)
-    return SOURCES[source](clip, grid, direction, motion_dir)
+    options = options or MotionOptions()
+    check_source(options.source)
+    if options.source == "file":
+        field = file_motion(clip, grid, options.direction, options.motion_dir)
+    else:
+        frames = gray_frames(clip, grid)
+        field = verified(SOURCES[options.source](clip, grid, options, frames), clip, grid, frames)
+    return field.above(options.min_confidence)
 
 
 def needs_vectors(source: str) -> bool:
@@ -74,26 +96,31 @@ def needs_vectors(source: str) -> bool:
     Raises:
         ConfigError: if there is no such source.
     """
-    _check(source)
-    return source in ("auto", "codec")
+    check_source(source)
+    return source in ("auto", "codec", "codec+flow")
 
 
 def predict_source(path: str, source: str) -> tuple[str, str]:
     """Which source will be taken for a file, and why, from headers alone: ("flow", "vp9 has no exported vectors").
 
-    The decoded frames have the last word: `auto` can still end in "flow" where the headers promise vectors.
+    The decoded frames have the last word: `auto` can still end in flow where the headers promise vectors.
 
     Raises:
         ConfigError: if there is no such source.
         ClipError: if the file cannot be read.
     """
-    _check(source)
+    check_source(source)
     if source != "auto":
         return source, "chosen by motion_source"
     reason = codec_unusable(path)
-    return ("codec", "the bitstream has usable vectors") if reason is None else ("flow", reason)
+    return ("codec+flow", "the bitstream has usable vectors") if reason is None else ("flow", reason)
 
 
-def _check(source: str) -> None:
-    if source not in SOURCES:
-        raise ConfigError(f"motion_source must be one of {', '.join(SOURCES)}, not {source!r}")
+def check_source(source: str) -> None:
+    """Refuse a name that is no source.
+
+    Raises:
+        ConfigError: naming those that there are.
+    """
+    if source != "file" and source not in SOURCES:
+        raise ConfigError(f"motion_source must be one of {', '.join([*SOURCES, 'file'])}, not {source!r}")
