@@ -1,5 +1,6 @@
 """Codec vectors: known pans, both directions, what must come out invalid, and damaged files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -10,10 +11,11 @@ from make_clips import FOLDER, encode, pan, pan_clip, recoded, texture
 from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.codec import codec_motion, codec_unusable
+from motiontune.motion.codec import codec_unusable
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.flow import flow_motion
 from motiontune.motion.h264 import BitReader, HeaderError, ReferenceTracker, split_extradata, split_nals
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of
 from real_clips import real_clip
 
 
@@ -29,13 +31,29 @@ USABLE = [
     ("h264_1", ".h264"),
     ("h264_1", ".ts"),
     ("h264_1b", ".mkv"),
+    ("h264_3", ".mkv"),
+    ("h264", ".mp4"),
+    ("h264", ".ts"),
+    ("h264", ".h264"),
 ]
 SIZE = (160, 128)
+
+
+def codec_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past") -> MotionField:
+    return motion_of(clip, grid, MotionOptions("codec", direction))
 
 
 def grid_of(clip: Clip, rows: int = 8, cols: int = 10) -> VideoGrid:
     frames = len(clip.frames)
     return VideoGrid(frames + frames % 2, rows, cols)
+
+
+def without_border(field: MotionField) -> MotionField:
+    """Without the patches near the edge: 12 px per pair enter that were not there before, and MPEG's vectors, which
+    may not leave the picture, go astray in the blocks around them."""
+    valid = field.valid.copy()
+    valid[:, [0, -1]] = valid[:, :, [0, 1, -1]] = False
+    return replace(field, valid=valid)
 
 
 def errors_on_pan(
@@ -58,7 +76,7 @@ def test_a_known_pan(encoder: str, suffix: str, direction: Direction) -> None:
     grid = grid_of(clip)
     field = codec_motion(clip, grid, direction)
     assert (field.source, field.direction) == ("codec", direction)
-    errors = errors_on_pan(clip, grid, field, 3.0, -1.5)
+    errors = errors_on_pan(clip, grid, without_border(field), 3.0, -1.5)
     assert np.median(errors) < 0.25
     assert np.percentile(errors, 90) < 1.0
     missing = [0, -1] if direction == "past" else [-2, -1]  # the pair's other end, and the padding
@@ -148,9 +166,6 @@ def test_a_thing_that_moves_over_a_still_background(tmp_path: Path) -> None:
         ("vp8", ".webm", "vp8 has no exported vectors"),
         ("hevc", ".mp4", "hevc has no exported vectors"),
         ("av1", ".webm", "av1 has no exported vectors"),
-        ("h264", ".mp4", "several reference frames"),
-        ("h264_3", ".mkv", "several reference frames"),
-        ("h264_interlaced", ".mp4", "interlaced"),
         ("h264_keys", ".mp4", "key frames only"),
     ],
 )
@@ -164,6 +179,13 @@ def test_what_has_no_usable_vectors_is_refused(encoder: str, suffix: str, reason
     assert told is not None and reason in told
 
 
+def test_interlaced_vectors_are_not_trusted() -> None:
+    path = str(pan_clip("h264_interlaced", ".mp4"))
+    assert "interlaced" in str(codec_unusable(path))
+    clip = read_clip(path, fps=7.0, with_vectors=True)
+    assert not codec_motion(clip, grid_of(clip)).valid.any()
+
+
 def test_clips_that_were_read_without_vectors() -> None:
     clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=7.0)
     with pytest.raises(MotionUnavailable, match="not asked"):
@@ -171,20 +193,6 @@ def test_clips_that_were_read_without_vectors() -> None:
     clip = clip_from_frames(pan(4, 1, 0), 2.0)
     with pytest.raises(MotionUnavailable, match="no exported vectors"):
         codec_motion(clip, grid_of(clip))
-
-
-def test_blocks_with_several_candidates_are_invalid_and_the_others_right() -> None:
-    # a key frame every three: the first P picture after it has one candidate, the second has two
-    clip = read_clip(str(pan_clip("h264_half", ".mp4")), fps=25.0, with_vectors=True)
-    motion = clip.codec_motion
-    assert motion is not None
-    assert np.isnan(motion.reference_times[2::3]).all()
-    assert np.isfinite(motion.reference_times[1::3]).all()
-    grid = grid_of(clip)
-    field = codec_motion(clip, grid)
-    assert not field.valid[2:40:3].any() and field.valid[1:40:3].mean() > 0.5
-    errors = errors_on_pan(clip, grid, field, 3.0, -1.5)
-    assert np.median(errors) < 0.25 and np.percentile(errors, 95) < 0.6
 
 
 def test_one_frame_and_a_repeated_frame() -> None:
@@ -208,7 +216,7 @@ def test_a_grid_of_another_clip_is_refused() -> None:
 def test_real_clips_agree_with_optical_flow(name: str) -> None:
     clip = read_clip(str(real_clip(name)), fps=4.0, max_frames=12, with_vectors=True)
     grid = grid_of(clip, 18, 32)
-    codec, flow = codec_motion(clip, grid), flow_motion(clip, grid)
+    codec, flow = codec_motion(clip, grid), motion_of(clip, grid, MotionOptions("flow"))
     both = codec.valid & flow.valid
     assert both.mean() > 0.5
     difference = np.linalg.norm(codec.vectors - flow.vectors, axis=-1)[both]
@@ -219,7 +227,7 @@ def test_real_clips_agree_with_optical_flow(name: str) -> None:
 def test_recoded_real_content_agrees_with_optical_flow(encoder: str, suffix: str) -> None:
     clip = read_clip(str(recoded(real_clip("b.mp4"), encoder, suffix)), fps=8.0, with_vectors=True)
     grid = grid_of(clip, 14, 24)
-    codec, flow = codec_motion(clip, grid), flow_motion(clip, grid)
+    codec, flow = codec_motion(clip, grid), motion_of(clip, grid, MotionOptions("flow"))
     both = codec.valid & flow.valid
     assert both.mean() > 0.4
     assert np.median(np.linalg.norm(codec.vectors - flow.vectors, axis=-1)[both]) < 0.6

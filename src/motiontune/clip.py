@@ -1,21 +1,24 @@
 """Open, sample and decode a video: frames, times and what the bitstream says about motion, in one pass."""
 
+import bisect
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
-from motiontune.motion.codec import CodecMotion, VectorCollector, has_vectors
+from motiontune.motion.vectors import CodecMotion, VectorCollector, has_vectors
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ def read_clip(
     times = _times(decoded.pts, info.average_rate)
     motion = None
     if decoded.collector is not None:
-        motion = decoded.collector.finish(times, float(times[indices[0]]), float(times[indices[-1]]))
+        motion = decoded.collector.finish(
+            times, info.average_rate, float(times[indices[0]]), float(times[indices[-1]])
+        )
     return Clip(path, np.stack(decoded.frames), times[indices], indices, info, motion)
 
 
@@ -271,6 +276,63 @@ class _Decoded:
     damage: str = ""
 
 
+class _Irregular(Exception):
+    """Packets and frames do not correspond one to one."""
+
+
+class _Plan:
+    """Leaves out the packets of pictures that are not sampled and that no other picture refers to.
+
+    Which frame a packet will be is known as soon as no packet can follow that is shown before it.
+
+    Args:
+        wanted: the sampled frames' places in the order of presentation.
+    """
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.wanted = wanted
+        self.shown: list[int] = []  # pts of the packets that have been read, sorted
+        self.left_out: list[int] = []  # pts, sorted
+
+    def needed(self, packets: Iterable[av.Packet], collector: VectorCollector) -> Iterator[av.Packet]:
+        """The packets to decode.
+
+        Raises:
+            _Irregular: if a packet does not say when it is shown.
+        """
+        waiting: deque[tuple[av.Packet, int | None, bool]] = deque()
+        for packet in packets:
+            pts, dts = packet.pts, packet.dts
+            disposable = collector.add_packet(packet)
+            if packet.size and not packet.is_discard:
+                if pts is None:
+                    raise _Irregular
+                bisect.insort(self.shown, pts)
+            waiting.append((packet, pts, disposable and not packet.is_discard))
+            while waiting:
+                first, when, dispensable = waiting[0]
+                if dispensable and packet.size and (dts is None or when is None or dts < when):
+                    break
+                waiting.popleft()
+                if dispensable and when is not None and bisect.bisect_left(self.shown, when) not in self.wanted:
+                    bisect.insort(self.left_out, when)
+                else:
+                    yield first
+
+    def index_of(self, pts: int | None, decoded: int) -> int:
+        """A frame's place in the order of presentation, after so many decoded ones.
+
+        Raises:
+            _Irregular: if the packets promised another frame here.
+        """
+        if pts is None:
+            raise _Irregular
+        index = bisect.bisect_left(self.shown, pts)
+        if self.shown[index : index + 1] != [pts] or index != decoded + bisect.bisect_left(self.left_out, pts):
+            raise _Irregular
+        return index
+
+
 def _decode(
     info: VideoInfo,
     indices: NDArray[np.int64],
@@ -278,46 +340,86 @@ def _decode(
     with_vectors: bool,
 ) -> _Decoded:
     """Decode until the last sampled frame, or until the file or the decoder ends."""
+    if with_vectors and has_vectors(info.codec):
+        with contextlib.suppress(_Irregular):
+            return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors)
+    return _decode_by(None, info, indices, resize, with_vectors)
+
+
+def _decode_by(
+    plan: _Plan | None,
+    info: VideoInfo,
+    indices: NDArray[np.int64],
+    resize: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
+    with_vectors: bool,
+) -> _Decoded:
     wanted = set(indices.tolist())
     last = int(indices[-1])
     with open_video(info.path) as (container, stream):
         collector = None
         # Frame threads would lose and invent vectors, differently in each run
         stream.thread_type = "SLICE"
+        # else FFmpeg crops at the left in steps of 64 pixels, and the frame is not as wide as its header says
+        stream.codec_context.flags |= Flags.unaligned
         if with_vectors and has_vectors(info.codec):
             stream.codec_context.options = {"flags2": "+export_mvs"}
             collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
         decoded = _Decoded([], [], collector)
         if not info.counted:
             container.seek(0)
+        count, ended = 0, True
         try:
-            for frame in _frames(container, stream, collector):
-                if (frame.width, frame.height) != (info.width, info.height):
-                    size = f"{frame.width}x{frame.height} at frame {len(decoded.pts)}"
-                    raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
-                index = len(decoded.pts)
+            for frame in _frames(container, stream, collector, plan):
                 pts = frame.pts if collector is None else collector.pts_of(frame)
-                decoded.pts.append(None if pts is None or frame.time_base is None else float(pts * frame.time_base))
+                index = count if plan is None else plan.index_of(pts, count)
+                count += 1
+                if (frame.width, frame.height) != (info.width, info.height):
+                    size = f"{frame.width}x{frame.height} at frame {index}"
+                    raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
+                if plan is None:
+                    decoded.pts.append(_seconds(pts, stream))
                 if index in wanted:
                     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                     decoded.frames.append(image if resize is None else resize(image))
+                    if collector is not None and len(decoded.frames) == 1:
+                        collector.see_as(*decoded.frames[0].shape[1::-1])
                 if collector is not None:
-                    collector.add_frame(frame)
+                    collector.add_frame(frame, index)
                 # what moved before a B-frame stands in the anchor after it
                 if index >= last and (collector is None or collector.last_is_anchor):
+                    ended = False
                     break
         except av.error.FFmpegError as error:
+            if plan is not None:
+                raise _Irregular from error
             decoded.damage = f"damaged: {_in_words(error)}"
+        if plan is not None:
+            if ended and count + len(plan.left_out) != len(plan.shown):
+                raise _Irregular
+            decoded.pts = [_seconds(pts, stream) for pts in plan.shown]
     return decoded
 
 
+def _seconds(pts: int | None, stream: VideoStream) -> float | None:
+    return None if pts is None or stream.time_base is None else float(pts * stream.time_base)
+
+
 def _frames(
-    container: InputContainer, stream: VideoStream, collector: VectorCollector | None
+    container: InputContainer, stream: VideoStream, collector: VectorCollector | None, plan: _Plan | None
 ) -> Iterator[av.VideoFrame]:
-    for packet in container.demux(stream):
-        if collector is not None:
-            collector.add_packet(packet)
+    packets: Iterable[av.Packet] = container.demux(stream)
+    if plan is not None and collector is not None:
+        packets = plan.needed(packets, collector)
+    elif collector is not None:
+        packets = _noted(packets, collector)
+    for packet in packets:
         yield from packet.decode()  # type: ignore[misc]
+
+
+def _noted(packets: Iterable[av.Packet], collector: VectorCollector) -> Iterator[av.Packet]:
+    for packet in packets:
+        collector.add_packet(packet)
+        yield packet
 
 
 def _times(pts: Sequence[float | None], rate: float) -> NDArray[np.float64]:

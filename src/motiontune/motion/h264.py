@@ -65,6 +65,7 @@ class Sequence:
     max_num_ref_frames: int
     frame_mbs_only: bool
     mbaff: bool
+    crop: tuple[int, int]  # pixels that are cut off at the left and at the top
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,12 @@ def parse_sps(nal: bytes) -> tuple[int, Sequence]:
     bits.u(1), bits.ue(), bits.ue()  # gaps allowed, width, height
     frame_mbs_only = bool(bits.u(1))
     mbaff = not frame_mbs_only and bool(bits.u(1))
+    bits.u(1)  # direct 8x8 inference
+    left = top = 0
+    if bits.u(1):
+        left, _, top, _ = (bits.ue() for _ in range(4))
+        left *= 2 if chroma in (1, 2) else 1
+        top *= (2 if chroma == 1 else 1) * (1 if frame_mbs_only else 2)
     if frame_num_bits > 16 or poc_lsb_bits > 16 or max_num_ref_frames > 16 or chroma > 3:
         raise HeaderError("a sequence header is damaged")
     return number, Sequence(
@@ -165,6 +172,7 @@ def parse_sps(nal: bytes) -> tuple[int, Sequence]:
         max_num_ref_frames,
         frame_mbs_only,
         mbaff,
+        (left, top),
     )
 
 
@@ -334,6 +342,11 @@ class ReferenceTracker:
         self._long_term = False
         for unit in units:
             self._parameter_set(unit)
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Pixels that the newest sequence header cuts off at the left and at the top: vectors count from before."""
+        return next(reversed(self.sequences.values())).crop if self.sequences else (0, 0)
 
     @property
     def interlaced(self) -> bool:
