@@ -26,6 +26,8 @@ COMMANDS = ["train", "inspect", "export", "prepare", "demo"]
 KEYS = {
     "train_on_video_tokens": False,
     "motion_source": "auto",
+    "motion_quality": "balanced",
+    "motion_min_confidence": 0.3,
     "motion_target": "past",
     "motion_dir": None,
     "motion_on_error": "auto",
@@ -35,6 +37,7 @@ KEYS = {
     "motion_loss_type": "smooth_l1",
     "motion_head_input": "last_hidden",
     "motion_head_learning_rate": None,
+    "motion_confidence_weighting": False,
     "motion_scale": 1.0,
 }
 

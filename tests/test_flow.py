@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 
 from make_clips import pan, texture
-from motiontune.clip import clip_from_frames, read_clip
+from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction
-from motiontune.motion.flow import PRESETS, flow_motion
+from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.flow import PRESETS
+from motiontune.motion.flow import flow_motion as flow_of_frames
+from motiontune.motion.pixels import gray_frames, verified
 from real_clips import real_clip
+
+
+def flow_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past", preset: str = "medium") -> MotionField:
+    frames = gray_frames(clip, grid)
+    return verified(flow_of_frames(clip, grid, direction, frames, preset), clip, grid, frames).above(0.3)
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

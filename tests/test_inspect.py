@@ -104,7 +104,7 @@ def test_a_real_webm(capfd):
     keys = dataset([sample(PROMPT, "Spinning cube that quickly stops spinning. " * 8, videos=[clip])])
     said, out = inspect(capfd, **BOTH, **keys, video_fps=12.0, video_max_pixels=65536, cutoff_len=4096)
     assert "One batch of 1 sample\n" in said and "Sample 0: 1 video\n" in said
-    assert "motion flow, past: " in said and f"video {clip}" in said
+    assert "motion blockmatch+flow, past: " in said and f"video {clip}" in said
     assert "Spinning cube that quickly stops spinning. Spinning cube ... " in said
     assert (out / "sample_0.png").stat().st_size > 10_000
 
@@ -127,14 +127,14 @@ def test_videos_that_are_frames_and_samples_without(capfd):
     for family in ("qwen2_vl", "qwen3_vl"):
         said, out = inspect(capfd, family, **BOTH, **dataset(samples))
         assert "Sample 0: 1 video\n" in said and "Sample 1: 0 videos\n" in said
-        assert "motion flow, past: " in said
+        assert "motion blockmatch+flow, past: " in said
         assert [file.name for file in out.glob("*.png")] == ["sample_0.png"]
 
 
 def test_two_videos_in_one_picture(capfd):
     samples = [sample("<video>And <video>?", "It stops.", videos=[clips()[2], clips()[0]])]
     said, out = inspect(capfd, "qwen3_vl", **BOTH, **dataset(samples))
-    assert said.index("motion flow") < said.index("motion codec")
+    assert said.index("motion blockmatch+flow") < said.index("motion codec+flow")
     one, _ = inspect(capfd, "qwen3_vl", **BOTH, **dataset([sample(PROMPT, "It stops.", videos=[clips()[2]])]))
     assert cv2.imread(str(out / "sample_0.png")).shape[0] > 400 and "Sample 0: 1 video" in one
 
@@ -171,7 +171,9 @@ def test_what_belongs_to_a_run_is_left_out(capfd):
 def test_the_source_of_each_data_set_is_said(capfd):
     with logged() as messages:
         inspect(capfd, **BOTH)
-    assert any(message.startswith("Motion of data set toy.json, first 6 clips: codec for 5") for message in messages)
+    assert any(
+        message.startswith("Motion of data set toy.json, first 6 clips: codec+flow for 5") for message in messages
+    )
 
 
 def test_mistakes_end_in_one_line(capfd):

@@ -63,3 +63,10 @@ def test_no_label_is_zero_with_a_gradient():
     assert total.item() == 0 and logits.shape == (0, 50)
     total.backward()
     assert torch.equal(lm_head.weight.grad, torch.zeros_like(lm_head.weight))
+
+
+def test_weights_weigh() -> None:
+    predicted, target = torch.tensor([[2.0, 0.0, 5.0, 5.0]]), torch.zeros(1, 4)
+    mask, weights = torch.tensor([[True, True, False, False]]), torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    assert motion_loss_sum(predicted, target, mask, "l1", weights) == 1.0
+    assert motion_loss_sum(predicted, target, mask, "l1") == 2.0

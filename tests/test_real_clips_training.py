@@ -34,9 +34,9 @@ def test_real_clips_train_evaluate_and_predict(family, finetuning_type, clips):
             logging_steps=1,
         )
     said = next(message for message in messages if message.startswith("Motion of data set"))
-    assert "codec for 2" in said and "flow for 1 (h264 with several" in said and "flow for 1 (vp9" in said
+    assert "codec+flow for 3" in said and "blockmatch+flow for 1 (vp9" in said
     sources = json.loads((out / "train_results.json").read_text())
-    assert sources["clips_codec"] and sources["clips_flow"] and sources["clips_left_out"] == 0
+    assert sources["clips_codec+flow"] and sources["clips_blockmatch+flow"] and sources["clips_left_out"] == 0
     steps = [entry for entry in json.loads((out / "trainer_state.json").read_text())["log_history"] if "loss" in entry]
     assert len(steps) == 4
     assert all(np.isfinite([entry["loss"], entry["motion_loss"], entry["ce_loss"]]).all() for entry in steps)
@@ -59,7 +59,7 @@ def test_real_clips_train_evaluate_and_predict(family, finetuning_type, clips):
     )
     predictions = list(load_predictions(predicted / "motion_predictions"))
     assert [prediction.path for prediction in predictions] == [str(clip) for clip in clips]
-    assert [prediction.source for prediction in predictions] == ["flow", "codec", "codec", "flow"]
+    assert [prediction.source for prediction in predictions] == ["codec+flow"] * 3 + ["blockmatch+flow"]
     for prediction in predictions:
         assert np.isfinite(prediction.predicted).all() and prediction.valid[1:].any()
         assert (np.diff(prediction.times[:5]) > 0).all()

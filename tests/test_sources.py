@@ -1,6 +1,5 @@
 """The choice of a source of motion."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,12 @@ import pytest
 
 from make_clips import pan_clip
 from motiontune.clip import Clip, read_clip
-from motiontune.errors import ClipError, ConfigError, MotionUnavailable
+from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion import sources
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.sources import SOURCES, motion_of, needs_vectors, predict_source
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of, needs_vectors, predict_source
 
 
 def grid_of(clip: Clip) -> VideoGrid:
@@ -22,12 +22,13 @@ def grid_of(clip: Clip) -> VideoGrid:
 @pytest.mark.parametrize(
     ("encoder", "suffix", "source", "reason"),
     [
-        ("mpeg4_b", ".mp4", "codec", "usable vectors"),
-        ("mpeg2_b", ".ts", "codec", "usable vectors"),
-        ("h264_1", ".mp4", "codec", "usable vectors"),
-        ("h264", ".mp4", "flow", "several reference frames"),
-        ("vp9", ".webm", "flow", "vp9 has no exported vectors"),
-        ("hevc", ".mp4", "flow", "hevc has no exported vectors"),
+        ("mpeg4_b", ".mp4", "codec+flow", "usable vectors"),
+        ("mpeg2_b", ".ts", "codec+flow", "usable vectors"),
+        ("h264_1", ".mp4", "codec+flow", "usable vectors"),
+        ("h264", ".mp4", "codec+flow", "usable vectors"),
+        ("h264_interlaced", ".mp4", "blockmatch+flow", "interlaced"),
+        ("vp9", ".webm", "blockmatch+flow", "vp9 has no exported vectors"),
+        ("hevc", ".mp4", "blockmatch+flow", "hevc has no exported vectors"),
     ],
 )
 @pytest.mark.parametrize("direction", ["past", "future"])
@@ -38,7 +39,7 @@ def test_auto_takes_vectors_where_they_are_usable(
     foretold, why = predict_source(path, "auto")
     assert foretold == source and reason in why
     clip = read_clip(path, fps=14.0, with_vectors=needs_vectors("auto"))  # two frames apart
-    field = motion_of(clip, grid_of(clip), direction=direction)
+    field = motion_of(clip, grid_of(clip), MotionOptions(direction=direction))
     assert (field.source, field.direction) == (source, direction)
     frame = 2
     expected = (clip.indices[2] - clip.indices[1]) * np.array([3.0, -1.5]) * 140 / 160
@@ -49,12 +50,12 @@ def test_a_source_by_name_does_not_fall_back(tmp_path: Path) -> None:
     path = str(pan_clip("vp9", ".webm"))
     clip = read_clip(path, fps=7.0, with_vectors=True)
     with pytest.raises(MotionUnavailable, match="vp9"):
-        motion_of(clip, grid_of(clip), "codec")
+        motion_of(clip, grid_of(clip), MotionOptions("codec"))
     with pytest.raises(MotionUnavailable, match="no motion file"):
-        motion_of(clip, grid_of(clip), "file", motion_dir=str(tmp_path))
-    assert motion_of(clip, grid_of(clip), "flow").source == "flow"
+        motion_of(clip, grid_of(clip), MotionOptions("file", motion_dir=str(tmp_path)))
+    assert motion_of(clip, grid_of(clip), MotionOptions("flow")).source == "flow"
     np.save(tmp_path / (Path(path).stem + ".npy"), np.ones((len(clip.frames), 8, 10, 2), np.float32))
-    assert motion_of(clip, grid_of(clip), "file", motion_dir=str(tmp_path)).source == "file"
+    assert motion_of(clip, grid_of(clip), MotionOptions("file", motion_dir=str(tmp_path))).source == "file"
     assert predict_source(path, "codec")[0] == "codec"
 
 
@@ -66,36 +67,81 @@ def test_which_sources_need_vectors() -> None:
 def test_unknown_names() -> None:
     clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
     for call in (
-        lambda: motion_of(clip, grid_of(clip), "radar"),
+        lambda: motion_of(clip, grid_of(clip), MotionOptions("radar")),
         lambda: needs_vectors("radar"),
         lambda: predict_source(clip.path, "radar"),
     ):
-        with pytest.raises(ConfigError, match="auto, codec, .*'radar'"):
+        with pytest.raises(ConfigError, match="'radar' is none of auto, codec, "):
             call()
     with pytest.raises(ClipError, match="does not exist"):
         predict_source("missing.mp4", "auto")
 
 
-def test_another_source_slots_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    def still(clip: Clip, grid: VideoGrid, direction: Direction, motion_dir: str | None) -> MotionField:
-        shape = (grid.frames, grid.rows, grid.cols)
-        return MotionField(np.zeros((*shape, 2), np.float32), np.ones(shape, np.bool_), np.zeros(grid.frames), "still")
-
-    monkeypatch.setitem(SOURCES, "still", still)
-    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
-    assert motion_of(clip, grid_of(clip), "still").source == "still"
-    assert not needs_vectors("still")
-
-
-def test_auto_takes_flow_where_the_bitstream_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_goes_by_the_pixels_where_the_bitstream_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few usable pictures are not enough to leave most patches without a target."""
     clip = read_clip(str(pan_clip("mpeg4_b", ".mp4")), fps=14.0, with_vectors=True)
     grid = grid_of(clip)
-    vectors = motion_of(clip, grid, "codec")
-    thin = np.zeros_like(vectors.valid)
-    thin[1] = vectors.valid[1]
-    sparse = replace(vectors, valid=thin, vectors=np.where(thin[..., None], vectors.vectors, np.float32(0)))
+    vectors = motion_of(clip, grid, MotionOptions("codec"))
+    thin = np.zeros_like(vectors.confidence)
+    thin[1] = vectors.confidence[1]
+    sparse = MotionField.from_confidence(vectors.vectors, thin, vectors.times, "codec")
     monkeypatch.setattr(sources, "codec_motion", lambda *args: sparse)
-    assert motion_of(clip, grid, "auto").source == "flow"
+    assert motion_of(clip, grid).source == "blockmatch+flow"
     monkeypatch.setattr(sources, "codec_motion", lambda *args: vectors)
-    assert motion_of(clip, grid, "auto").source == "codec"
+    assert motion_of(clip, grid).source == "codec+flow"
+
+
+def test_less_confidence_less_valid() -> None:
+    clip = read_clip(str(pan_clip("mpeg1", ".mpg")), fps=7.0, with_vectors=True)
+    fields = [motion_of(clip, grid_of(clip), MotionOptions("codec", min_confidence=least)) for least in (0, 0.3, 0.6)]
+    shares = [field.valid.mean() for field in fields]
+    assert shares[0] > shares[1] > shares[2] > 0
+    for field, least in zip(fields, (0, 0.3, 0.6), strict=True):
+        assert (field.valid == (field.confidence > least)).all()
+
+
+OWN = """
+import numpy as np
+from motiontune.motion.field import MotionField
+
+def still(clip, grid, direction):
+    shape = (grid.frames, grid.rows, grid.cols)
+    return MotionField(np.zeros((*shape, 2), np.float32), np.ones(shape, bool), np.zeros(grid.frames), "still")
+
+def with_vectors(clip, grid, direction):
+    assert clip.codec_motion is not None
+    return still(clip, grid, direction)
+
+with_vectors.needs_vectors = True
+
+def fails(clip, grid, direction):
+    return 1 / 0
+
+def other(clip, grid, direction):
+    return np.zeros(3)
+
+def small(clip, grid, direction):
+    return MotionField(np.zeros((1, 2, 2, 2), np.float32), np.ones((1, 2, 2), bool), np.zeros(1), "small")
+"""
+
+
+def test_a_function_of_the_users_is_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
+    for direction in ("past", "future"):
+        field = motion_of(clip, grid_of(clip), MotionOptions(f"{file}:still", direction))
+        assert (field.source, field.direction) == ("still", direction) and field.valid.all()
+    assert not needs_vectors(f"{file}:still") and needs_vectors(f"{file}:with_vectors")
+    assert predict_source(clip.path, f"{file}:still") == (f"{file}:still", "chosen by motion_source")
+    for name, reason in (("fails", "ZeroDivisionError"), ("other", "returned ndarray"), ("small", "the grid is")):
+        with pytest.raises(MotiontuneError, match=reason) as caught:
+            motion_of(clip, grid_of(clip), MotionOptions(f"{file}:{name}"))
+        assert str(caught.value).startswith(clip.path) and "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="did you mean 'still'"):
+        needs_vectors(f"{file}:stil")
+    with pytest.raises(ConfigError, match="does not exist"):
+        needs_vectors("missing.py:still")
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    with pytest.raises(ConfigError, match="cannot be imported: No module named"):
+        needs_vectors(f"{tmp_path / 'broken.py'}:still")

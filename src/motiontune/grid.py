@@ -130,6 +130,12 @@ def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0) ->
     return MotionTargets(np.where(mask, values, np.float32(0)), mask)
 
 
+def field_to_weights(field: MotionField, grid: VideoGrid) -> NDArray[np.float32]:
+    """How much each number of the targets counts: its vector's confidence, float32 [T, D], 0 where not valid."""
+    weights = np.where(field.valid, field.confidence, np.float32(0))
+    return to_tokens(np.repeat(weights[..., None], 2, axis=-1), grid)
+
+
 def tokens_to_vectors(values: NDArray[np.float32], grid: VideoGrid, scale: float = 1.0) -> NDArray[np.float32]:
     """Turn normalised token values [T, D] into vectors [F, R, C, 2] in pixels of the resized frame."""
     return from_tokens(np.asarray(values, np.float32) * np.float32(grid.patch * scale), grid)

@@ -11,6 +11,7 @@ from llamafactory.hparams.training_args import TrainingArguments
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.compat import get_logger
 from motiontune.model.losses import MOTION_LOSS_TYPES
+from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source
 
 
@@ -34,10 +35,20 @@ class MotionDataArguments(DataArguments):
         default="auto",
         metadata={
             "help": (
-                "Where motion comes from: codec (the bitstream's vectors), flow (optical flow on the resized frames), "
-                "file (computed beforehand), auto (codec where the bitstream has usable vectors, else flow)."
+                "Where motion comes from: codec (the bitstream's vectors), blockmatch (an encoder's motion search on "
+                "the resized frames), codec+flow or blockmatch+flow (these refined by optical flow), flow, file "
+                "(computed beforehand), FILE.py:FUNCTION (your own), auto (codec+flow where the bitstream has usable "
+                "vectors, else blockmatch+flow)."
             )
         },
+    )
+    motion_quality: Literal["fast", "balanced", "best"] = field(
+        default="balanced",
+        metadata={"help": "How much time optical flow may take where it is part of motion_source."},
+    )
+    motion_min_confidence: float = field(
+        default=MotionOptions.min_confidence,
+        metadata={"help": "Vectors whose confidence (0 to 1) is not above this are no targets."},
     )
     motion_target: Literal["past", "future"] = field(
         default="past",
@@ -60,6 +71,9 @@ class MotionDataArguments(DataArguments):
     def __post_init__(self):
         super().__post_init__()
         check_source(self.motion_source)
+        _check_choice("motion_quality", self.motion_quality, QUALITIES)
+        if not 0 <= self.motion_min_confidence < 1:
+            raise ConfigError(f"motion_min_confidence: {self.motion_min_confidence} must be 0 or more and below 1")
         _check_choice("motion_target", self.motion_target, ("past", "future"))
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
 
@@ -101,6 +115,10 @@ class MotionFinetuningArguments(FinetuningArguments):
     motion_head_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Learning rate of the motion head. Defaults to 10 times `learning_rate`."},
+    )
+    motion_confidence_weighting: bool = field(
+        default=False,
+        metadata={"help": "Weight the motion loss of each vector by its confidence, instead of counting all alike."},
     )
     motion_scale: float = field(
         default=1.0,

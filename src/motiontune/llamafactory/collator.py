@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.extras.constants import IGNORE_INDEX
+from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from motiontune.clip import Clip
 from motiontune.errors import ClipError, MotiontuneError
-from motiontune.grid import MotionTargets, VideoGrid, field_to_targets
+from motiontune.grid import MotionTargets, VideoGrid, field_to_targets, field_to_weights
 from motiontune.model.head import MotionHeadConfig
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
@@ -28,6 +29,7 @@ class MotionSettings:
     head: MotionHeadConfig
     options: MotionOptions = MotionOptions()
     raise_on_error: bool = False
+    weighting: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
 
     * `motion_targets`: float32 [T, D], normalised; T counts the batch's video tokens, row by row.
     * `motion_mask`: bool [T, D].
+    * `motion_weights`: float32 [T, D], the vectors' confidence; only in training with `motion_confidence_weighting`.
     * `motion_videos`: list of `VideoRecord`, in the order of the tokens.
     * `motion_skipped`: list of str, one line for each sample that was taken out.
     * `motion_samples`: list of int, in evaluation: the number of each row's sample in its data set.
@@ -115,14 +118,15 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             if "second_per_grid_ts" in batch:  # a list in LLaMA-Factory, which beam search cannot split
                 batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])
 
-        targets, records = [], []
+        targets, weights, records = [], [], []
         for (row, clip), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
             video_processor = self.processor.video_processor
             grid = VideoGrid.from_thw(
                 thw, video_processor.patch_size, video_processor.merge_size, video_processor.temporal_patch_size
             )
-            target, times, source, problem = self._targets(clip, grid)
+            target, weight, times, source, problem = self._targets(clip, grid)
             targets.append(target)
+            weights.append(weight)
             records.append(VideoRecord(numbers[row], row, clip.path, grid, times, source, problem))
         width = self.motion.head.token_width
         empty = [np.zeros((0, width), np.float32)]
@@ -130,6 +134,8 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         batch["motion_mask"] = torch.from_numpy(
             np.concatenate(empty + [target.mask for target in targets]).astype(bool)
         )
+        if self.motion.weighting and None in numbers:
+            batch["motion_weights"] = torch.from_numpy(np.concatenate(empty + weights))
         batch["motion_videos"] = records
         batch["motion_skipped"] = skipped
         if None not in numbers:
@@ -163,7 +169,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             )
         return blank
 
-    def _targets(self, clip: Clip, grid: VideoGrid) -> tuple[MotionTargets, tuple[float, ...], str, str]:
+    def _targets(
+        self, clip: Clip, grid: VideoGrid
+    ) -> tuple[MotionTargets, NDArray[np.float32], tuple[float, ...], str, str]:
         self.motion.head.check_grid(grid)
         try:
             field = motion_of(clip, grid, self.motion.options)
@@ -172,8 +180,10 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
                 raise
             shape = (grid.num_tokens, grid.token_width)
             times = (*clip.times, *clip.times[-1:])[: grid.frames]
-            return MotionTargets(np.zeros(shape, np.float32), np.zeros(shape, bool)), times, "none", str(error)
-        return field_to_targets(field, grid, self.motion.head.scale), tuple(field.times), field.source, ""
+            nothing = np.zeros(shape, np.float32)
+            return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
+        targets = field_to_targets(field, grid, self.motion.head.scale)
+        return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
 
     def _token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
         types = torch.zeros_like(input_ids)

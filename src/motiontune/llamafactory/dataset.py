@@ -147,7 +147,8 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
     source = data_args.motion_source
 
     def look(video: str) -> tuple[str, str]:
-        choice, reason = predict_source(video, "auto" if source == "codec" else source)
+        of_codec = source in ("codec", "codec+flow")
+        choice, reason = predict_source(video, "auto" if of_codec else source)
         if source == "file":
             try:
                 read_motion(video)
@@ -157,7 +158,9 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
                 if not isinstance(error, MotionUnavailable) and data_args.motion_on_error != "skip":
                     raise
                 return "none", str(error)
-        return ("none", reason) if source == "codec" and choice != "codec" else (choice, reason)
+        if of_codec:
+            return (source if choice.startswith("codec") else "none"), reason
+        return choice, reason
 
     videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or []]
     if not videos:

@@ -35,6 +35,7 @@ MEANING = {
     "second_per_grid_ts": "seconds per temporal patch",
     "motion_targets": "displacement / (patch * motion_scale); x, y of each patch of a video token",
     "motion_mask": "where motion_targets is a target",
+    "motion_weights": "how much each target counts: its vector's confidence",
     "motion_videos": "per video: clip, grid, times, source",
     "motion_skipped": "samples that could not be used",
 }
@@ -69,7 +70,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         block_diag_attn=model_args.block_diag_attn,
         neat_packing=data_args.neat_packing,
         compute_dtype=model_args.compute_dtype or torch.float32,
-        motion=motion_settings(head, data_args),
+        motion=motion_settings(head, data_args, finetuning_args),
         **tokenizer_module,
     )
     features = [sample for sample, _ in zip(dataset, range(samples), strict=False)]

@@ -32,7 +32,7 @@ from motiontune.model.motion_model import captured_motion
 logger = get_logger(__name__)
 
 NOT_TENSORS = ("motion_videos", "motion_skipped", "motion_samples")
-MOTION_TENSORS = ("motion_targets", "motion_mask")
+MOTION_TENSORS = ("motion_targets", "motion_mask", "motion_weights")
 PREDICTIONS_FOLDER = "motion_predictions"
 
 
@@ -51,7 +51,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         self.control_run = self.weight == 0 and self.finetuning_args.use_motion_loss
         if not self.control_run:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
-        self._window = torch.zeros(5, dtype=torch.float64)
+        self._window = torch.zeros(6, dtype=torch.float64)
         self._sources: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
         self._sums: dict[tuple[int, int], MotionSums] = {}
@@ -65,13 +65,14 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
     @override
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
-        """Count labelled tokens and valid motion numbers of the global batch: int64 [2]."""
+        """Count labelled tokens and valid motion numbers of the global batch: int64 [2].
+
+        With `motion_confidence_weighting` the motion numbers count with their weights: float64 [2].
+        """
         _raise_error_of_worker(*batch_samples)
         if self.control_run or not batch_samples or "motion_mask" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
-        counts = torch.zeros(2, dtype=torch.int64, device=device)
-        for batch in batch_samples:
-            counts += torch.stack([_count_labels(batch).to(device), batch["motion_mask"].sum().to(device)])
+        counts = torch.stack([_counts(batch).to(device) for batch in batch_samples]).sum(0)
         return self.accelerator.reduce(counts, "sum")
 
     @override
@@ -82,10 +83,11 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             inputs = {key: value for key, value in inputs.items() if key not in MOTION_TENSORS}
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
 
-        own_counts = torch.stack([_count_labels(inputs), inputs["motion_mask"].sum().to(inputs["labels"].device)])
+        own_counts = _counts(inputs)
         counts = kwargs.get("num_items_in_batch")
         outputs = model(**inputs)
-        share = (own_counts if counts is None else counts).clamp(min=1)
+        share = own_counts if counts is None else counts
+        share = torch.where(share > 0, share, torch.ones_like(share))
         loss = self.weight * outputs.motion_sum / share[1]
         if outputs.ce_sum is not None:
             loss = loss + outputs.ce_sum / share[0]
@@ -96,7 +98,8 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             ce_sum = torch.zeros(()) if outputs.ce_sum is None else outputs.ce_sum.detach()
             numbers = [ce_sum, own_counts[0], outputs.motion_sum.detach(), own_counts[1]]
             numbers = [number.to(loss.device, torch.float64) for number in numbers]
-            numbers.append(torch.tensor(inputs["motion_mask"].numel(), dtype=torch.float64, device=loss.device))
+            mask = inputs["motion_mask"]
+            numbers += [mask.sum().to(loss.device, torch.float64), loss.new_tensor(mask.numel(), dtype=torch.float64)]
             self._window = self._window.to(loss.device) + torch.stack(numbers)
         return (loss, outputs) if return_outputs else loss
 
@@ -130,12 +133,12 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         if "loss" in logs and not self.control_run:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum").tolist()
             self._window.zero_()
-            ce_sum, ce_count, motion_sum, motion_count, motion_total = window
+            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total = window
             if ce_count and self.finetuning_args.use_motionvector_crossentropy_loss:
                 logs["ce_loss"] = ce_sum / ce_count
             if motion_count:
                 logs["motion_loss"] = motion_sum / motion_count
-            logs["motion_valid"] = motion_count / max(motion_total, 1)
+            logs["motion_valid"] = motion_valid / max(motion_total, 1)
         super().log(logs, start_time)
 
     # ---- optimizer ----
@@ -207,7 +210,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         records, numbers = inputs["motion_videos"], inputs["motion_samples"]
         inputs = self._prepare_inputs(self._note_problems(inputs))
         if self.args.predict_with_generate and not prediction_loss_only:
-            targets, mask = (inputs.pop(key) for key in MOTION_TENSORS)
+            targets, mask, _ = (inputs.pop(key, None) for key in MOTION_TENSORS)
             with captured_motion(self.model) as captured:
                 loss, tokens, labels = super().prediction_step(
                     model, inputs, prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
@@ -326,6 +329,14 @@ def _raise_error_of_worker(*batches: dict[str, Any]) -> None:
 def _count_labels(batch: dict[str, Any]) -> Tensor:
     labels = batch.get("labels")
     return torch.zeros((), dtype=torch.int64) if labels is None else (labels[:, 1:] != IGNORE_INDEX).sum()
+
+
+def _counts(batch: dict[str, Any]) -> Tensor:
+    """Count labelled tokens and valid motion numbers, or the sum of these numbers' weights."""
+    labels, weights = _count_labels(batch), batch.get("motion_weights")
+    if weights is None:
+        return torch.stack([labels, batch["motion_mask"].sum().to(labels.device)])
+    return torch.stack([labels.double(), weights.double().sum().to(labels.device)])
 
 
 def _gather_dict(mine: dict[Any, Any]) -> dict[Any, Any]:

@@ -74,7 +74,7 @@ def run_motion_sft(
         neat_packing=data_args.neat_packing,
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         compute_dtype=model_args.compute_dtype,
-        motion=motion_settings(head.config, data_args),
+        motion=motion_settings(head.config, data_args, finetuning_args),
         **tokenizer_module,
     )
     compute_metrics: Any = None
@@ -215,19 +215,26 @@ def load_datasets(
     return module
 
 
-def motion_settings(head: MotionHeadConfig, data_args: MotionDataArguments) -> MotionSettings:
+def motion_settings(
+    head: MotionHeadConfig, data_args: MotionDataArguments, finetuning_args: MotionFinetuningArguments
+) -> MotionSettings:
     """Gather what the collator needs."""
     return MotionSettings(
         head=head,
         options=motion_options(data_args),
         raise_on_error=data_args.motion_on_error == "raise",
+        weighting=finetuning_args.motion_confidence_weighting,
     )
 
 
 def motion_options(data_args: MotionDataArguments) -> MotionOptions:
     """Gather what the source of motion needs."""
     return MotionOptions(
-        source=data_args.motion_source, direction=data_args.motion_target, motion_dir=data_args.motion_dir
+        source=data_args.motion_source,
+        direction=data_args.motion_target,
+        quality=data_args.motion_quality,
+        min_confidence=data_args.motion_min_confidence,
+        motion_dir=data_args.motion_dir,
     )
 
 

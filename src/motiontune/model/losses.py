@@ -16,18 +16,21 @@ CHARBONNIER_EPSILON = 1e-3
 IGNORE_INDEX = -100
 
 
-def motion_loss_sum(predicted: Tensor, target: Tensor, mask: Tensor, kind: MotionLossType) -> Tensor:
+def motion_loss_sum(
+    predicted: Tensor, target: Tensor, mask: Tensor, kind: MotionLossType, weights: Tensor | None = None
+) -> Tensor:
     """Sum the loss over the valid numbers.
 
-    Divide by the number of valid numbers for the mean. `epe` is the end-point error of each vector (Charbonnier:
-    sqrt(dx^2 + dy^2 + eps^2) - eps, smooth at zero), counted for both of its numbers, so that the mean over numbers
-    is the mean over vectors.
+    Divide by the number of valid numbers, or by the sum of their weights, for the mean. `epe` is the end-point error
+    of each vector (Charbonnier: sqrt(dx^2 + dy^2 + eps^2) - eps, smooth at zero), counted for both of its numbers, so
+    that the mean over numbers is the mean over vectors.
 
     Args:
         predicted: float32 [T, D], x and y alternating along D.
         target: float32 [T, D].
         mask: bool [T, D], true where the number counts; x and y of a vector alike.
         kind: "smooth_l1" (beta 1 patch), "l1", "l2" or "epe".
+        weights: float32 [T, D], how much each number counts; None for all alike.
 
     Returns:
         float32 scalar; zero with a graph where nothing is valid, so that every rank has a gradient to reduce.
@@ -39,6 +42,8 @@ def motion_loss_sum(predicted: Tensor, target: Tensor, mask: Tensor, kind: Motio
     else:
         function = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "l2": F.mse_loss}[kind]
         each = function(predicted, target, reduction="none")
+    if weights is not None:
+        each = each * weights
     return torch.where(mask, each, each.new_zeros(())).sum()
 
 

@@ -146,13 +146,21 @@ class MotionForward:
         at_video = (input_ids == self.config.video_token_id).to(hidden.device)  # type: ignore[attr-defined]
         return self.motion_head(hidden[at_video])
 
-    def motion_forward(self, input_ids: Tensor, motion_targets: Tensor, motion_mask: Tensor, **inputs: Any) -> Any:
+    def motion_forward(
+        self,
+        input_ids: Tensor,
+        motion_targets: Tensor,
+        motion_mask: Tensor,
+        motion_weights: Tensor | None = None,
+        **inputs: Any,
+    ) -> Any:
         """Run the model once and return the sums of its losses.
 
         Args:
             input_ids: int64 [B, S].
             motion_targets: float32 [T, D], normalised.
             motion_mask: bool [T, D].
+            motion_weights: float32 [T, D], how much each number counts in the loss; None for all alike.
             inputs: what the model's own forward takes; `labels` int64 [B, S] among them if there is text to learn.
         """
         labels = inputs.pop("labels", None)
@@ -161,7 +169,8 @@ class MotionForward:
         motion = self.motion_of_tokens(input_ids)
         objective = self.motion_objective
         output = MotionOutput(
-            motion_sum=motion_loss_sum(motion, motion_targets, motion_mask, objective.kind), motion=motion.detach()
+            motion_sum=motion_loss_sum(motion, motion_targets, motion_mask, objective.kind, motion_weights),
+            motion=motion.detach(),
         )
         if objective.with_text and labels is not None:
             output.ce_sum, logits = cross_entropy_sum(hidden, labels, self.lm_head, objective.label_smoothing)  # type: ignore[attr-defined]

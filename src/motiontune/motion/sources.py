@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 
 from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import codec_motion, codec_unusable
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import flow_motion, refined
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.pixels import gray_frames, verified
+from motiontune.motion.provider import is_provider, load_provider, provided_motion
 
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ def _codec(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames
     return codec_motion(clip, grid, options.direction)
 
 
+def _blockmatch(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    return blockmatch_motion(clip, grid, options.direction, frames)
+
+
 def _flow(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return flow_motion(clip, grid, options.direction, frames, FLOW_PRESET[options.quality])
 
@@ -46,16 +52,16 @@ def _refining(first: Source) -> Source:
 
 
 def _auto(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    by_codec, by_pixels = SOURCES["codec+flow"], SOURCES["flow"]
+    by_codec, by_pixels = SOURCES["codec+flow"], SOURCES["blockmatch+flow"]
     try:
         vectors = by_codec(clip, grid, options, frames)
     except MotionUnavailable:
         return by_pixels(clip, grid, options, frames)
-    pairs = max(len(clip.frames) - 1, 1)
-    if vectors.valid.sum() >= MIN_VALID_SHARE * pairs * grid.rows * grid.cols:
+    wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
+    if (vectors.confidence > options.min_confidence).sum() >= wanted:
         return vectors
     pixels = by_pixels(clip, grid, options, frames)
-    return pixels if pixels.valid.sum() > vectors.valid.sum() else vectors
+    return pixels if pixels.confidence.sum() > vectors.confidence.sum() else vectors
 
 
 # Sources that look at the frames: their patches are compared, see `verified`. A new one is a new line here.
@@ -63,6 +69,8 @@ SOURCES: dict[str, Source] = {
     "auto": _auto,
     "codec": _codec,
     "codec+flow": _refining(_codec),
+    "blockmatch": _blockmatch,
+    "blockmatch+flow": _refining(_blockmatch),
     "flow": _flow,
 }
 
@@ -84,6 +92,8 @@ def motion_of(clip: "Clip", grid: VideoGrid, options: MotionOptions | None = Non
     check_source(options.source)
     if options.source == "file":
         field = file_motion(clip, grid, options.direction, options.motion_dir)
+    elif is_provider(options.source):
+        field = provided_motion(options.source, clip, grid, options.direction)
     else:
         frames = gray_frames(clip, grid)
         field = verified(SOURCES[options.source](clip, grid, options, frames), clip, grid, frames)
@@ -97,13 +107,15 @@ def needs_vectors(source: str) -> bool:
         ConfigError: if there is no such source.
     """
     check_source(source)
+    if is_provider(source):
+        return bool(getattr(load_provider(source), "needs_vectors", False))
     return source in ("auto", "codec", "codec+flow")
 
 
 def predict_source(path: str, source: str) -> tuple[str, str]:
-    """Which source will be taken for a file, and why, from headers alone: ("flow", "vp9 has no exported vectors").
+    """Which source will be taken for a file, and why, from headers alone: ("codec", "chosen by motion_source").
 
-    The decoded frames have the last word: `auto` can still end in flow where the headers promise vectors.
+    The decoded frames have the last word: `auto` can still end in blockmatch+flow where the headers promise vectors.
 
     Raises:
         ConfigError: if there is no such source.
@@ -113,14 +125,17 @@ def predict_source(path: str, source: str) -> tuple[str, str]:
     if source != "auto":
         return source, "chosen by motion_source"
     reason = codec_unusable(path)
-    return ("codec+flow", "the bitstream has usable vectors") if reason is None else ("flow", reason)
+    return ("codec+flow", "the bitstream has usable vectors") if reason is None else ("blockmatch+flow", reason)
 
 
 def check_source(source: str) -> None:
     """Refuse a name that is no source.
 
     Raises:
-        ConfigError: naming those that there are.
+        ConfigError: naming those that there are, or what is wrong with the user's own.
     """
-    if source != "file" and source not in SOURCES:
-        raise ConfigError(f"motion_source must be one of {', '.join([*SOURCES, 'file'])}, not {source!r}")
+    if is_provider(source):
+        load_provider(source)
+    elif source != "file" and source not in SOURCES:
+        names = ", ".join([*SOURCES, "file"])
+        raise ConfigError(f"motion_source: {source!r} is none of {names}, FILE.py:FUNCTION")

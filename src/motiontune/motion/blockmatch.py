@@ -1,0 +1,158 @@
+"""Motion from an encoder used as a block matcher, for codecs without vectors and for frames given as images.
+
+The sampled frames are encoded once more, with x264 and in memory, and the vectors that it found are read back. Unlike
+optical flow it searches far: a large motion that flow's pyramid misses is found.
+
+Shapes: r x c cells of 8 x 8 pixels, F, R, C frames, patch rows and patch columns, H, W height and width of a frame.
+"""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import av
+import cv2
+import numpy as np
+from av.sidedata.sidedata import SideData
+from av.video.codeccontext import VideoCodecContext
+from numpy.typing import NDArray
+
+from motiontune.errors import MotionUnavailable
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.kernels import QUARTERS, RECORD, spread
+from motiontune.motion.pixels import neighbours, padded_times
+
+
+if TYPE_CHECKING:
+    from motiontune.clip import Clip
+
+
+ENCODER = "libx264"
+CELL = 8
+# One reference, no B-frames and no key frame but the first, so that each frame is described by the one before it; a
+# wide search; and nothing that serves only the eye
+PARAMS = {
+    "me": "umh",
+    "merange": "64",
+    "subme": "5",
+    "qp": "20",
+    "ref": "1",
+    "bframes": "0",
+    "scenecut": "0",
+    "keyint": "infinite",
+    "weightp": "0",
+    "mbtree": "0",
+    "aq-mode": "0",
+    "rc-lookahead": "0",
+    "psy": "0",
+    "trellis": "0",
+    "threads": "1",
+}
+# Vectors of a patch that differ by this much halve its confidence (pixels)
+SPREAD = 4.0
+
+
+def blockmatch_motion(
+    clip: "Clip", grid: VideoGrid, direction: Direction, frames: list[NDArray[np.uint8]]
+) -> MotionField:
+    """Find each patch of a sampled frame in the neighbouring one with x264's motion search.
+
+    A vector's confidence is the share of its patch that the encoder predicted, less where the blocks disagree.
+
+    Args:
+        clip: the sampled frames.
+        grid: the patch grid; its frames may outnumber the clip's by a repeated last one, which is invalid.
+        direction: "past" or "future".
+        frames: the clip's frames in gray, see `gray_frames`.
+
+    Raises:
+        MotionUnavailable: if this build of PyAV has no x264.
+        ValueError: if the grid and the clip do not have the same frames.
+    """
+    times = padded_times(clip, grid)
+    vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
+    confidence = np.zeros(vectors.shape[:3], np.float32)
+    pairs = neighbours(clip, direction)
+    # each frame is matched with the one that was encoded before it
+    order = [there for _, there in pairs[:1]] + [here for here, _ in pairs] if direction == "past" else None
+    if order is None:
+        order = [there for _, there in pairs[-1:]] + [here for here, _ in reversed(pairs)]
+    sign = np.float32(-1 if direction == "past" else 1)
+    if pairs:
+        try:
+            matched = list(_match([frames[i] for i in order]))
+        except (av.error.FFmpegError, ValueError) as error:
+            raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
+        for here, (way, known) in zip(order[1:], matched, strict=True):
+            flow, confidence[here] = _per_patch(way, known, grid)
+            vectors[here] = sign * flow
+    return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)
+
+
+def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """For each frame but the first, the way from its cells to where they were in the frame before.
+
+    Args:
+        frames: uint8 [H, W] each.
+
+    Yields:
+        float32 [r, c, 2] in pixels, and bool [r, c], whether the encoder predicted the cell.
+    """
+    height, width = frames[0].shape
+    down, right = -height % 16, -width % 16
+    encoder = cast(VideoCodecContext, av.CodecContext.create(ENCODER, "w"))
+    encoder.width, encoder.height, encoder.pix_fmt = width + right, height + down, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
+    encoder.options = {"x264-params": ":".join(f"{key}={value}" for key, value in PARAMS.items())}
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.options = {"flags2": "+export_mvs"}
+    decoder.thread_count = 1
+
+    def packets() -> Iterator[av.Packet | None]:
+        picture = np.full(((height + down) * 3 // 2, width + right), 128, np.uint8)
+        for number, frame in enumerate(frames):
+            picture[: height + down] = cv2.copyMakeBorder(frame, 0, down, 0, right, cv2.BORDER_REPLICATE)
+            image = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            image.pts = number
+            yield from encoder.encode(image)
+        yield from encoder.encode(None)
+        yield None
+
+    decoded = (frame for packet in packets() for frame in decoder.decode(packet))
+    next(decoded)
+    for frame in decoded:
+        shifts = np.zeros(((height + down) // CELL, (width + right) // CELL, 2), np.int16)
+        inter = np.zeros(shifts.shape[:2], np.bool_)
+        side = frame.side_data.get("MOTION_VECTORS")
+        if isinstance(side, SideData):
+            spread(np.frombuffer(memoryview(side), RECORD), CELL, 0, 0, shifts, inter)
+        yield (shifts / np.float32(QUARTERS)).astype(np.float32), inter
+
+
+def _per_patch(
+    way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The median of the cells at four points of each patch [R, C, 2], and its confidence [R, C]."""
+    inside = (np.arange(2) + 0.5) / 2
+    row = ((np.arange(grid.rows)[:, None] + inside).ravel() * grid.patch / CELL).astype(np.int64)
+    col = ((np.arange(grid.cols)[:, None] + inside).ravel() * grid.patch / CELL).astype(np.int64)
+
+    def split(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (
+            cells[np.ix_(row, col)]
+            .reshape(grid.rows, 2, grid.cols, 2, -1)
+            .transpose(0, 2, 1, 3, 4)
+            .reshape(grid.rows, grid.cols, 4, -1)
+        )
+
+    points, good = split(way), split(known[..., None].astype(np.float32))[..., 0]
+    count = good.sum(-1)
+    ordered = np.sort(np.where(good[..., None] > 0, points, np.float32(np.inf)), axis=2)
+    sides = [
+        np.take_along_axis(ordered, middle.astype(np.int64)[..., None, None], axis=2)[:, :, 0]
+        for middle in (np.maximum(count - 1, 0) // 2, np.minimum(count // 2, 3))
+    ]
+    median = np.where(count[..., None] > 0, (sides[0] + sides[1]) / 2, 0)
+    apart = (np.sqrt(np.square(points - median[:, :, None]).sum(-1)) * good).sum(-1) / np.maximum(count, 1)
+    return median.astype(np.float32), (count / 4 / (1 + apart / SPREAD)).astype(np.float32)
