@@ -94,7 +94,7 @@ def test_the_motion_that_is_shown_is_the_clips(capfd):
     said, _ = inspect(capfd, **MOTION, **dataset([sample(PROMPT, "It stops.", videos=[clips()[0]])]))
     assert "grid   16 frames x 4 x 4 patches of 14 px = 56x56 px, 32 tokens of 16 numbers" in said
     assert "times  0.00, 0.12, 0.25" in said
-    mean = re.search(r"motion codec, past: 94% of patches valid, mean (\S+) px", said)
+    mean = re.search(r"motion codec\+flow, past: 9\d% of patches valid, mean (\S+) px", said)
     assert float(mean[1]) == pytest.approx(5**0.5, abs=0.1)  # (2, 1) per frame; the first of 16 has no vector
     assert "text" not in {learns for _, _, learns, _ in runs(said, 0)}
 

@@ -1,4 +1,4 @@
-"""The command line: `motiontune train | inspect | export | prepare | demo`."""
+"""The command line: `motiontune train | inspect | extract | export | prepare | demo`."""
 
 import argparse
 import os
@@ -90,6 +90,43 @@ def _inspect(argv: list[str]) -> None:
     inspect(config, args.out, args.samples)
 
 
+def _extract(argv: list[str]) -> None:
+    from motiontune.extract import FrameOptions, extract, table
+    from motiontune.motion.options import QUALITIES, MotionOptions
+
+    motion, frames = MotionOptions(), FrameOptions()
+    parser = argparse.ArgumentParser(
+        "motiontune extract",
+        description="Write the motion of clips to files that `motion_source: file` reads. Existing ones are replaced.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument("--preview", action="store_true", help="also write NAME.png and NAME.mp4 to look at")
+    parser.add_argument("--format", choices=("npz", "flo"), default="npz", help="NAME.npz, or NAME/*.flo per pair")
+    parser.add_argument("--source", default=motion.source, help="as motion_source")
+    parser.add_argument("--quality", choices=QUALITIES, default=motion.quality, help="as motion_quality")
+    parser.add_argument("--direction", choices=("past", "future"), default=motion.direction, help="as motion_target")
+    parser.add_argument("--min-confidence", type=float, default=motion.min_confidence, help="as motion_min_confidence")
+    parser.add_argument("--fps", type=float, default=frames.fps, help="as video_fps")
+    parser.add_argument("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen")
+    parser.add_argument("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels")
+    parser.add_argument("--patch", type=int, default=frames.patch, help="side of the model's patches in pixels")
+    parser.add_argument("--merge", type=int, default=frames.merge, help="patches per video token along each side")
+    args = parser.parse_args(argv)
+    if args.fps <= 0 or min(args.max_frames, args.max_pixels, args.patch, args.merge) < 1:
+        parser.error("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
+    if not 0 <= args.min_confidence < 1:
+        parser.error("--min-confidence must be 0 or more and below 1")
+    motion = MotionOptions(args.source, args.direction, args.quality, args.min_confidence)
+    frames = FrameOptions(args.fps, args.max_frames, args.max_pixels, args.patch, args.merge)
+    rows = extract(args.clips, args.out, motion, frames, args.format, args.preview)
+    print(table(rows))
+    failed = sum(bool(row.problem) for row in rows)
+    if failed:
+        raise MotiontuneError(f"{failed} of {len(rows)} clips gave no motion, see the table above")
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -115,6 +152,7 @@ def _demo(argv: list[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens"),
     "inspect": (_inspect, "show what training will see: every variable of a batch, and pictures of the targets"),
+    "extract": (_extract, "write the motion of clips to files, with pictures to look at"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

@@ -58,7 +58,7 @@ def file_motion(
         MotiontuneError: if a file cannot be read, or its shape, dtype or values do not fit.
     """
     times = padded_times(clip, grid)
-    path, vectors, valid = _find(clip.path, motion_dir)
+    path, vectors, valid = _find(clip.path, motion_dir, direction)
     _check(path, vectors, valid, clip, grid)
     count = len(clip.frames)
     if len(vectors) == count - 1:
@@ -75,13 +75,15 @@ def file_motion(
     return MotionField(np.where(good[..., None], field, np.float32(0)), good, times, "file", direction)
 
 
-def _find(clip_path: str, motion_dir: str | None) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
+def _find(
+    clip_path: str, motion_dir: str | None, direction: Direction
+) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
     clip = Path(clip_path)
     folder, stem = Path(motion_dir) if motion_dir else clip.parent, clip.stem
     for suffix in (".npz", ".npy"):
         path = folder / (stem + suffix)
         if path.is_file():
-            return str(path), *_read_numpy(path)
+            return str(path), *_read_numpy(path, direction)
     for suffix, read in ((".flo", read_flo), (".png", read_kitti_png)):
         paths = sorted((folder / stem).glob(f"*{suffix}"))
         if not paths and folder.is_dir():
@@ -99,7 +101,7 @@ def _find(clip_path: str, motion_dir: str | None) -> tuple[str, NDArray[np.float
     raise MotionUnavailable(f"{clip_path}: no motion file; put {names} into {folder}, or set motion_dir")
 
 
-def _read_numpy(path: Path) -> Pairs:
+def _read_numpy(path: Path, direction: Direction) -> Pairs:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -109,6 +111,10 @@ def _read_numpy(path: Path) -> Pairs:
                 if "vectors" not in loaded:
                     raise MotiontuneError(f"{path}: has the keys {sorted(loaded)}, needs vectors (and valid)")
                 vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
+                if "direction" in loaded and str(loaded["direction"]) != direction:
+                    raise MotiontuneError(
+                        f"{path}: holds motion of the {loaded['direction']}, motion_target is {direction}: extract again"
+                    )
     except (OSError, ValueError, EOFError) as error:
         raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
     except Exception as error:

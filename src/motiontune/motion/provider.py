@@ -1,8 +1,8 @@
 """A user's own function as a source: `motion_source: my_file.py:my_function`.
 
 The function takes (clip, grid, direction) and returns a `MotionField` on that grid: two numbers per patch of each
-frame, and where they are valid. What the numbers mean is the function's business; everything after it (targets, head, loss,
-metrics, pictures) treats them as motion. `my_function.needs_vectors = True` asks for `clip.codec_motion`.
+frame, and where they are valid. What the numbers mean is the function's business; everything after it (targets, head,
+loss, metrics, pictures) treats them as motion. `my_function.needs_vectors = True` asks for `clip.codec_motion`.
 """
 
 import functools

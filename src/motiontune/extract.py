@@ -1,0 +1,264 @@
+"""`motiontune extract`: the motion of clips as files, without a model."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from motiontune.clip import Clip, read_clip
+from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
+from motiontune.motion.file import write_flo
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import check_source, motion_of, needs_vectors
+from motiontune.viewing.arrows import arrow_length, draw_arrows
+from motiontune.viewing.colours import flow_to_rgb
+from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, save_png
+
+
+VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
+PREVIEW_WIDTH = 480
+Format = Literal["npz", "flo"]
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """Which frames are sampled, and how they are resized: LLaMA-Factory's `video_*` keys and the model's patches.
+
+    Args:
+        fps: sampled frames per second (`video_fps`).
+        max_frames: at most so many of them (`video_maxlen`).
+        max_pixels: a frame with more pixels is made smaller (`video_max_pixels`).
+        patch: side of a patch in pixels.
+        merge: patches per video token along each side; sides are rounded to whole tokens.
+    """
+
+    fps: float = 2.0
+    max_frames: int = 128
+    max_pixels: int = 65536
+    patch: int = 14
+    merge: int = 2
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What became of one clip.
+
+    Args:
+        clip: the file.
+        codec: FFmpeg's name of the codec.
+        references: how many pictures a block's vector may refer to, at most; 0 where vectors were not read.
+        frames: number of sampled frames.
+        valid: share of patches with a vector, of those of frames that have a neighbour to move from or to.
+        mean_motion: mean length of the valid vectors in pixels of the resized frame.
+        source: the source that made them.
+        seconds: what it took, with decoding and writing.
+        problem: why there is no motion; "" where there is.
+    """
+
+    clip: str
+    codec: str = ""
+    references: int = 0
+    frames: int = 0
+    valid: float = 0.0
+    mean_motion: float = 0.0
+    source: str = ""
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
+    """Name the clips that files and folders stand for: {where to write, without suffix: clip}.
+
+    A folder stands for the videos in it and below, and keeps its structure.
+
+    Raises:
+        ConfigError: if there is none, or two would be written to the same place.
+    """
+    found: dict[Path, str] = {}
+    for path in paths:
+        below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        clips = below if os.path.isdir(path) else [Path(path)]
+        if not clips:
+            raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
+        for clip in clips:
+            name = clip.relative_to(path) if os.path.isdir(path) else Path(clip.name)
+            target = Path(out) / name.with_suffix("")
+            if target in found:
+                raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: extract them apart")
+            found[target] = str(clip)
+    return found
+
+
+def extract(
+    paths: Sequence[str],
+    out: str,
+    options: MotionOptions | None = None,
+    frames: FrameOptions | None = None,
+    form: Format = "npz",
+    preview: bool = False,
+) -> list[Extracted]:
+    """Write the motion of clips, and `extract.json` about all of them. A bad clip does not stop the others.
+
+    Raises:
+        ConfigError: if there is no clip, two have one name, or there is no such source.
+    """
+    options, frames = options or MotionOptions(), frames or FrameOptions()
+    check_source(options.source)
+    clips = find_clips(paths, out)
+    rows = []
+    with tqdm(clips.items(), unit="clip") as bar:
+        for target, clip in bar:
+            bar.set_postfix_str(_shorten(Path(clip).name, 30))
+            try:
+                rows.append(extract_clip(clip, target, options, frames, form, preview))
+            except MotiontuneError as error:
+                rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
+    about: dict[str, Any] = {
+        "options": asdict(options) | asdict(frames),
+        "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
+        "clips": [asdict(row) for row in rows],
+    }
+    Path(out).mkdir(parents=True, exist_ok=True)
+    Path(out, "extract.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    return rows
+
+
+def extract_clip(
+    path: str, target: Path, options: MotionOptions, frames: FrameOptions, form: Format, preview: bool
+) -> Extracted:
+    """Write one clip's motion to `target` + ".npz", or to pairs in the folder `target`; overwrite what is there.
+
+    Raises:
+        ClipError: if the clip cannot be read.
+        MotionUnavailable: if the source has no motion for it.
+    """
+    start = time.perf_counter()
+
+    def resize(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = frame.shape[:2]
+        if width * height <= frames.max_pixels:
+            return frame
+        factor = (frames.max_pixels / (width * height)) ** 0.5
+        return np.asarray(Image.fromarray(frame).resize((int(width * factor), int(height * factor))), np.uint8)
+
+    clip = read_clip(path, frames.fps, frames.max_frames, resize, needs_vectors(options.source))
+    height, width = clip.frames.shape[1:3]
+    side = frames.patch * frames.merge
+    rows, cols = (max(1, round(length / side)) * frames.merge for length in (height, width))
+    grid = VideoGrid(len(clip.frames), rows, cols, frames.patch, frames.merge, temporal_patch=1)
+    field = motion_of(clip, grid, options)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if form == "npz":
+        _write_npz(target.with_name(target.name + ".npz"), field, grid)
+    else:
+        _write_pairs(target, field, grid)
+    if preview:
+        _preview(target, clip, grid, field)
+    pairs = max(len(clip.frames) - 1, 1)
+    length = np.linalg.norm(field.vectors, axis=-1)[field.valid]
+    return Extracted(
+        path,
+        clip.info.codec,
+        clip.codec_motion.references if clip.codec_motion else 0,
+        len(clip.frames),
+        round(float(field.valid.sum() / (pairs * grid.rows * grid.cols)), 4),
+        round(float(length.mean()), 3) if len(length) else 0.0,
+        field.source,
+        round(time.perf_counter() - start, 3),
+    )
+
+
+def _write_npz(path: Path, field: MotionField, grid: VideoGrid) -> None:
+    # complete or not at all
+    unfinished = path.with_name(path.name + ".part.npz")
+    np.savez_compressed(
+        unfinished,
+        vectors=field.vectors,
+        valid=field.valid,
+        confidence=field.confidence,
+        times=field.times,
+        size=np.array([grid.height, grid.width]),
+        source=np.array(field.source),
+        direction=np.array(field.direction),
+    )
+    unfinished.replace(path)
+
+
+def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.flo"):
+        old.unlink()
+    kept = slice(1, None) if field.direction == "past" else slice(0, -1)
+    for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
+        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
+        write_flo(str(folder / f"{number:05d}.flo"), dense, known)
+
+
+def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> None:
+    """Write a contact sheet, and the frames with arrows beside the colour wheel's colours as a film."""
+    pictures = frames_on_grid(clip.frames, grid)
+    row = SheetRow.from_field(f"{Path(clip.path).name} · {field.source}, {field.direction}", pictures, field)
+    save_png(target.with_name(target.name + ".png"), contact_sheet([row]))
+    scale = max(PREVIEW_WIDTH / grid.width, 0.5)
+    every = max(1, round(16 / (grid.patch * scale)))
+    lengths = np.linalg.norm(field.vectors, axis=-1)[field.valid]
+    longest = max(float(np.percentile(lengths, 98)), 1.0) if len(lengths) else 1.0
+    drawn = arrow_length(field.vectors, field.valid, grid.patch * every)
+    spans = np.diff(clip.times)
+    rate = Fraction(1 / float(np.median(spans)) if len(spans) else 1.0).limit_denominator(1000)
+    with av.open(str(target.with_name(target.name + ".mp4")), "w") as film:
+        stream = film.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        for picture, vectors, valid in zip(pictures, field.vectors, field.valid, strict=True):
+            arrows = draw_arrows(picture, vectors, valid, grid.patch, scale, every=every, length=drawn)
+            colours = cv2.resize(
+                flow_to_rgb(vectors, longest, valid), arrows.shape[1::-1], interpolation=cv2.INTER_NEAREST
+            )
+            image = np.concatenate([arrows, np.asarray(colours, np.uint8)], axis=1)
+            image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+            stream.height, stream.width = image.shape[:2]
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        film.mux(stream.encode())
+
+
+def table(rows: Sequence[Extracted]) -> str:
+    """What became of the clips, as text."""
+    head = ("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")
+    lines: list[tuple[str, ...]] = [head]
+    for row in rows:
+        name = _shorten(row.clip, 48)
+        if row.problem:
+            lines.append((name, *(["-"] * 5), row.problem, "-"))
+            continue
+        numbers = (str(row.references or "-"), str(row.frames), f"{row.valid:.0%}", f"{row.mean_motion:.2f}")
+        lines.append((name, row.codec, *numbers, row.source, f"{row.seconds:.2f}"))
+    # a reason may be longer than its column
+    good = [head, *(line for line, row in zip(lines[1:], rows, strict=True) if not row.problem)]
+    widths = [max(len(line[column]) for line in good) for column in range(len(head))]
+    widths[0] = max(len(line[0]) for line in lines)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if 2 <= column <= 5 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _shorten(text: str, width: int) -> str:
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"

@@ -1,0 +1,99 @@
+"""`motiontune extract`: files that can be read again, pictures, names, and clips that fail."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from commands import command
+from make_clips import pan_clip
+from motiontune.clip import read_clip
+from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.extract import FrameOptions, extract, find_clips
+from motiontune.grid import VideoGrid
+from motiontune.motion.file import read_flo
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of
+
+
+CLIPS = [pan_clip("h264", ".mp4"), pan_clip("vp9", ".webm")]
+NAMES = [clip.stem for clip in CLIPS]
+
+
+@pytest.mark.parametrize("direction", ["past", "future"])
+@pytest.mark.parametrize("form", ["npz", "flo"])
+def test_the_file_source_reads_what_was_written(form: str, direction: str, tmp_path: Path) -> None:
+    options = MotionOptions(direction=direction)
+    rows = extract([str(clip) for clip in CLIPS], str(tmp_path), options, FrameOptions(fps=7.0), form)
+    assert [row.source for row in rows] == ["codec+flow", "blockmatch+flow"]
+    assert [(row.codec, row.references, row.frames) for row in rows] == [("h264", 3, 11), ("vp9", 0, 11)]
+    for path, row in zip(CLIPS, rows, strict=True):
+        clip = read_clip(str(path), fps=7.0, with_vectors=True)
+        grid = VideoGrid(11, 10, 12, temporal_patch=1)  # 168 x 140 for 160 x 128
+        made = motion_of(clip, grid, options)
+        read = motion_of(clip, grid, MotionOptions("file", direction, motion_dir=str(tmp_path)))
+        np.testing.assert_array_equal(read.valid, made.valid)
+        np.testing.assert_allclose(read.vectors, made.vectors, atol=1e-5)
+        assert row.valid == pytest.approx(made.valid.sum() / (10 * 120), abs=1e-3) and row.valid > 0.8
+
+
+def test_the_files(tmp_path: Path) -> None:
+    extract([str(CLIPS[0])], str(tmp_path), frames=FrameOptions(fps=7.0), preview=True)
+    with np.load(tmp_path / f"{NAMES[0]}.npz") as saved:
+        assert {key: saved[key].shape for key in saved} == {
+            "vectors": (11, 10, 12, 2),
+            "valid": (11, 10, 12),
+            "confidence": (11, 10, 12),
+            "times": (11,),
+            "size": (2,),
+            "source": (),
+            "direction": (),
+        }
+        assert saved["size"].tolist() == [140, 168] and str(saved["direction"]) == "past"
+    about = json.loads((tmp_path / "extract.json").read_text())
+    assert about["options"]["fps"] == 7.0 and about["clips"][0]["source"] == "codec+flow" and "av" in about["versions"]
+    assert (tmp_path / f"{NAMES[0]}.png").read_bytes().startswith(b"\x89PNG")
+    with av.open(str(tmp_path / f"{NAMES[0]}.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) == 11 and frames[0].shape == (400, 960, 3)
+    extract([str(CLIPS[0])], str(tmp_path), frames=FrameOptions(fps=7.0), form="flo")
+    vectors, valid = read_flo(str(tmp_path / NAMES[0] / "00000.flo"))
+    assert vectors.shape == (140, 168, 2) and valid.mean() > 0.5
+
+
+def test_motion_of_the_other_direction_is_refused(tmp_path: Path) -> None:
+    extract([str(CLIPS[0])], str(tmp_path))
+    clip = read_clip(str(CLIPS[0]))
+    grid = VideoGrid(len(clip.frames), 10, 12, temporal_patch=1)
+    with pytest.raises(MotiontuneError, match="motion of the past, motion_target is future"):
+        motion_of(clip, grid, MotionOptions("file", "future", motion_dir=str(tmp_path)))
+
+
+def test_folders_keep_their_structure_and_names_do_not_clash(tmp_path: Path) -> None:
+    for name in ("a.mp4", "below/a.mp4", "below/b.WEBM", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_clips([str(tmp_path)], "out")
+    assert [str(target) for target in found] == ["out/a", "out/below/a", "out/below/b"]
+    with pytest.raises(ConfigError, match="would both be written to out/a"):
+        find_clips([str(tmp_path / "a.mp4"), str(tmp_path / "below/a.mp4")], "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="has no video in it"):
+        find_clips([str(tmp_path / "empty")], "out")
+
+
+def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    code, out, err = command(capfd, "extract", str(bad), "missing.mp4", str(CLIPS[0]), "--out", str(tmp_path / "out"))
+    assert code == 2 and "2 of 3 clips gave no motion" in err and "Traceback" not in err
+    assert "cannot be read as a video" in out and "does not exist" in out and "codec+flow" in out
+    assert (tmp_path / "out" / f"{NAMES[0]}.npz").is_file() and not list((tmp_path / "out").glob("*part*"))
+    code, out, _ = command(capfd, "extract", str(CLIPS[1]), "--source", "codec", "--out", str(tmp_path / "out"))
+    assert code == 2 and "vp9 has no exported vectors" in out
+    code, out, _ = command(capfd, "extract", str(CLIPS[1]), "--out", str(tmp_path / "out"))
+    assert code == 0 and "blockmatch+flow" in out
+    code, _, err = command(capfd, "extract", str(CLIPS[1]), "--source", "radar", "--out", str(tmp_path / "out"))
+    assert code == 2 and "'radar' is none of" in err
