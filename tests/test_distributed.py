@@ -99,6 +99,7 @@ EXPERIMENTS = {
     "vision": {**BOTH, **VISION},
     "motion-vision": {**MOTION, **VISION, "family": "qwen3_vl"},
     "tied": {**MOTION, "tied": True},
+    "weighted": {**BOTH, "motion_confidence_weighting": True, "gradient_accumulation_steps": 2},
 }
 
 
@@ -116,7 +117,7 @@ def test_two_processes_train_as_one(kind, data):
     for key in ("loss", "motion_loss", "motion_valid", "ce_loss"):
         assert losses(two, key) == pytest.approx(losses(one, key), rel=1e-5)
     counts = json.loads((one / "train_results.json").read_text()), json.loads((two / "train_results.json").read_text())
-    for key in ("clips_codec", "clips_flow", "clips_left_out"):
+    for key in ("clips_codec+flow", "clips_blockmatch+flow", "clips_left_out"):
         assert counts[0][key] == counts[1][key]
 
 

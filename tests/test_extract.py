@@ -67,7 +67,7 @@ def test_motion_of_the_other_direction_is_refused(tmp_path: Path) -> None:
     extract([str(CLIPS[0])], str(tmp_path))
     clip = read_clip(str(CLIPS[0]))
     grid = VideoGrid(len(clip.frames), 10, 12, temporal_patch=1)
-    with pytest.raises(MotiontuneError, match="motion of the past, motion_target is future"):
+    with pytest.raises(MotiontuneError, match="has motion of the past, motion_target is future"):
         motion_of(clip, grid, MotionOptions("file", "future", motion_dir=str(tmp_path)))
 
 

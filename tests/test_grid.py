@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from motiontune.grid import MotionTargets, VideoGrid, field_to_targets, from_tokens, to_tokens, tokens_to_vectors
+from motiontune.grid import (
+    MotionTargets,
+    VideoGrid,
+    field_to_targets,
+    field_to_weights,
+    from_tokens,
+    to_tokens,
+    tokens_to_vectors,
+)
 from motiontune.motion.field import MotionField
 
 
@@ -79,3 +87,13 @@ def test_bad_fields_and_targets_are_refused():
         MotionTargets(np.full((1, 16), np.inf, np.float32), np.ones((1, 16), bool))
     with pytest.raises(ValueError, match="grid has"):
         to_tokens(vectors, VideoGrid(2, 4, 4))
+
+
+def test_weights_lie_where_the_targets_do():
+    grid = VideoGrid(2, 2, 4)
+    vectors = np.random.default_rng(0).normal(size=(2, 2, 4, 2)).astype(np.float32)
+    confidence = np.random.default_rng(1).uniform(0, 1, (2, 2, 4)).astype(np.float32)
+    field = MotionField.from_confidence(vectors, confidence, np.zeros(2), "test").above(0.5)
+    weights, targets = field_to_weights(field, grid), field_to_targets(field, grid)
+    assert weights.shape == targets.mask.shape and ((weights > 0) == targets.mask).all()
+    np.testing.assert_array_equal(np.sort(weights[weights > 0])[::2], np.sort(confidence[confidence > 0.5]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from make_clips import pan_clip
-from motiontune.clip import Clip, read_clip
+from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion import sources
@@ -98,6 +98,14 @@ def test_less_confidence_less_valid() -> None:
     assert shares[0] > shares[1] > shares[2] > 0
     for field, least in zip(fields, (0, 0.3, 0.6), strict=True):
         assert (field.valid == (field.confidence > least)).all()
+
+
+def test_the_example_of_other_targets() -> None:
+    clip = clip_from_frames([np.full((112, 140, 3), level, np.uint8) for level in (10, 30, 25)], 4.0)
+    own = Path(__file__).parents[1] / "examples/frame_difference.py"
+    field = motion_of(clip, grid_of(clip), MotionOptions(f"{own}:energy"))
+    assert field.valid[1:3].all() and not field.valid[[0, 3]].any() and field.source == "frame difference"
+    assert (field.vectors[1] == [20, 20]).all() and (field.vectors[2] == [5, -5]).all()
 
 
 OWN = """

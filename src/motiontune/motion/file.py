@@ -113,7 +113,7 @@ def _read_numpy(path: Path, direction: Direction) -> Pairs:
                 vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
                 if "direction" in loaded and str(loaded["direction"]) != direction:
                     raise MotiontuneError(
-                        f"{path}: holds motion of the {loaded['direction']}, motion_target is {direction}: extract again"
+                        f"{path}: has motion of the {loaded['direction']}, motion_target is {direction}: extract again"
                     )
     except (OSError, ValueError, EOFError) as error:
         raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
