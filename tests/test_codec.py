@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from make_clips import FOLDER, encode, pan, pan_clip, recoded, texture
+from make_clips import ENCODERS, FOLDER, encode, pan, pan_clip, recoded, texture
+from motiontune import clip as clip_module
 from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
@@ -94,6 +96,82 @@ def test_irregular_sampling(encoder: str, suffix: str, fps: float) -> None:
     grid = grid_of(clip, 12, 8)
     errors = errors_on_pan(clip, grid, codec_motion(clip, grid), 2.0, 1.0)
     assert len(errors) > 100 and np.median(errors) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("encoder", "suffix"),
+    [
+        ("msmpeg4v2", ".avi"),
+        ("msmpeg4v3", ".avi"),
+        ("h263", ".3gp"),
+        ("flv1", ".flv"),
+        ("wmv1", ".asf"),
+        ("wmv2", ".asf"),
+    ],
+)
+def test_older_codecs(encoder: str, suffix: str) -> None:
+    size = (176, 144)  # one of the few that H.263 knows
+    path = encode(FOLDER / f"older_{encoder}{suffix}", encoder, pan(41, 3.0, -1.5, size))
+    clip = read_clip(str(path), fps=7.0, with_vectors=True)
+    assert clip.info.codec == encoder and codec_unusable(str(path)) is None
+    grid = VideoGrid(len(clip.frames) + len(clip.frames) % 2, 9, 11, patch=16, merge=1)
+    field = without_border(codec_motion(clip, grid))
+    errors = errors_on_pan(clip, grid, field, 3.0, -1.5, size)
+    assert field.valid[1:-2].mean() > 0.5
+    assert np.median(errors) < 0.02 and np.percentile(errors, 90) < 1.0
+
+
+@pytest.mark.parametrize("crop", ["8,4,0,0", "6,2,10,6", "64,0,0,0", "0,0,6,10"])
+def test_cropping_does_not_move_the_vectors(crop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = f"bframes=0:ref=1:qp=18:crop-rect={crop}"
+    monkeypatch.setitem(ENCODERS, "cropped", ("libx264", {"x264-params": params}, {}))
+    left, top, right, bottom = (int(number) for number in crop.split(","))
+    frames = []
+    for i in range(13):
+        frame = texture(3)[:192, :256].copy()
+        frame[64:128, 72 + 4 * i : 136 + 4 * i] = texture(4)[200:264, 300:364]
+        frames.append(frame)
+    path = encode(FOLDER / f"crop_{crop.replace(',', '_')}.mp4", "cropped", frames)
+    clip = read_clip(str(path), fps=25.0, with_vectors=True)
+    height, width = clip.frames.shape[1:3]
+    assert (width, height) == (256 - left - right, 192 - top - bottom)
+    grid = VideoGrid(14, height // 8, width // 8, patch=8, merge=1)
+    field = motion_of(clip, grid, MotionOptions("codec", min_confidence=0))
+    x = (np.arange(grid.cols) + 0.5) * width / grid.cols + left
+    y = (np.arange(grid.rows) + 0.5) * height / grid.rows + top
+    for i in (4, 8, 12):
+        inside = np.outer((y > 72) & (y < 120), (x > 80 + 4 * i) & (x < 128 + 4 * i))
+        outside = ~np.outer((y > 44) & (y < 148), (x > 44 + 4 * i) & (x < 164 + 4 * i))
+        assert np.abs(np.median(field.vectors[i][inside], axis=0) - [4 * grid.width / width, 0]).max() < 0.3
+        assert np.abs(field.vectors[i][inside] - [4 * grid.width / width, 0]).mean() < 0.5
+        assert np.abs(field.vectors[i][outside]).mean() < 0.1
+
+
+@pytest.mark.parametrize("fps", [2.0, 7.0])
+@pytest.mark.parametrize(
+    ("encoder", "suffix"),
+    [("h264", ".mp4"), ("h264", ".mkv"), ("h264", ".ts"), ("h264", ".h264"), ("mpeg4_b", ".avi"), ("mpeg2_b", ".mpg")],
+)
+def test_pictures_that_nobody_needs_are_not_decoded(
+    encoder: str, suffix: str, fps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, plans = str(pan_clip(encoder, suffix)), []
+    decode = clip_module._decode_by
+
+    def spy(plan: Any, *arguments: Any) -> Any:
+        plans.append(plan)
+        return decode(plan, *arguments)
+
+    monkeypatch.setattr(clip_module, "_decode_by", spy)
+    whole, partly = read_clip(path, fps=fps), read_clip(path, fps=fps, with_vectors=True)
+    assert whole.codec_motion is None and plans[0] is None and plans[1] is not None
+    np.testing.assert_array_equal(partly.frames, whole.frames)
+    np.testing.assert_array_equal(partly.times, whole.times)
+    np.testing.assert_array_equal(partly.indices, whole.indices)
+    if suffix == ".h264":  # without pts nothing can be foretold
+        assert plans[2] is None
+    else:
+        assert len(plans) == 2 and len(plans[1].left_out) >= 10
 
 
 def test_quarter_pixels() -> None:
