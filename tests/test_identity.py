@@ -39,7 +39,7 @@ def batches(family, samples, generate=False, **keys):
     from motiontune.llamafactory.workflow import head_config, load_datasets, motion_settings
 
     install()
-    keys = keys_for(family, **dataset(samples), **BOTH, motion_source="flow", **keys)
+    keys = keys_for(family, **dataset(samples), **BOTH, **keys)
     model_args, data_args, training_args, finetuning_args, _ = get_train_args(keys)
     tokenizer_module = load_tokenizer(model_args)
     plain = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
@@ -54,7 +54,7 @@ def batches(family, samples, generate=False, **keys):
             collator = SFTDataCollatorWith4DAttentionMask(template=plain, **common)
         else:
             module = load_datasets(ours, model_args, data_args, training_args, tokenizer_module)
-            motion = motion_settings(head, data_args)
+            motion = motion_settings(head, data_args, finetuning_args)
             collator = MotionDataCollator(template=ours, motion=motion, **common)
         made.append(collator([copy.deepcopy(feature) for feature in module["train_dataset"]]))
     return made
