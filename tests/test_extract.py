@@ -63,10 +63,16 @@ def test_the_files(tmp_path: Path) -> None:
     assert vectors.shape == (140, 168, 2) and valid.mean() > 0.5
 
 
-def test_motion_of_the_other_direction_is_refused(tmp_path: Path) -> None:
+def test_motion_of_another_direction_or_size_is_refused(tmp_path: Path) -> None:
     extract([str(CLIPS[0])], str(tmp_path))
     clip = read_clip(str(CLIPS[0]))
     grid = VideoGrid(len(clip.frames), 10, 12, temporal_patch=1)
+    with pytest.raises(
+        MotiontuneError, match="168x140 px in 10 rows of patches, this run has 140x112 px in 8: extract"
+    ):
+        motion_of(
+            clip, VideoGrid(len(clip.frames), 8, 10, temporal_patch=1), MotionOptions("file", motion_dir=str(tmp_path))
+        )
     with pytest.raises(MotiontuneError, match="has motion of the past, motion_target is future"):
         motion_of(clip, grid, MotionOptions("file", "future", motion_dir=str(tmp_path)))
 

@@ -2,7 +2,8 @@
 
 For a clip `NAME.mp4` these are looked for, in this order:
 
-* `NAME.npz` with the key `vectors`, and `valid` if some vectors are not;
+* `NAME.npz` with the key `vectors`, and `valid` if some vectors are not; `direction` and `size` (height and width of
+  the frame that patch vectors are made for), which `motiontune extract` writes, are compared with the run's;
 * `NAME.npy` with the vectors alone;
 * `NAME/*.flo` or `NAME/*.png` (KITTI's 16-bit format), one file per pair of neighbouring sampled frames, by name;
 * `NAME_000.flo` or `NAME_000.png` and so on, the same without a folder.
@@ -58,7 +59,7 @@ def file_motion(
         MotiontuneError: if a file cannot be read, or its shape, dtype or values do not fit.
     """
     times = padded_times(clip, grid)
-    path, vectors, valid = _find(clip.path, motion_dir, direction)
+    path, vectors, valid = _find(clip.path, motion_dir, direction, grid)
     _check(path, vectors, valid, clip, grid)
     count = len(clip.frames)
     if len(vectors) == count - 1:
@@ -76,14 +77,14 @@ def file_motion(
 
 
 def _find(
-    clip_path: str, motion_dir: str | None, direction: Direction
+    clip_path: str, motion_dir: str | None, direction: Direction, grid: VideoGrid
 ) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
     clip = Path(clip_path)
     folder, stem = Path(motion_dir) if motion_dir else clip.parent, clip.stem
     for suffix in (".npz", ".npy"):
         path = folder / (stem + suffix)
         if path.is_file():
-            return str(path), *_read_numpy(path, direction)
+            return str(path), *_read_numpy(path, direction, grid)
     for suffix, read in ((".flo", read_flo), (".png", read_kitti_png)):
         paths = sorted((folder / stem).glob(f"*{suffix}"))
         if not paths and folder.is_dir():
@@ -101,7 +102,7 @@ def _find(
     raise MotionUnavailable(f"{clip_path}: no motion file; put {names} into {folder}, or set motion_dir")
 
 
-def _read_numpy(path: Path, direction: Direction) -> Pairs:
+def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -114,6 +115,14 @@ def _read_numpy(path: Path, direction: Direction) -> Pairs:
                 if "direction" in loaded and str(loaded["direction"]) != direction:
                     raise MotiontuneError(
                         f"{path}: has motion of the {loaded['direction']}, motion_target is {direction}: extract again"
+                    )
+                # else vectors on a patch grid of another size would pass for dense ones
+                size = loaded["size"].tolist() if "size" in loaded else None
+                if size and (size != [grid.height, grid.width] or vectors.shape[1] != grid.rows):
+                    made = f"{size[1]}x{size[0]} px in {vectors.shape[1]} rows of patches"
+                    raise MotiontuneError(
+                        f"{path}: was extracted for frames of {made}, this run has {grid.width}x{grid.height} px in "
+                        f"{grid.rows}: extract again for its sizes"
                     )
     except (OSError, ValueError, EOFError) as error:
         raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
