@@ -1,4 +1,4 @@
-"""Other targets than motion: how much each patch's brightness changed since the previous sampled frame.
+"""Other targets than motion: how much each patch's brightness changes between neighbouring sampled frames.
 
 Use it with `motion_source: examples/frame_difference.py:energy`.
 """
@@ -21,7 +21,8 @@ def energy(clip: Clip, grid: VideoGrid, direction: Direction) -> MotionField:
     values = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     valid = np.zeros(values.shape[:3], np.bool_)
     for here, there in neighbours(clip, direction):
-        change = (frames[here] - frames[there]).reshape(grid.rows, grid.patch, grid.cols, grid.patch)
+        earlier, later = sorted((here, there))
+        change = (frames[later] - frames[earlier]).reshape(grid.rows, grid.patch, grid.cols, grid.patch)
         values[here, ..., 0] = np.abs(change).mean(axis=(1, 3))
         values[here, ..., 1] = change.mean(axis=(1, 3))
         valid[here] = True

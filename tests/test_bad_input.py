@@ -246,6 +246,56 @@ def test_motion_files_train():
     assert losses(folder, "motion_loss")[0] == pytest.approx((1 / 14) ** 2 / 2, rel=1e-3)
 
 
+OWN = """
+import numpy as np
+from motiontune.errors import MotionUnavailable
+from motiontune.motion.field import MotionField
+
+def halves(clip, grid, direction):
+    # one patch to the right in the left half, with less confidence than that the right half stands still
+    vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
+    vectors[:, :, : grid.cols // 2, 0] = grid.patch
+    confidence = np.ones(vectors.shape[:3], np.float32)
+    confidence[:, :, : grid.cols // 2] = 0.4
+    return MotionField.from_confidence(vectors, confidence, np.zeros(grid.frames), "halves", direction)
+
+def fails(clip, grid, direction):
+    return [][1]
+
+def fails_once(clip, grid, direction):
+    if clip.path.endswith("0.mp4"):
+        raise MotionUnavailable(f"{clip.path}: no idea")
+    return halves(clip, grid, direction)
+"""
+
+
+@pytest.fixture(scope="module")
+def own():
+    file = session_folder() / "own.py"
+    file.write_text(OWN)
+    return file
+
+
+def test_a_function_of_the_users_that_fails_is_refused_before_training(own, capfd):
+    keys = data(clips()[0], clips()[3])
+    message = refused_run(capfd, **BOTH, **keys, motion_source=f"{own}:fails")
+    assert message == f"{clips()[0]}: {own}:fails failed: IndexError: list index out of range"
+    message = refused_run(capfd, **BOTH, **keys, motion_source=f"{own}:fails", motion_on_error="skip")
+    assert message.startswith(f"motion_source: {own}:fails gives no motion for data set toy.json: {clips()[0]}: ")
+    said = trained(capfd, **BOTH, **keys, motion_source=f"{own}:fails_once")
+    assert "none for 1" in said and f"{own}:fails_once for 1" in said
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [(False, 0.5 / 4), (True, 0.4 * 0.5 / (2 * 0.4 + 2))])
+def test_a_function_of_the_users_trains_with_and_without_weights(weighting, expected, own):
+    keys = {"motion_source": f"{own}:halves", "dataloader_num_workers": 1, "motion_confidence_weighting": weighting}
+    folder = run(**MOTION, **data(clips()[0], clips()[3]), **keys)
+    # half of the vectors are one patch long, which costs 0.5 for one of two numbers; the head says zero at first
+    assert losses(folder, "motion_loss")[0] == pytest.approx(expected, rel=1e-5)
+    assert losses(folder, "motion_valid")[0] == 1
+    assert results(folder, "train")["clips_halves"] == 4
+
+
 def test_a_source_that_gives_no_motion_is_refused(capfd):
     message = refused_run(capfd, **BOTH, **data(clips()[2]), motion_source="codec")
     assert message == "motion_source: codec gives no motion for data set toy.json: vp9 has no exported vectors"

@@ -106,6 +106,8 @@ def test_the_example_of_other_targets() -> None:
     field = motion_of(clip, grid_of(clip), MotionOptions(f"{own}:energy"))
     assert field.valid[1:3].all() and not field.valid[[0, 3]].any() and field.source == "frame difference"
     assert (field.vectors[1] == [20, 20]).all() and (field.vectors[2] == [5, -5]).all()
+    forecast = motion_of(clip, grid_of(clip), MotionOptions(f"{own}:energy", "future"))
+    assert (forecast.vectors[:2] == field.vectors[1:3]).all()
 
 
 OWN = """

@@ -108,7 +108,10 @@ def split_runs(varied, **keys):
     ]
 
 
-@pytest.mark.parametrize("objective", [BOTH, MOTION], ids=["both", "motion"])
+WEIGHTED = {**MOTION, "motion_confidence_weighting": True}
+
+
+@pytest.mark.parametrize("objective", [BOTH, MOTION, WEIGHTED], ids=["both", "motion", "weighted"])
 def test_splitting_a_batch_changes_nothing(varied, objective):
     whole, *parts = split_runs(varied, **objective, motion_loss_weight=5.0)
     before = weights(tiny())

@@ -15,6 +15,7 @@ from llamafactory.extras.constants import DATA_CONFIG
 
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, in_one_line, nearest
 from motiontune.llamafactory.compat import get_logger
+from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
 
 
@@ -138,18 +139,20 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
         name: the data set.
         dataset: aligned, with the column `_videos`.
         data_args: with `motion_source` and `motion_on_error`.
-        read_motion: reads the motion of a clip for good. Called with `motion_source: file`, where headers say nothing.
+        read_motion: reads the motion of a clip for good. Called where headers say nothing: with `motion_source: file`,
+            and for a function of the user's until it has worked once.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
-        MotiontuneError: if a motion file does not fit its clip, but with `motion_on_error: skip`.
+        MotiontuneError: if a motion file does not fit its clip or the user's function fails, but with
+            `motion_on_error: skip`.
     """
     source = data_args.motion_source
 
     def look(video: str) -> tuple[str, str]:
         of_codec = source in ("codec", "codec+flow")
         choice, reason = predict_source(video, "auto" if of_codec else source)
-        if source == "file":
+        if source == "file" or is_provider(source):
             try:
                 read_motion(video)
             except ClipError:
@@ -172,6 +175,8 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
         taken[choice, reason] += 1
+        if is_provider(source) and choice != "none":
+            break  # it may be slow
     if not taken:
         return
     said = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))

@@ -270,7 +270,11 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
     @override
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
-        """Run the loop, then add the motion metrics; samples repeated to fill the last batch count once."""
+        """Run the loop, then add the motion metrics; samples repeated to fill the last batch count once.
+
+        They count all valid vectors alike, `motion_loss` too, so that runs with and without
+        `motion_confidence_weighting` can be compared.
+        """
         prefix = kwargs.get("metric_key_prefix", "eval")
         self._sums, self._text_losses, self._motion_losses = {}, {}, {}
         self._num_samples = len(dataloader.dataset) if hasattr(dataloader.dataset, "__len__") else None

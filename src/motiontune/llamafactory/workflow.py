@@ -26,7 +26,7 @@ from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
 from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import motion_of
+from motiontune.motion.sources import motion_of, needs_vectors
 
 
 logger = get_logger(__name__)
@@ -179,7 +179,7 @@ def load_datasets(
 
     def read_motion(path: str) -> None:
         plugin, processor = template.mm_plugin, tokenizer_module["processor"]
-        clip = plugin.read(path, processor)
+        clip = plugin.read(path, processor, needs_vectors(data_args.motion_source))
         grid = plugin.grid_of(clip, processor)
         motion_of(clip, grid, motion_options(data_args))
 
