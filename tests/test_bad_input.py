@@ -489,6 +489,8 @@ KEY_MISTAKES = [
     ({"motion_min_confidence": 1.0}, "motion_min_confidence: 1.0 must be 0 or more and below 1"),
     ({"motion_target": "pasd"}, "motion_target: 'pasd' is none of past, future: did you mean 'past'?"),
     ({"motion_on_error": "ignore"}, "motion_on_error: 'ignore' is none of auto, raise, skip"),
+    ({"motion_raft_weights": "x.pth"}, "motion_raft_weights is only read with `motion_source: raft`, not auto"),
+    ({"motion_source": "raft", "motion_raft_weights": "x.pth"}, "motion_raft_weights: x.pth cannot be read as "),
     ({"motion_dir": "."}, "motion_dir is only read with `motion_source: file`, not auto"),
     ({"video_fps": 0}, "video_fps: 0 must be positive"),
     ({"video_maxlen": 1}, "video_maxlen: 1 leaves no motion: sample 2 frames or more"),

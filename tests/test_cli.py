@@ -30,6 +30,7 @@ KEYS = {
     "motion_min_confidence": 0.3,
     "motion_target": "past",
     "motion_dir": None,
+    "motion_raft_weights": None,
     "motion_on_error": "auto",
     "use_only_motionvector_loss": False,
     "use_motionvector_crossentropy_loss": False,

@@ -105,6 +105,7 @@ def _extract(argv: list[str]) -> None:
     parser.add_argument("--preview", action="store_true", help="also write NAME.png and NAME.mp4 to look at")
     parser.add_argument("--format", choices=("npz", "flo"), default="npz", help="NAME.npz, or NAME/*.flo per pair")
     parser.add_argument("--source", default=motion.source, help="as motion_source")
+    parser.add_argument("--raft-weights", metavar="FILE", help="as motion_raft_weights")
     parser.add_argument("--quality", choices=QUALITIES, default=motion.quality, help="as motion_quality")
     parser.add_argument("--direction", choices=("past", "future"), default=motion.direction, help="as motion_target")
     parser.add_argument("--min-confidence", type=float, default=motion.min_confidence, help="as motion_min_confidence")
@@ -118,7 +119,9 @@ def _extract(argv: list[str]) -> None:
         parser.error("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
     if not 0 <= args.min_confidence < 1:
         parser.error("--min-confidence must be 0 or more and below 1")
-    motion = MotionOptions(args.source, args.direction, args.quality, args.min_confidence)
+    motion = MotionOptions(
+        args.source, args.direction, args.quality, args.min_confidence, raft_weights=args.raft_weights
+    )
     frames = FrameOptions(args.fps, args.max_frames, args.max_pixels, args.patch, args.merge)
     rows = extract(args.clips, args.out, motion, frames, args.format, args.preview)
     print(table(rows))

@@ -36,9 +36,9 @@ class MotionDataArguments(DataArguments):
         metadata={
             "help": (
                 "Where motion comes from: codec (the bitstream's vectors), blockmatch (an encoder's motion search on "
-                "the resized frames), codec+flow or blockmatch+flow (these refined by optical flow), flow, file "
-                "(computed beforehand), FILE.py:FUNCTION (your own), auto (codec+flow where the bitstream has usable "
-                "vectors, else blockmatch+flow)."
+                "the resized frames), codec+flow or blockmatch+flow (these refined by optical flow), flow, raft (a "
+                "network, best extracted beforehand), file (computed beforehand), FILE.py:FUNCTION (your own), auto "
+                "(codec+flow where the bitstream has usable vectors, else blockmatch+flow)."
             )
         },
     )
@@ -57,6 +57,15 @@ class MotionDataArguments(DataArguments):
     motion_dir: str | None = field(
         default=None,
         metadata={"help": "With `motion_source: file`: the folder of the motion files. Defaults to beside each clip."},
+    )
+    motion_raft_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "With `motion_source: raft`: the file with the weights of torchvision's raft_large or raft_small. "
+                "Defaults to torchvision's own download of raft_large's."
+            )
+        },
     )
     motion_on_error: Literal["auto", "raise", "skip"] = field(
         default="auto",
@@ -221,6 +230,10 @@ def check_together(
             raise ConfigError(f"motion_dir is only read with `motion_source: file`, not {data_args.motion_source}")
         if not os.path.isdir(data_args.motion_dir):
             raise ConfigError(f"motion_dir: {data_args.motion_dir} is no folder")
+    if data_args.motion_raft_weights is not None and data_args.motion_source != "raft":
+        raise ConfigError(
+            f"motion_raft_weights is only read with `motion_source: raft`, not {data_args.motion_source}"
+        )
     checkpoint = training_args.resume_from_checkpoint
     if isinstance(checkpoint, str) and not os.path.isdir(checkpoint):
         raise ConfigError(f"resume_from_checkpoint: {checkpoint} is no folder")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from motiontune.clip import Clip
-from motiontune.errors import ClipError, MotiontuneError
+from motiontune.errors import ClipError, ConfigError, MotiontuneError
 from motiontune.grid import MotionTargets, VideoGrid, field_to_targets, field_to_weights
 from motiontune.model.head import MotionHeadConfig
 from motiontune.motion.options import MotionOptions
@@ -176,8 +176,8 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         try:
             field = motion_of(clip, grid, self.motion.options)
         except MotiontuneError as error:
-            if self.motion.raise_on_error:
-                raise
+            if self.motion.raise_on_error or isinstance(error, ConfigError):
+                raise  # what is wrong with a key is wrong for every clip
             shape = (grid.num_tokens, grid.token_width)
             times = (*clip.times, *clip.times[-1:])[: grid.frames]
             nothing = np.zeros(shape, np.float32)

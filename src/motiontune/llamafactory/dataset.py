@@ -140,7 +140,7 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
         dataset: aligned, with the column `_videos`.
         data_args: with `motion_source` and `motion_on_error`.
         read_motion: reads the motion of a clip for good. Called where headers say nothing: with `motion_source: file`,
-            and for a function of the user's until it has worked once.
+            and with `raft` or a function of the user's until it has worked once.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
@@ -148,11 +148,12 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
             `motion_on_error: skip`.
     """
     source = data_args.motion_source
+    tried_once = source == "raft" or is_provider(source)  # slow; what is wrong shows with any clip
 
     def look(video: str) -> tuple[str, str]:
         of_codec = source in ("codec", "codec+flow")
         choice, reason = predict_source(video, "auto" if of_codec else source)
-        if source == "file" or is_provider(source):
+        if source == "file" or tried_once:
             try:
                 read_motion(video)
             except ClipError:
@@ -175,8 +176,8 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
         taken[choice, reason] += 1
-        if is_provider(source) and choice != "none":
-            break  # it may be slow
+        if tried_once and choice != "none":
+            break
     if not taken:
         return
     said = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))

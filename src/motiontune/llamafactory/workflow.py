@@ -235,6 +235,7 @@ def motion_options(data_args: MotionDataArguments) -> MotionOptions:
         quality=data_args.motion_quality,
         min_confidence=data_args.motion_min_confidence,
         motion_dir=data_args.motion_dir,
+        raft_weights=data_args.motion_raft_weights,
     )
 
 

@@ -57,7 +57,7 @@ def flow_motion(
     for here, there in neighbours(clip, direction):
         to_there = dis_flow(frames[here], frames[there], preset)
         back = dis_flow(frames[there], frames[here], preset)
-        flow, confidence[here] = patch_median(to_there, _consistent(to_there, back), grid)
+        flow, confidence[here] = patch_median(to_there, consistent(to_there, back), grid)
         vectors[here] = sign * flow
     return MotionField.from_confidence(vectors, confidence, times, "flow", direction)
 
@@ -141,7 +141,7 @@ def dis_flow(
     return np.asarray(np.where(np.isfinite(flow), flow, 0), np.float32)
 
 
-def _consistent(to_there: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
+def consistent(to_there: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Which pixels [H, W] stay inside the frame and come back to where they started."""
     height, width = to_there.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)

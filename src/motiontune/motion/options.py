@@ -20,6 +20,7 @@ class MotionOptions:
         quality: how much time refinement by flow may take; see `docs/motion.md` for what it buys.
         min_confidence: vectors whose confidence is not above this are invalid. From 0 (all that there are) to 1.
         motion_dir: where "file" looks for motion files; None is beside the clip.
+        raft_weights: the file with the weights of "raft"; None is torchvision's own download.
     """
 
     source: str = "auto"
@@ -27,3 +28,4 @@ class MotionOptions:
     quality: Quality = "balanced"
     min_confidence: float = 0.3
     motion_dir: str | None = None
+    raft_weights: str | None = None

@@ -16,6 +16,7 @@ from motiontune.motion.flow import flow_motion, refined
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.pixels import gray_frames, verified
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
+from motiontune.motion.raft import raft_motion
 
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def _blockmatch(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: F
 
 def _flow(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return flow_motion(clip, grid, options.direction, frames, FLOW_PRESET[options.quality])
+
+
+def _raft(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    return raft_motion(clip, grid, options.direction, options.raft_weights)
 
 
 def _refining(first: Source) -> Source:
@@ -72,6 +77,7 @@ SOURCES: dict[str, Source] = {
     "blockmatch": _blockmatch,
     "blockmatch+flow": _refining(_blockmatch),
     "flow": _flow,
+    "raft": _raft,
 }
 
 
@@ -84,7 +90,7 @@ def motion_of(clip: "Clip", grid: VideoGrid, options: MotionOptions | None = Non
         options: source, direction, quality and so on. The field's own `source` says which source it was.
 
     Raises:
-        ConfigError: if there is no such source.
+        ConfigError: if there is no such source, or it lacks what it needs for any clip.
         MotionUnavailable: if the clip has no motion of the kind that was asked for by name.
         MotiontuneError: if a motion file is damaged or does not fit.
     """
