@@ -6,6 +6,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -19,6 +20,10 @@ from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
 from motiontune.motion.vectors import CodecMotion, VectorCollector, has_vectors
+
+
+# Sampled frames in full size that may wait for being resized
+MAX_WAITING = 4
 
 
 @dataclass(frozen=True)
@@ -340,7 +345,7 @@ def _decode(
     with_vectors: bool,
 ) -> _Decoded:
     """Decode until the last sampled frame, or until the file or the decoder ends."""
-    if with_vectors and has_vectors(info.codec):
+    if has_vectors(info.codec):
         with contextlib.suppress(_Irregular):
             return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors)
     return _decode_by(None, info, indices, resize, with_vectors)
@@ -355,7 +360,8 @@ def _decode_by(
 ) -> _Decoded:
     wanted = set(indices.tolist())
     last = int(indices[-1])
-    with open_video(info.path) as (container, stream):
+    images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
+    with ThreadPoolExecutor(1) as resizer, open_video(info.path) as (container, stream):
         collector = None
         # Frame threads would lose and invent vectors, differently in each run
         stream.thread_type = "SLICE"
@@ -363,8 +369,9 @@ def _decode_by(
         stream.codec_context.flags |= Flags.unaligned
         if with_vectors and has_vectors(info.codec):
             stream.codec_context.options = {"flags2": "+export_mvs"}
+        if plan is not None or with_vectors and has_vectors(info.codec):
             collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
-        decoded = _Decoded([], [], collector)
+        decoded = _Decoded([], [], collector if with_vectors else None)
         if not info.counted:
             container.seek(0)
         count, ended = 0, True
@@ -379,14 +386,14 @@ def _decode_by(
                 if plan is None:
                     decoded.pts.append(_seconds(pts, stream))
                 if index in wanted:
-                    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                    decoded.frames.append(image if resize is None else resize(image))
-                    if collector is not None and len(decoded.frames) == 1:
-                        collector.see_as(*decoded.frames[0].shape[1::-1])
-                if collector is not None:
-                    collector.add_frame(frame, index)
+                    images.append(resizer.submit(_image, frame, resize))
+                    if decoded.collector is not None and len(images) == 1:
+                        decoded.collector.see_as(*images[0].result().shape[1::-1])
+                    images[-MAX_WAITING:][0].result()
+                if decoded.collector is not None:
+                    decoded.collector.add_frame(frame, index)
                 # what moved before a B-frame stands in the anchor after it
-                if index >= last and (collector is None or collector.last_is_anchor):
+                if index >= last and (decoded.collector is None or decoded.collector.last_is_anchor):
                     ended = False
                     break
         except av.error.FFmpegError as error:
@@ -397,7 +404,14 @@ def _decode_by(
             if ended and count + len(plan.left_out) != len(plan.shown):
                 raise _Irregular
             decoded.pts = [_seconds(pts, stream) for pts in plan.shown]
+        decoded.frames = [image.result() for image in images]
     return decoded
+
+
+def _image(frame: av.VideoFrame, resize: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None) -> NDArray[np.uint8]:
+    """A decoded frame in RGB, resized."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    return image if resize is None else resize(image)
 
 
 def _seconds(pts: int | None, stream: VideoStream) -> float | None:

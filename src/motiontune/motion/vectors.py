@@ -24,8 +24,8 @@ WITH_VECTORS = ("h264", *SINGLE_REFERENCE)
 
 CELL = 8  # vectors stand for blocks of at least this many pixels
 QUARTERS = 4
-# The lattice is at least this fine, in pixels of the resized frame: two points per patch and side
-LATTICE = 7
+# The lattice is at least this fine, in pixels of the resized frame: two points per patch of 16 and side
+LATTICE = 8
 # A vector of a picture with fields may count field lines
 TRUST_INTERLACED = 0.2
 
