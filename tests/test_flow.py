@@ -7,7 +7,7 @@ from make_clips import pan, texture
 from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.flow import PRESETS
+from motiontune.motion.flow import PRESETS, refined
 from motiontune.motion.flow import flow_motion as flow_of_frames
 from motiontune.motion.pixels import gray_frames, verified
 from real_clips import real_clip
@@ -37,6 +37,26 @@ def test_a_known_pan(preset: str, direction: Direction, dx: float, dy: float) ->
     np.testing.assert_array_equal(again.vectors, field.vectors)
     np.testing.assert_array_equal(again.valid, field.valid)
     np.testing.assert_array_equal(field.times, [0, 0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("direction", ["past", "future"])
+def test_refinement_fills_holes_mends_errors_and_keeps_large_motion(direction: Direction) -> None:
+    """A pan too large for DIS alone, told by the first source but for a hole, and with wrong vectors in one place."""
+    clip = clip_from_frames(pan(2, 41.0, -20.0), 2.0)
+    grid = VideoGrid(2, 8, 10)
+    way = np.float32([41.0 * 140 / 160, -20.0 * 112 / 128])
+    frames, here = gray_frames(clip, grid), 1 if direction == "past" else 0
+    vectors, confidence = np.zeros((2, 8, 10, 2), np.float32), np.zeros((2, 8, 10), np.float32)
+    vectors[here], confidence[here] = way, 0.9
+    confidence[here, 3:5, 3:5] = 0
+    vectors[here, 3:5, 6] = -way
+    first = MotionField.from_confidence(vectors, confidence, np.array([0.0, 0.5]), "told", direction)
+    field = verified(refined(first, clip, grid, frames), clip, grid, frames).above(0.3)
+    errors = np.linalg.norm(field.vectors[here] - way, axis=-1)
+    assert field.source == "told+flow" and not field.valid[1 - here].any()
+    assert field.valid[here, 3:5, 3:7].all() and errors[3:5, 3:7].max() < 0.5
+    alone = flow_motion(clip, grid, direction)
+    assert np.linalg.norm(alone.vectors[here] - way, axis=-1)[3:5, 3:7].max() > 10
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

@@ -15,22 +15,19 @@ thread and without decoding.
 
 import argparse
 import functools
-import json
 import os
-import platform
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from encoders import ENCODINGS, PRECISE, encode
+from loading import write_results
 from numpy.typing import NDArray
 from peers import PEERS, displayed_vectors
 from render import FRAMES, NOISE, RATE, SCENES, Scene, scene
@@ -267,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     variants = [variant for variant in VARIANTS if variant[0] in args.sources and variant[0] not in unknown]
     with tempfile.TemporaryDirectory() as folder:
         rows, summaries = measure(args.seeds, args.scenes, args.encodings, args.gap, variants, args.cache or folder)
-    _write(args.out, args.seeds, rows, summaries)
+    write_results(args.out, {"seed": args.seeds}, {"summaries": summaries, "rows": rows})
     for gap in args.gap:
         print(table(summaries, gap))
 
@@ -331,30 +328,6 @@ def table(summaries: Sequence[dict[str, Any]], gap: str) -> str:
         for line in lines
     ]
     return "\n".join([head, *body])
-
-
-def _write(path: Path, seeds: Sequence[int], rows: list[dict[str, Any]], summaries: list[dict[str, Any]]) -> None:
-    top = {
-        "date": date.today().isoformat(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("motiontune", "av", "numpy", "opencv-python-headless")},
-        "seed": list(seeds),
-    }
-    parts = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in top.items()]
-    for key, entries in (("summaries", summaries), ("rows", rows)):
-        parts.append(f' "{key}": [\n' + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n ]")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
-
-
-def _processor() -> str:
-    """The processor's name, where Linux says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == "__main__":

@@ -31,14 +31,14 @@ def naive(clip: Clip, grid: VideoGrid) -> MotionField:
     """Accumulated vectors as CoViAR and its successors take them.
 
     Every vector to an earlier frame counts as if it led to the frame displayed just before, and a block without one as
-    if it stood still. Each cell of a sampled frame is traced back frame by frame. The clip is not resized.
+    if it stood still. Each cell of a sampled frame is traced back frame by frame.
 
     Raises:
         MotionUnavailable: if FFmpeg exports no vectors of the clip's codec.
     """
     shifts = displayed_vectors(clip.path)
     scale = np.array([grid.width / clip.info.width, grid.height / clip.info.height], np.float32)
-    rows, cols = grid.height // CELL, grid.width // CELL
+    rows, cols = -(-grid.height // CELL), -(-grid.width // CELL)
     start = np.stack(np.meshgrid(np.arange(cols), np.arange(rows)), axis=-1).astype(np.float32) * CELL + CELL / 2
 
     def way(here: int, there: int) -> NDArray[np.float32]:
@@ -48,7 +48,7 @@ def naive(clip: Clip, grid: VideoGrid) -> MotionField:
             x, y = (cell[..., i].clip(0, shifts.shape[2 - i] - 1) for i in range(2))
             at += shifts[number, y, x] * scale
         cells = np.repeat(np.repeat(at - start, CELL, axis=0), CELL, axis=1)
-        return np.asarray(cells, np.float32)
+        return np.asarray(cells[: grid.height, : grid.width], np.float32)
 
     return _field(clip, grid, way, "naive")
 

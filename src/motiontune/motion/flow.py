@@ -1,6 +1,5 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import cv2
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pixels import neighbours, padded_times, patch_median
+from motiontune.motion.pixels import looks_alike, neighbours, padded_times, patch_median
 
 
 if TYPE_CHECKING:
@@ -25,6 +24,9 @@ PRESETS = {
 
 # DIS picks a pyramid that is too high for a frame with a side below 32 px, and then crashes the process (OpenCV 5.0)
 MIN_SIDE = 32
+
+# The least confidence of a refined vector before its patches are compared, also where the first source had none
+TRUST_REFINED = 0.4
 
 
 def flow_motion(
@@ -67,7 +69,9 @@ def refined(
 ) -> MotionField:
     """Improve another source's motion by DIS flow that starts from it.
 
-    Patches without a vector start from their neighbours' and stay without.
+    The flow starts from the vectors whose patches look alike at both ends; patches without one start from their
+    neighbours'. Every patch gets a vector: where the first source had none, or trusted it little, what counts is the
+    comparison of the patches, see `verified`.
 
     Args:
         field: another source's motion, before its patches were compared.
@@ -80,21 +84,20 @@ def refined(
         ValueError: if the preset is unknown.
     """
     _check(preset)
-    vectors = field.vectors.copy()
+    vectors, confidence = field.vectors.copy(), field.confidence.copy()
     sign = np.float32(-1 if field.direction == "past" else 1)
     everywhere = np.ones((grid.height, grid.width), np.bool_)
     for here, there in neighbours(clip, field.direction):
-        if not field.valid[here].any():
-            continue
-        start = cv2.resize(
-            _filled(sign * field.vectors[here], field.valid[here]),
-            (grid.width, grid.height),
-            interpolation=cv2.INTER_LINEAR,
-        )
-        flow = dis_flow(frames[here], frames[there], preset, np.asarray(start, np.float32))
+        known = field.valid[here]
+        start = None
+        alike = looks_alike(frames[here], frames[there], sign * field.vectors[here], grid)[1]
+        if (known & alike).any():
+            way = _filled(sign * field.vectors[here], known & alike)
+            start = np.asarray(cv2.resize(way, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR), np.float32)
+        flow = dis_flow(frames[here], frames[there], preset, start)
         vectors[here] = sign * patch_median(flow, everywhere, grid)[0]
-    vectors = np.where(field.valid[..., None], vectors, np.float32(0))
-    return replace(field, vectors=vectors, source=f"{field.source}+flow")
+        confidence[here] = np.maximum(confidence[here], np.float32(TRUST_REFINED))
+    return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)
 
 
 def _check(preset: str) -> None:

@@ -1,5 +1,6 @@
 """Which source a clip's motion comes from."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -56,22 +57,18 @@ def _refining(first: Source) -> Source:
     return source
 
 
-def _auto(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    by_codec, by_pixels = SOURCES["codec+flow"], SOURCES["blockmatch+flow"]
-    try:
-        vectors = by_codec(clip, grid, options, frames)
-    except MotionUnavailable:
-        return by_pixels(clip, grid, options, frames)
+def _codec_or_blockmatch(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
-    if (vectors.confidence > options.min_confidence).sum() >= wanted:
-        return vectors
-    pixels = by_pixels(clip, grid, options, frames)
-    return pixels if pixels.confidence.sum() > vectors.confidence.sum() else vectors
+    with contextlib.suppress(MotionUnavailable):
+        vectors = _codec(clip, grid, options, frames)
+        if (vectors.confidence > options.min_confidence).sum() >= wanted:
+            return vectors
+    return _blockmatch(clip, grid, options, frames)
 
 
 # Sources that look at the frames: their patches are compared, see `verified`. A new one is a new line here.
 SOURCES: dict[str, Source] = {
-    "auto": _auto,
+    "auto": _refining(_codec_or_blockmatch),
     "codec": _codec,
     "codec+flow": _refining(_codec),
     "blockmatch": _blockmatch,
