@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from commands import command
+from commands import command, refused
 from make_clips import pan_clip
 from motiontune.clip import read_clip
 from motiontune.errors import ConfigError, MotiontuneError
@@ -16,6 +16,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.file import read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
+from training import start, tiny
 
 
 CLIPS = [pan_clip("h264", ".mp4"), pan_clip("vp9", ".webm")]
@@ -103,3 +104,30 @@ def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.Captu
     assert code == 0 and "blockmatch+flow" in out
     code, _, err = command(capfd, "extract", str(CLIPS[1]), "--source", "radar", "--out", str(tmp_path / "out"))
     assert code == 2 and "'radar' is none of" in err
+
+
+@pytest.fixture(scope="module")
+def model() -> Path:
+    """A tiny model. LLaMA-Factory is imported here, before a test captures the stream that its loggers will keep."""
+    start()
+    return tiny("qwen3_vl")
+
+
+def test_files_for_a_model(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is extracted for a model fits its training, which enlarges small clips and pads odd numbers of frames."""
+    from motiontune.llamafactory.reader import ModelReader
+
+    out, arguments = tmp_path / "out", ["--model", str(model), "--fps", "7", "--source", "codec"]
+    code, _, err = command(capfd, "extract", str(CLIPS[0]), "--out", str(out), *arguments)
+    assert code == 0, err
+    reader = ModelReader(str(model), fps=7.0)
+    clip = reader.read(str(CLIPS[0]), with_vectors=True)
+    grid = reader.grid_of(clip)
+    assert len(clip.frames) == 11 and grid.frames == 12 and grid.patch == 16
+    read = motion_of(clip, grid, MotionOptions("file", motion_dir=str(out)))
+    made = motion_of(clip, grid, MotionOptions("codec"))
+    np.testing.assert_array_equal(read.valid, made.valid)
+    np.testing.assert_allclose(read.vectors, made.vectors, atol=1e-5)
+    assert read.valid.mean() > 0.5
+    message = refused(capfd, "extract", str(CLIPS[0]), "--out", str(out), "--model", str(tmp_path / "nothing"))
+    assert "nothing cannot be loaded from a folder or the hub" in message

@@ -116,7 +116,11 @@ from motiontune.motion.field import MotionField
 
 def still(clip, grid, direction):
     shape = (grid.frames, grid.rows, grid.cols)
-    return MotionField(np.zeros((*shape, 2), np.float32), np.ones(shape, bool), np.zeros(grid.frames), "still")
+    zero, times = np.zeros((*shape, 2), np.float32), np.zeros(grid.frames)
+    return MotionField(zero, np.ones(shape, bool), times, "still", direction)
+
+def past(clip, grid, direction):
+    return still(clip, grid, "past")
 
 def with_vectors(clip, grid, direction):
     assert clip.codec_motion is not None
@@ -148,6 +152,9 @@ def test_a_function_of_the_users_is_a_source(tmp_path: Path) -> None:
         with pytest.raises(MotiontuneError, match=reason) as caught:
             motion_of(clip, grid_of(clip), MotionOptions(f"{file}:{name}"))
         assert str(caught.value).startswith(clip.path) and "\n" not in str(caught.value)
+    assert motion_of(clip, grid_of(clip), MotionOptions(f"{file}:past")).valid.all()
+    with pytest.raises(MotiontuneError, match="returned motion of the past, asked for future"):
+        motion_of(clip, grid_of(clip), MotionOptions(f"{file}:past", "future"))
     with pytest.raises(ConfigError, match="did you mean 'still'"):
         needs_vectors(f"{file}:stil")
     with pytest.raises(ConfigError, match="does not exist"):

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from motiontune.errors import MotiontuneError
 
@@ -112,6 +113,7 @@ def _extract(argv: list[str]) -> None:
     parser.add_argument("--fps", type=float, default=frames.fps, help="as video_fps")
     parser.add_argument("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen")
     parser.add_argument("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels")
+    parser.add_argument("--model", metavar="DIR", help="take sizes, patch and merge from this model (folder or hub)")
     parser.add_argument("--patch", type=int, default=frames.patch, help="side of the model's patches in pixels")
     parser.add_argument("--merge", type=int, default=frames.merge, help="patches per video token along each side")
     args = parser.parse_args(argv)
@@ -123,7 +125,14 @@ def _extract(argv: list[str]) -> None:
         args.source, args.direction, args.quality, args.min_confidence, raft_weights=args.raft_weights
     )
     frames = FrameOptions(args.fps, args.max_frames, args.max_pixels, args.patch, args.merge)
-    rows = extract(args.clips, args.out, motion, frames, args.format, args.preview)
+    reader = None
+    if args.model is not None:
+        from motiontune.llamafactory.reader import ModelReader
+
+        reader = ModelReader(args.model, args.fps, args.max_frames, args.max_pixels)
+        processor = reader.processor.video_processor
+        frames = replace(frames, patch=processor.patch_size, merge=processor.merge_size)
+    rows = extract(args.clips, args.out, motion, frames, args.format, args.preview, reader)
     print(table(rows))
     failed = sum(bool(row.problem) for row in rows)
     if failed:

@@ -5,10 +5,10 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import av
 import cv2
@@ -34,9 +34,19 @@ PREVIEW_WIDTH = 480
 Format = Literal["npz", "flo"]
 
 
+class Reader(Protocol):
+    """Reads clips, and knows where patches lie; for a model it is `motiontune.llamafactory.reader.ModelReader`."""
+
+    def read(self, path: str, with_vectors: bool) -> Clip:
+        """Decode a clip's sampled frames, resized."""
+
+    def grid_of(self, clip: Clip) -> VideoGrid:
+        """The patch grid of a clip."""
+
+
 @dataclass(frozen=True)
 class FrameOptions:
-    """Which frames are sampled, and how they are resized: LLaMA-Factory's `video_*` keys and the model's patches.
+    """Reads clips for no model in particular: LLaMA-Factory's `video_*` keys, and patches.
 
     Args:
         fps: sampled frames per second (`video_fps`).
@@ -51,6 +61,23 @@ class FrameOptions:
     max_pixels: int = 65536
     patch: int = 14
     merge: int = 2
+
+    def read(self, path: str, with_vectors: bool) -> Clip:
+        """Decode a clip's sampled frames, resized."""
+        return read_clip(path, self.fps, self.max_frames, self._resize, with_vectors)
+
+    def grid_of(self, clip: Clip) -> VideoGrid:
+        """The patch grid of a clip; sides are rounded to whole tokens."""
+        side = self.patch * self.merge
+        rows, cols = (max(1, round(length / side)) * self.merge for length in clip.frames.shape[1:3])
+        return VideoGrid(len(clip.frames), rows, cols, self.patch, self.merge, temporal_patch=1)
+
+    def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = frame.shape[:2]
+        if width * height <= self.max_pixels:
+            return frame
+        factor = (self.max_pixels / (width * height)) ** 0.5
+        return np.asarray(Image.fromarray(frame).resize((int(width * factor), int(height * factor))), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -110,8 +137,18 @@ def extract(
     frames: FrameOptions | None = None,
     form: Format = "npz",
     preview: bool = False,
+    reader: Reader | None = None,
 ) -> list[Extracted]:
     """Write the motion of clips, and `extract.json` about all of them. A bad clip does not stop the others.
+
+    Args:
+        paths: clips, and folders of clips.
+        out: the output folder.
+        options: source, direction, quality and so on.
+        frames: how to sample and resize; also kept in `extract.json`.
+        form: a `.npz` per clip, or a `.flo` per pair of frames.
+        preview: also write pictures.
+        reader: reads the clips instead of `frames`, as some model needs them.
 
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.
@@ -124,7 +161,7 @@ def extract(
         for target, clip in bar:
             bar.set_postfix_str(_shorten(Path(clip).name, 30))
             try:
-                rows.append(extract_clip(clip, target, options, frames, form, preview))
+                rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except MotiontuneError as error:
                 rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
     about: dict[str, Any] = {
@@ -138,7 +175,7 @@ def extract(
 
 
 def extract_clip(
-    path: str, target: Path, options: MotionOptions, frames: FrameOptions, form: Format, preview: bool
+    path: str, target: Path, options: MotionOptions, reader: Reader, form: Format, preview: bool
 ) -> Extracted:
     """Write one clip's motion to `target` + ".npz", or to pairs in the folder `target`; overwrite what is there.
 
@@ -147,19 +184,8 @@ def extract_clip(
         MotionUnavailable: if the source has no motion for it.
     """
     start = time.perf_counter()
-
-    def resize(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = frame.shape[:2]
-        if width * height <= frames.max_pixels:
-            return frame
-        factor = (frames.max_pixels / (width * height)) ** 0.5
-        return np.asarray(Image.fromarray(frame).resize((int(width * factor), int(height * factor))), np.uint8)
-
-    clip = read_clip(path, frames.fps, frames.max_frames, resize, needs_vectors(options.source))
-    height, width = clip.frames.shape[1:3]
-    side = frames.patch * frames.merge
-    rows, cols = (max(1, round(length / side)) * frames.merge for length in (height, width))
-    grid = VideoGrid(len(clip.frames), rows, cols, frames.patch, frames.merge, temporal_patch=1)
+    clip = reader.read(path, needs_vectors(options.source))
+    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)  # without padding
     field = motion_of(clip, grid, options)
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":

@@ -9,7 +9,6 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,5 +78,8 @@ def provided_motion(source: str, clip: "Clip", grid: VideoGrid, direction: Direc
     if field.valid.shape != wanted:
         raise MotiontuneError(f"{clip.path}: {source} returned a field of {field.valid.shape}, the grid is {wanted}")
     if field.direction != direction:
-        field = replace(field, direction=direction)
+        raise MotiontuneError(
+            f"{clip.path}: {source} returned motion of the {field.direction}, asked for {direction}: give the field "
+            f"the direction that the function is called with"
+        )
     return field
