@@ -23,6 +23,12 @@ CLIPS = [pan_clip("h264", ".mp4"), pan_clip("vp9", ".webm")]
 NAMES = [clip.stem for clip in CLIPS]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def started() -> None:
+    """Import LLaMA-Factory before a test captures the stream that its loggers will keep."""
+    start()
+
+
 @pytest.mark.parametrize("direction", ["past", "future"])
 @pytest.mark.parametrize("form", ["npz", "flo"])
 def test_the_file_source_reads_what_was_written(form: str, direction: str, tmp_path: Path) -> None:
@@ -106,17 +112,11 @@ def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.Captu
     assert code == 2 and "'radar' is none of" in err
 
 
-@pytest.fixture(scope="module")
-def model() -> Path:
-    """A tiny model. LLaMA-Factory is imported here, before a test captures the stream that its loggers will keep."""
-    start()
-    return tiny("qwen3_vl")
-
-
-def test_files_for_a_model(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_files_for_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What is extracted for a model fits its training, which enlarges small clips and pads odd numbers of frames."""
     from motiontune.llamafactory.reader import ModelReader
 
+    model = tiny("qwen3_vl")
     out, arguments = tmp_path / "out", ["--model", str(model), "--fps", "7", "--source", "codec"]
     code, _, err = command(capfd, "extract", str(CLIPS[0]), "--out", str(out), *arguments)
     assert code == 0, err
