@@ -1,6 +1,5 @@
 """The benchmark of motion sources: that its truth is true, and its figures right."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,10 +114,10 @@ def test_what_is_true_has_no_error(modules: Any, tmp_path: Path) -> None:
     assert figures.outliers_valid == pytest.approx((lengths < 100).mean(), abs=1e-4)
 
 
-def test_the_readmes_table_is_that_of_the_results() -> None:
+@pytest.mark.parametrize("document", ["benchmarks/motion/README.md", "docs/motion.md"])
+def test_the_tables_are_those_of_the_results(document: str) -> None:
     sys.path.insert(0, str(FOLDER))
     import tables
 
-    text = (FOLDER / "README.md").read_text("utf-8")
-    results = json.loads((FOLDER / "results/accuracy.json").read_text("utf-8"))
-    assert tables.with_table(text, results) == text and "x264 default" in text
+    path = FOLDER.parents[1] / document
+    assert tables.current(path) == path.read_text("utf-8") and "| x264 default |" in path.read_text("utf-8")

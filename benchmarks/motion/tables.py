@@ -1,40 +1,174 @@
-"""Write the tables of README.md again from results/accuracy.json: `python benchmarks/motion/tables.py`."""
+"""Write tables and plots again from results/*.json: `python benchmarks/motion/tables.py`.
+
+The tables stand in README.md and docs/motion.md between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+"""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
 
 FOLDER = Path(__file__).parent
-BEGIN, END = "<!-- accuracy: begin -->\n", "<!-- accuracy: end -->\n"
+DOCS = FOLDER.parents[1] / "docs"
+Rows = list[dict[str, Any]]
+SHOWN = ("x264 default", "x264 refs1 bf0", "mpeg4", "vp9")
 
 
-def accuracy_table(results: dict[str, Any]) -> str:
+def load(name: str) -> dict[str, Any]:
+    """The results of accuracy.py, real.py or speed.py."""
+    results: dict[str, Any] = json.loads((FOLDER / f"results/{name}.json").read_text("utf-8"))
+    return results
+
+
+def _grid(lines: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *body]) + "\n"
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['source']} {row['quality'] or ''}".strip()
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else f"{row['epe_valid']:.2f} ({row['valid_share']:.0%})"
+
+
+def accuracy_table(results: dict[str, Any], gap: str) -> str:
     """EPE of the valid patches (and their share), a row for each encoding and a column for each source."""
+    rows = [row for row in results["summaries"] if row["gap"] == gap]
+    names = list(dict.fromkeys(map(_name, rows)))
+    found = {(row["encoding"], _name(row)): row for row in rows}
+    encodings = dict.fromkeys(row["encoding"] for row in rows)
+    return _grid([[gap, *names], *([e, *(_cell(found.get((e, name))) for name in names)] for e in encodings)])
+
+
+def auc_table(results: dict[str, Any]) -> str:
+    """AUC of the confidence, for an error below 3 pixels, frames half a second apart."""
+    rows = [row for row in results["summaries"] if row["gap"] == "0.5 s" and row["auc"] not in (None, 0.5)]
+    names = list(dict.fromkeys(map(_name, rows)))
+    found = {(row["encoding"], _name(row)): f"{row['auc']:.3f}" for row in rows}
+    encodings = dict.fromkeys(row["encoding"] for row in rows)
+    return _grid([["AUC", *names], *([e, *(found.get((e, name), "-") for name in names)] for e in encodings)])
+
+
+def pan_table(results: dict[str, Any]) -> str:
+    """Known pans without noise, frames half a second apart: EPE of the valid patches and its median."""
+    rows = [row for row in results["rows"] if row["scene"].startswith("pan ") and row["gap"] == "0.5 s"]
+    rows = [row for row in rows if row["source"] in ("codec", "codec+flow", "blockmatch") and row["epe_valid"]]
+    pans = list(dict.fromkeys(row["scene"] for row in rows))
+    found = {(_name(row), row["encoding"], row["scene"]): row for row in rows}
+    lines = [["px per frame", "", *(pan.removeprefix("pan ") for pan in pans)]]
+    for name, encoding in dict.fromkeys((_name(row), row["encoding"]) for row in rows):
+        cells = [found[name, encoding, pan] for pan in pans]
+        lines.append([name, encoding, *(f"{row['epe_valid']:.3f} ({row['median_valid']:.3f})" for row in cells)])
+    return _grid(lines)
+
+
+def docs_table(results: dict[str, Any]) -> str:
+    """The sources, a row each, for some encodings."""
+    rows = [row for row in results["summaries"] if row["gap"] == "0.5 s"]
+    found = {(row["encoding"], _name(row)): row for row in rows}
+    names = dict.fromkeys(map(_name, rows))
+    cost = {name: found.get(("x264 default", name), {}).get("ms_per_pair") for name in names}
+    return _grid(
+        [
+            ["", *SHOWN, "ms per pair"],
+            *([name, *(_cell(found.get((e, name))) for e in SHOWN), f"{cost[name]:.0f}"] for name in names),
+        ]
+    )
+
+
+def real_table(results: dict[str, Any]) -> str:
+    """Motion-compensation error on real clips, a row for each clip."""
+    rows = results["rows"]
+    names = list(dict.fromkeys(map(_name, rows)))
+    found = {(row["clip"], _name(row)): row for row in rows if "error" in row}
+    lines = [["", *names]]
+    for clip in dict.fromkeys(row["clip"] for row in rows):
+        cells = [found.get((clip, name)) for name in names]
+        lines.append([clip, *("-" if row is None else f"{row['error']:.2f}" for row in cells)])
+    mean = {_name(row): row["error"] for row in results["summaries"]}
+    return _grid([*lines, ["**mean**", *(f"**{mean[name]:.2f}**" for name in names)]])
+
+
+def speed_table(results: dict[str, Any]) -> str:
+    """Geometric means of the loader's speed over that of decoding: wall time (processor time)."""
     rows = results["summaries"]
-    names = {(row["source"], row["quality"]): None for row in rows}
-    lines = ["| 0.5 s apart | " + " | ".join(f"{source} {quality or ''}".strip() for source, quality in names) + " |"]
-    lines.append("|---|" + "---|" * len(names))
-    for encoding in dict.fromkeys(row["encoding"] for row in rows):
-        cells = []
-        for name in names:
-            found = [
-                row
-                for row in rows
-                if (row["source"], row["quality"], row["encoding"], row["gap"]) == (*name, encoding, "0.5 s")
-            ]
-            cells.append(f"{found[0]['epe_valid']:.2f} ({found[0]['valid_share']:.0%})" if found else "-")
-        lines.append(f"| {encoding} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    found = {(row["kind"], row["job"]): row for row in rows}
+    counts = [max(row["clips"] for row in rows if row["kind"] == kind) for kind in kinds]
+    lines = [["", *(f"{kind} ({count})" for kind, count in zip(kinds, counts, strict=True))]]
+    for job in dict.fromkeys(row["job"] for row in rows):
+        cells = [found.get((kind, job)) for kind in kinds]
+        lines.append([job, *("-" if r is None else f"{r['ratio']:.2f} ({r['cpu_ratio']:.2f})" for r in cells)])
+    return _grid(lines)
 
 
-def with_table(text: str, results: dict[str, Any]) -> str:
-    """README.md's text with the table of these results."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + accuracy_table(results) + END + rest.split(END)[1]
+def with_table(text: str, name: str, table: str) -> str:
+    """A text with the table between its marks replaced."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, rest = text.split(begin)
+    return before + begin + table + end + rest.split(end)[1]
+
+
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    FOLDER / "README.md": {
+        "accuracy": lambda: accuracy_table(load("accuracy"), "0.5 s"),
+        "adjacent": lambda: accuracy_table(load("accuracy"), "adjacent"),
+        "auc": lambda: auc_table(load("accuracy")),
+        "pans": lambda: pan_table(load("accuracy")),
+        "real": lambda: real_table(load("real")),
+        "speed": lambda: speed_table(load("speed")),
+    },
+    DOCS / "motion.md": {
+        "accuracy": lambda: docs_table(load("accuracy")),
+        "speed": lambda: speed_table(load("speed")),
+    },
+}
+
+
+def current(path: Path) -> str:
+    """A document's text with its tables made again."""
+    text = path.read_text("utf-8")
+    for name, table in TABLES[path].items():
+        text = with_table(text, name, table())
+    return text
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Error against cost, a point for each source, on four encodings."""
+    rows = [row for row in results["summaries"] if row["gap"] == "0.5 s" and row["epe_all"]]
+    style = {"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(SHOWN), sharex=True, sharey=True)
+        for axis, encoding in zip(axes, SHOWN, strict=True):
+            for row in rows:
+                if row["encoding"] != encoding:
+                    continue
+                ours = row["auc"] != 0.5  # what trusts every vector alike is a peer
+                axis.plot(
+                    row["ms_per_pair"], row["epe_valid"], "o" if ours else "x", color="#1f6f8b" if ours else "#b5493a"
+                )
+                axis.annotate(
+                    _name(row), (row["ms_per_pair"], row["epe_valid"]), (4, 2), textcoords="offset points", fontsize=6
+                )
+            axis.set(title=encoding, xscale="log", yscale="log", xlabel="ms per pair of frames")
+            axis.grid(alpha=0.25, which="both", linewidth=0.4)
+        axes[0].set_ylabel("end-point error, valid patches (px)")
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write all of it."""
+    for path in TABLES:
+        path.write_text(current(path), "utf-8")
+    plot(load("accuracy"), FOLDER / "accuracy.svg")
 
 
 if __name__ == "__main__":
-    readme = FOLDER / "README.md"
-    results = json.loads((FOLDER / "results/accuracy.json").read_text("utf-8"))
-    readme.write_text(with_table(readme.read_text("utf-8"), results), "utf-8")
+    main()
