@@ -1,7 +1,9 @@
 """The choice of a source of motion."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -111,6 +113,7 @@ def test_the_example_of_other_targets() -> None:
 
 
 OWN = """
+import cv2
 import numpy as np
 from motiontune.motion.field import MotionField
 
@@ -162,3 +165,24 @@ def test_a_function_of_the_users_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
     with pytest.raises(ConfigError, match="cannot be imported: No module named"):
         needs_vectors(f"{tmp_path / 'broken.py'}:still")
+
+
+@pytest.mark.parametrize("source", ["codec", "codec+flow", "blockmatch+flow"])
+def test_thirty_runs_give_the_same_bits(source: str) -> None:
+    """Whatever the number of threads, and of clips that are read at the same time."""
+    path = str(pan_clip("h264", ".mp4"))
+
+    def run(threads: int) -> bytes:
+        cv2.setNumThreads(threads)
+        clip = read_clip(path, fps=7.0, with_vectors=True)
+        field = motion_of(clip, grid_of(clip), MotionOptions(source, min_confidence=0))
+        return clip.frames.tobytes() + field.vectors.tobytes() + field.confidence.tobytes()
+
+    before = cv2.getNumThreads()
+    try:
+        alone = [run(1 + number % 4) for number in range(18)]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(run, [2] * 12))
+    finally:
+        cv2.setNumThreads(before)
+    assert len(alone + together) == 30 and len(set(alone + together)) == 1
