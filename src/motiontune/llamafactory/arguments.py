@@ -67,6 +67,16 @@ class MotionDataArguments(DataArguments):
             )
         },
     )
+    motion_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "Keep the motion of clips in this folder, so that it is computed once."},
+    )
+    frame_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the resized frames of clips in this folder, so that they are decoded once. It grows large."
+        },
+    )
     motion_on_error: Literal["auto", "raise", "skip"] = field(
         default="auto",
         metadata={

@@ -14,10 +14,12 @@ from llamafactory.extras.constants import IGNORE_INDEX
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
+from motiontune.cache import MotionCache
 from motiontune.clip import Clip
 from motiontune.errors import ClipError, ConfigError, MotiontuneError
 from motiontune.grid import MotionTargets, VideoGrid, field_to_targets, field_to_weights
 from motiontune.model.head import MotionHeadConfig
+from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 
@@ -30,6 +32,7 @@ class MotionSettings:
     options: MotionOptions = MotionOptions()
     raise_on_error: bool = False
     weighting: bool = False
+    cache: MotionCache | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ class VideoRecord:
     times: tuple[float, ...]
     source: str
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A clip, the name that its motion is kept under, and its motion where that was kept."""
+
+    clip: Clip
+    key: str | None
+    motion: MotionField | None
 
 
 @dataclass
@@ -93,17 +105,18 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     def _batch(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = [feature.pop("motion_sample", None) for feature in features]
         skipped: list[str] = []
-        clips: list[tuple[int, Clip]] = []
+        clips: list[tuple[int, _Read]] = []
         for row, feature in enumerate(features):
             try:
-                feature["videos"] = self._read(feature)
+                read = self._read(feature)
             except ClipError as error:
                 if self.motion.raise_on_error:
                     raise
                 skipped.append(str(error))
                 features[row] = self._blank(feature)
             else:
-                clips += [(row, clip) for clip in feature["videos"]]
+                feature["videos"] = [one.clip for one in read]
+                clips += [(row, one) for one in read]
 
         if self.attn_implementation != "flash_attention_2" and not any(
             f.get("images") or f.get("videos") for f in features
@@ -119,15 +132,15 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
                 batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])
 
         targets, weights, records = [], [], []
-        for (row, clip), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
+        for (row, one), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
             video_processor = self.processor.video_processor
             grid = VideoGrid.from_thw(
                 thw, video_processor.patch_size, video_processor.merge_size, video_processor.temporal_patch_size
             )
-            target, weight, times, source, problem = self._targets(clip, grid)
+            target, weight, times, source, problem = self._targets(one, grid)
             targets.append(target)
             weights.append(weight)
-            records.append(VideoRecord(numbers[row], row, clip.path, grid, times, source, problem))
+            records.append(VideoRecord(numbers[row], row, one.clip.path, grid, times, source, problem))
         width = self.motion.head.token_width
         empty = [np.zeros((0, width), np.float32)]
         batch["motion_targets"] = torch.from_numpy(np.concatenate(empty + [target.values for target in targets]))
@@ -142,10 +155,10 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             batch["motion_samples"] = numbers
         return batch
 
-    def _read(self, feature: dict[str, Any]) -> list[Clip]:
+    def _read(self, feature: dict[str, Any]) -> "list[_Read]":
         plugin = self.template.mm_plugin
-        with_vectors = needs_vectors(self.motion.options.source)
-        clips = [plugin.read(video, self.processor, with_vectors) for video in feature["videos"] or []]
+        read = [self._read_one(video) for video in feature["videos"] or []]
+        clips = [one.clip for one in read]
         needed = sum(plugin.grid_of(clip, self.processor).num_tokens for clip in clips)
         kept = list(feature["input_ids"]).count(self.video_token_id)
         if needed != kept:
@@ -154,7 +167,15 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
                 f"the sample has {kept} video tokens, its clips need {needed}: cut by cutoff_len, or the file or the "
                 f"video_* keys changed since the data set was tokenized",
             )
-        return clips
+        return read
+
+    def _read_one(self, video: Any) -> "_Read":
+        plugin, options, key, field = self.template.mm_plugin, self.motion.options, None, None
+        if self.motion.cache is not None:
+            key = plugin.motion_key(video, self.processor, options)
+            field = None if key is None else self.motion.cache.load(key)
+        clip = plugin.read(video, self.processor, field is None and needs_vectors(options.source))
+        return _Read(clip, key, field)
 
     def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:
         """Make a sample that trains nothing out of one that cannot be read: no media, no label, length unchanged."""
@@ -170,11 +191,15 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         return blank
 
     def _targets(
-        self, clip: Clip, grid: VideoGrid
+        self, read: "_Read", grid: VideoGrid
     ) -> tuple[MotionTargets, NDArray[np.float32], tuple[float, ...], str, str]:
         self.motion.head.check_grid(grid)
+        clip, field = read.clip, read.motion
         try:
-            field = motion_of(clip, grid, self.motion.options)
+            if field is None:
+                field = motion_of(clip, grid, self.motion.options)
+                if self.motion.cache is not None and read.key is not None:
+                    self.motion.cache.save(read.key, field)
         except MotiontuneError as error:
             if self.motion.raise_on_error or isinstance(error, ConfigError):
                 raise  # what is wrong with a key is wrong for every clip

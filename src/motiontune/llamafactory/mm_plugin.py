@@ -16,19 +16,51 @@ from llamafactory.data.template import Template
 from llamafactory.extras.constants import VIDEO_PLACEHOLDER
 from PIL import Image
 
+from motiontune.cache import FrameCache, file_digest, frames_key, motion_key
 from motiontune.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.motion.options import MotionOptions
 
 
 _probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
+
+
+def reading_settings(processor: Any) -> dict[str, Any]:
+    """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
+    defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
+    return {key: getattr(processor, key, default) for key, default in defaults.items()}
+
+
+def content_of(path: str) -> str:
+    """A digest of a clip's content, read once per process while the file stays as it is.
+
+    Raises:
+        ClipError: if it cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        return _content_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ClipError(path, f"cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_of(path: str, size: int, changed: int) -> str:
+    return file_digest(path)
 
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
 
 
 class ClipReadingPlugin(_Plugin):
-    """Mixed over a Qwen-VL plugin: videos come as paths, as lists of frames, or as clips that were read before."""
+    """Mixed over a Qwen-VL plugin: videos come as paths, as lists of frames, or as clips that were read before.
+
+    Attributes:
+        frame_cache: where resized frames are kept, or None.
+    """
+
+    frame_cache: FrameCache | None = None
 
     def read(self, video: Any, processor: Any, with_vectors: bool = False) -> Clip:
         """Decode one video as the processor's `video_*` settings say, resized as LLaMA-Factory does.
@@ -41,11 +73,9 @@ class ClipReadingPlugin(_Plugin):
         Raises:
             ClipError: if the video cannot be read.
         """
-        limits = {
-            "image_max_pixels": getattr(processor, "video_max_pixels", 256 * 256),
-            "image_min_pixels": getattr(processor, "video_min_pixels", 16 * 16),
-        }
-        fps, max_frames = getattr(processor, "video_fps", 2.0), getattr(processor, "video_maxlen", 128)
+        settings = reading_settings(processor)
+        fps, max_frames = settings["video_fps"], settings["video_maxlen"]
+        limits = {"image_max_pixels": settings["video_max_pixels"], "image_min_pixels": settings["video_min_pixels"]}
         if isinstance(video, list):
             name = str(video[0]) if video and isinstance(video[0], (str, os.PathLike)) else "<frames>"
             try:
@@ -57,7 +87,34 @@ class ClipReadingPlugin(_Plugin):
         def resize(frame: np.ndarray) -> np.ndarray:
             return np.asarray(self._preprocess_image(Image.fromarray(frame), **limits))
 
-        return read_clip(os.fspath(video), fps, max_frames, resize=resize, with_vectors=with_vectors)
+        path, key = os.fspath(video), None
+        if self.frame_cache is not None:
+            key = frames_key(content_of(path), settings)
+            kept = None if with_vectors else self.frame_cache.load(key, path)
+            if kept is not None:
+                return kept
+        clip = read_clip(path, fps, max_frames, resize=resize, with_vectors=with_vectors)
+        if self.frame_cache is not None and key is not None and key not in self.frame_cache:
+            self.frame_cache.save(key, clip)
+        return clip
+
+    def motion_key(self, video: Any, processor: Any, options: MotionOptions) -> str | None:
+        """The name under which a video's motion is kept, or None where it is not: lists of frames, motion files.
+
+        Raises:
+            ClipError: if the video cannot be read.
+        """
+        if isinstance(video, list):
+            return None
+        video_processor = processor.video_processor
+        grid = {
+            "patch": video_processor.patch_size,
+            "merge": video_processor.merge_size,
+            "temporal_patch": video_processor.temporal_patch_size,
+            "size": dict(video_processor.size),
+            "plugin": type(self).__name__,
+        }
+        return motion_key(content_of(os.fspath(video)), reading_settings(processor), grid, options)
 
     def grid_of(self, clip: Clip, processor: Any) -> VideoGrid:
         """Say where the patches of a clip will lie, without running the processor."""

@@ -15,6 +15,7 @@ from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
 
+from motiontune.cache import FrameCache, MotionCache
 from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
@@ -125,7 +126,17 @@ def run_motion_sft(
         trainer.save_metrics("predict", results.metrics)
         trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
 
+    if trainer.is_world_process_zero():
+        say_caches(collator)
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+
+
+def say_caches(collator: MotionDataCollator) -> None:
+    """Say how large the caches have become."""
+    for cache in (collator.motion.cache, collator.template.mm_plugin.frame_cache):
+        if cache is not None:
+            files, size = cache.size()
+            logger.info_rank0(f"{cache.folder} keeps {files} clips in {size / 1e6:,.1f} MB.")
 
 
 def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -> tuple[Any, dict[str, Any], Any]:
@@ -156,6 +167,8 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     with mistakes("template", ValueError):
         template = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
     template = with_motion(template, data_args.template)
+    if data_args.frame_cache_dir is not None:
+        template.mm_plugin.frame_cache = FrameCache(data_args.frame_cache_dir)
     if isinstance(template.mm_plugin, MotionQwen3VLPlugin) != (config.model_type == "qwen3_vl"):
         right = "qwen3_vl or qwen3_vl_nothink" if config.model_type == "qwen3_vl" else "qwen2_vl"
         raise ConfigError(f"template: {data_args.template} is not for models of type {config.model_type}: use {right}")
@@ -224,6 +237,7 @@ def motion_settings(
         options=motion_options(data_args),
         raise_on_error=data_args.motion_on_error == "raise",
         weighting=finetuning_args.motion_confidence_weighting,
+        cache=None if data_args.motion_cache_dir is None else MotionCache(data_args.motion_cache_dir),
     )
 
 

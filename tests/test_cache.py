@@ -1,0 +1,211 @@
+"""What is kept of clips: never stale, whole or not at all, and the same batches with it as without."""
+
+import functools
+import multiprocessing
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from make_clips import pan_clip
+from motiontune.cache import Cache, FrameCache, MotionCache, file_digest, frames_key, motion_key
+from motiontune.clip import read_clip
+from motiontune.errors import ConfigError
+from motiontune.grid import VideoGrid
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of
+from training import BOTH, PROMPT, clips, dataset, keys_for, run, sample, start, weights
+
+
+READING = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 65536, "video_min_pixels": 256}
+GRID = {"patch": 14, "merge": 2, "temporal_patch": 2, "size": {"shortest_edge": 1, "longest_edge": 2}}
+
+
+def test_what_is_kept_comes_back(tmp_path: Path) -> None:
+    path = str(pan_clip("h264", ".mp4"))
+    clip = read_clip(path, fps=7.0, with_vectors=True)
+    field = motion_of(clip, VideoGrid(12, 8, 10), MotionOptions("codec"))
+    frames, motion = FrameCache(str(tmp_path / "a")), MotionCache(str(tmp_path / "b"))
+    assert frames.load("ab12", path) is None and motion.load("ab12") is None and "ab12" not in frames
+    frames.save("ab12", clip)
+    motion.save("ab12", field)
+    kept, again = frames.load("ab12", "elsewhere.mp4"), motion.load("ab12")
+    assert kept is not None and again is not None and "ab12" in frames
+    assert kept.path == kept.info.path == "elsewhere.mp4" and kept.info == replace(clip.info, path="elsewhere.mp4")
+    for name in ("frames", "times", "indices"):
+        np.testing.assert_array_equal(getattr(kept, name), getattr(clip, name))
+    for name in ("vectors", "valid", "confidence", "times"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(field, name))
+    assert (again.source, again.direction) == (field.source, field.direction) and 0.2 < again.valid.mean() < 1
+    assert frames.size()[0] == 1 and frames.size()[1] > clip.frames.nbytes
+
+
+def test_every_setting_makes_another_key(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text("def f(clip, grid, direction): ...")
+    weights_file = tmp_path / "raft.pth"
+    weights_file.write_bytes(b"1")
+    options = [
+        MotionOptions(),
+        *(MotionOptions(source) for source in ("codec", "blockmatch", f"{own}:f", f"{own}:g")),
+        MotionOptions(direction="future"),
+        MotionOptions(quality="best"),
+        MotionOptions(min_confidence=0.5),
+        MotionOptions("raft", raft_weights=str(weights_file)),
+    ]
+    readings = [READING, *({**READING, key: value + 1} for key, value in READING.items())]
+    grids = [GRID, *({**GRID, key: 3} for key in GRID)]
+    keys = [motion_key("content", READING, GRID, one) for one in options]
+    keys += [motion_key("content", one, GRID, options[0]) for one in readings[1:]]
+    keys += [motion_key("content", READING, one, options[0]) for one in grids[1:]]
+    keys += [motion_key("other", READING, GRID, options[0])]
+    keys += [frames_key("content", one) for one in readings] + [frames_key("other", READING)]
+    own.write_text("def f(clip, grid, direction): return None")
+    weights_file.write_bytes(b"2")
+    keys += [motion_key("content", READING, GRID, options[number]) for number in (3, 8)]
+    assert None not in keys and len(set(keys)) == len(keys)
+    assert motion_key("content", READING, GRID, options[0]) == keys[0]
+    assert motion_key("content", READING, GRID, MotionOptions("file")) is None
+
+
+def test_the_code_and_the_versions_are_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    from motiontune import cache
+
+    before = frames_key("content", READING)
+    cache._this_code.cache_clear()
+    monkeypatch.setattr(cache, "version", lambda name: "0.0.1")
+    changed = frames_key("content", READING)
+    monkeypatch.undo()
+    cache._this_code.cache_clear()
+    monkeypatch.setattr(cache, "file_digest", lambda path: "other code")
+    code = frames_key("content", READING)
+    cache._this_code.cache_clear()
+    monkeypatch.undo()
+    assert len({before, changed, code}) == 3 and frames_key("content", READING) == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
+def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path) -> None:
+    cache = MotionCache(str(tmp_path))
+    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
+    field = motion_of(clip, VideoGrid(4, 8, 10), MotionOptions("blockmatch"))
+    cache.save("ab12", field)
+    path = tmp_path / "ab" / "ab12.npz"
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "flipped":
+        data[len(data) // 3] ^= 255
+    elif damage == "empty":
+        data = bytearray()
+    path.write_bytes(data)
+    if damage == "another":
+        np.savez(path, vectors=np.zeros(3))
+    with pytest.warns(UserWarning, match="ab12.npz is damaged and computed again"):
+        assert cache.load("ab12") is None
+    cache.save("ab12", field)
+    assert cache.load("ab12") is not None and not list(tmp_path.rglob("*.part"))
+
+
+def _write(folder: str, number: int) -> None:
+    cache = Cache(folder)
+    for _ in range(40):
+        cache.put("ab12", {"values": np.full(20_000, number)})
+        kept = cache.get("ab12")
+        assert kept is not None and len(set(kept["values"].tolist())) == 1
+
+
+def test_several_processes_share_a_folder(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.map(functools.partial(_write, str(tmp_path)), range(3))
+    assert Cache(str(tmp_path)).size()[0] == 1 and not list(tmp_path.rglob("*.part"))
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file cannot be written to"):
+        Cache(str(tmp_path / "file"))
+    cache = Cache(str(tmp_path / "full"))
+
+    def full(*arguments: Any, **keys: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.warns(UserWarning, match="No space left on device; what it is for is not kept"):
+        cache.put("ab12", {})
+    assert cache.get("ab12") is None and not list(tmp_path.rglob("*.part"))
+
+
+def collated(folder: Path, **keys: Any) -> dict[str, Any]:
+    """The batch of the training clips with caches in a folder."""
+    start()
+    from motiontune.llamafactory.install import get_train_args, install
+    from motiontune.llamafactory.workflow import (
+        MotionDataCollator,
+        head_config,
+        load_datasets,
+        load_processor,
+        motion_settings,
+    )
+
+    install()
+    data = dataset([sample(PROMPT, "It moves.", videos=[clip]) for clip in clips()])
+    model_args, data_args, training_args, finetuning_args, _ = get_train_args(keys_for(**data, **BOTH, **keys))
+    config, tokens, template = load_processor(model_args, data_args)
+    module = load_datasets(template, model_args, data_args, training_args, tokens)
+    motion = motion_settings(
+        head_config(config, tokens["processor"], data_args, finetuning_args), data_args, finetuning_args
+    )
+    collator = MotionDataCollator(template=template, model=None, pad_to_multiple_of=8, motion=motion, **tokens)
+    return collator(list(module["train_dataset"]))
+
+
+def test_batches_are_the_same_and_the_second_epoch_decodes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {"motion_cache_dir": str(tmp_path / "motion"), "frame_cache_dir": str(tmp_path / "frames")}
+    plain, first = collated(tmp_path), collated(tmp_path, **folders)
+    from motiontune.llamafactory import collator, mm_plugin
+
+    def decoded(*arguments: Any, **keys: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(mm_plugin, "read_clip", decoded)
+    monkeypatch.setattr(collator, "motion_of", decoded)
+    monkeypatch.setattr("motiontune.llamafactory.workflow.report_source", lambda *arguments: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        second = collated(tmp_path, **folders)
+    for batch in (first, second):
+        assert batch.keys() == plain.keys()
+        for key, value in plain.items():
+            assert torch.equal(value, batch[key]) if torch.is_tensor(value) else value == batch[key], key
+    assert plain["motion_mask"].any()
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "frames")
+    third = collated(tmp_path, **folders)
+    assert torch.equal(third["pixel_values_videos"], plain["pixel_values_videos"])
+    assert torch.equal(third["motion_targets"], plain["motion_targets"])
+
+
+def test_a_run_with_workers_fills_the_caches_and_trains_the_same(tmp_path: Path) -> None:
+    data = dataset([sample(PROMPT, "It moves.", videos=[clip]) for clip in clips()])
+    keys = {**data, **BOTH, "max_steps": 3, "dataloader_num_workers": 2}
+    plain = run(**keys)
+    folders = {"motion_cache_dir": str(tmp_path / "motion"), "frame_cache_dir": str(tmp_path / "frames")}
+    kept = [run(**keys, **folders) for _ in range(2)]
+    assert Cache(folders["motion_cache_dir"]).size()[0] > 2 and Cache(folders["frame_cache_dir"]).size()[0] > 2
+    for folder in kept:
+        ours, theirs = weights(folder), weights(plain)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_copy_shares_what_is_kept(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(clips()[0], copy)
+    assert file_digest(str(copy)) == file_digest(str(clips()[0])) != file_digest(str(clips()[1]))
