@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from motiontune.model.losses import MOTION_LOSS_TYPES, cross_entropy_sum, motion_loss_sum
+from motiontune.model.losses import MOTION_LOSS_TYPES, motion_loss_sum, supervised_positions, token_cross_entropy
 
 
 @pytest.mark.parametrize("kind", MOTION_LOSS_TYPES)
@@ -44,25 +44,72 @@ def test_epe_has_a_finite_gradient_at_zero():
     assert torch.isfinite(predicted.grad).all()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_supervised_rows_give_the_loss_of_all_rows(smoothing):
+@pytest.fixture
+def text():
+    """Hidden states [2, 7, 8], labels of which some are none, and an output layer."""
     torch.manual_seed(0)
     lm_head = torch.nn.Linear(8, 50, bias=False)
-    hidden, labels = torch.randn(2, 7, 8), torch.randint(0, 50, (2, 7))
-    labels[torch.rand(2, 7) < 0.6] = -100
-    total, logits = cross_entropy_sum(hidden, labels, lm_head, smoothing)
+    hidden, labels = torch.randn(2, 7, 8, requires_grad=True), torch.randint(0, 50, (2, 7))
+    labels[torch.rand(2, 7) < 0.2] = -100
+    return hidden, labels, lm_head
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_supervised_rows_give_the_loss_of_all_rows(text, smoothing):
+    hidden, labels, lm_head = text
+    each, tokens = token_cross_entropy(hidden, labels, supervised_positions(labels), lm_head, smoothing, True)
     everything = lm_head(hidden)[:, :-1].reshape(-1, 50)
-    expected = F.cross_entropy(everything, labels[:, 1:].reshape(-1), reduction="sum", label_smoothing=smoothing)
-    torch.testing.assert_close(total, expected)
-    assert len(logits) == (labels[:, 1:] != -100).sum()
+    wanted = labels[:, 1:].reshape(-1)
+    expected = F.cross_entropy(everything, wanted, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(each, expected[wanted != -100])
+    assert torch.equal(tokens, everything.argmax(-1)[wanted != -100])
 
 
-def test_no_label_is_zero_with_a_gradient():
-    lm_head = torch.nn.Linear(8, 50, bias=False)
-    total, logits = cross_entropy_sum(torch.randn(2, 7, 8), torch.full((2, 7), -100), lm_head)
-    assert total.item() == 0 and logits.shape == (0, 50)
-    total.backward()
+def test_no_label_is_zero_with_a_gradient(text):
+    hidden, labels, lm_head = text
+    labels.fill_(-100)
+    each, tokens = token_cross_entropy(hidden, labels, supervised_positions(labels), lm_head, 0.0, True)
+    assert each.shape == tokens.shape == (0,)
+    each.sum().backward()
     assert torch.equal(lm_head.weight.grad, torch.zeros_like(lm_head.weight))
+
+
+def loss_and_gradients(hidden, labels, lm_head):
+    """The loss, the gradients of hidden states and weight, and how many logits wait for the backward pass."""
+    kept = []
+    hidden.grad = lm_head.weight.grad = None
+
+    def keep(tensor):
+        kept.append(tensor.numel() if tensor.shape[-1:] == (50,) else 0)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        each, _ = token_cross_entropy(hidden, labels, supervised_positions(labels), lm_head)
+    (each * torch.arange(len(each))).sum().backward()
+    return each, hidden.grad, lm_head.weight.grad, sum(kept)
+
+
+def test_pieces_give_the_loss_and_the_gradients_of_one_piece(text, monkeypatch):
+    *whole, kept = loss_and_gradients(*text)
+    assert len(whole[0]) > 6
+    assert kept >= 50 * len(whole[0])
+    for size in (1, 3, len(whole[0]) - 1):
+        monkeypatch.setattr("motiontune.model.losses.ROWS_AT_ONCE", size)
+        *pieces, kept = loss_and_gradients(*text)
+        for one, other in zip(whole, pieces, strict=True):
+            torch.testing.assert_close(one, other)
+        assert kept == 0  # no logits wait for the backward pass
+
+
+def test_zero3_gets_one_piece(text, monkeypatch):
+    """It gathers the weight in all processes at each call, so these must call equally often."""
+    hidden, labels, lm_head = text
+    monkeypatch.setattr("motiontune.model.losses.ROWS_AT_ONCE", 1)
+    lm_head.weight.ds_id = 0
+    calls = []
+    lm_head.register_forward_hook(lambda *_: calls.append(1))
+    token_cross_entropy(hidden, labels, supervised_positions(labels), lm_head)
+    assert len(calls) == 1
 
 
 def test_weights_weigh() -> None:

@@ -95,11 +95,12 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             loss = loss * self.accelerator.num_processes
 
         if self.model.training:
-            ce_sum = torch.zeros(()) if outputs.ce_sum is None else outputs.ce_sum.detach()
-            numbers = [ce_sum, own_counts[0], outputs.motion_sum.detach(), own_counts[1]]
-            numbers = [number.to(loss.device, torch.float64) for number in numbers]
+            # on the device until it is logged: reading a number here would wait for the step
+            ce_sum = loss.new_zeros(()) if outputs.ce_sum is None else outputs.ce_sum.detach()
             mask = inputs["motion_mask"]
-            numbers += [mask.sum().to(loss.device, torch.float64), loss.new_tensor(mask.numel(), dtype=torch.float64)]
+            numbers = [ce_sum, own_counts[0], outputs.motion_sum.detach(), own_counts[1], mask.sum()]
+            numbers.append(loss.new_full((), mask.numel(), dtype=torch.float64))
+            numbers = [number.to(loss.device, torch.float64) for number in numbers]
             self._window = self._window.to(loss.device) + torch.stack(numbers)
         return (loss, outputs) if return_outputs else loss
 

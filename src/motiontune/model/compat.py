@@ -22,6 +22,11 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def is_zero3(module: nn.Module) -> bool:
+    """Say whether DeepSpeed's ZeRO-3 has split the module's parameters over the processes."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
 def language_model_of(base: PreTrainedModel) -> Any:
     """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
     return base.model.language_model

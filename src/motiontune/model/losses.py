@@ -1,6 +1,6 @@
-"""The motion losses, and cross-entropy at the supervised rows only. All are sums: who averages knows the whole batch.
+"""The motion losses, and cross-entropy at the supervised rows only. No means here: who averages knows the whole batch.
 
-Shapes: T video tokens, D numbers per token, N supervised positions, V vocabulary.
+Shapes: B batch, S sequence, H hidden size, T video tokens, D numbers per token, N supervised positions, V vocabulary.
 """
 
 from typing import Literal, get_args
@@ -8,12 +8,17 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from motiontune.model.compat import is_zero3
 
 
 MotionLossType = Literal["smooth_l1", "l1", "l2", "epe"]
 MOTION_LOSS_TYPES: tuple[str, ...] = get_args(MotionLossType)
 CHARBONNIER_EPSILON = 1e-3
 IGNORE_INDEX = -100
+ROWS_AT_ONCE = 1024
+"""Rows that pass `lm_head` together: their float32 logits of a vocabulary of 152k are 0.6 GiB."""
 
 
 def motion_loss_sum(
@@ -48,43 +53,55 @@ def motion_loss_sum(
 
 
 def supervised_positions(labels: Tensor) -> Tensor:
-    """Say which positions predict a labelled token: bool [B, S], shifted by one as for every causal model."""
-    supervised = torch.zeros_like(labels, dtype=torch.bool)
-    supervised[:, :-1] = labels[:, 1:] != IGNORE_INDEX
-    return supervised
+    """Find the positions that predict a labelled token, one before it as for every causal model.
+
+    On a GPU this waits for what was queued before, so it belongs in front of the model's layers, not behind them.
+
+    Args:
+        labels: int64 [B, S], -100 where nothing is labelled.
+
+    Returns:
+        int64 [N], ascending, into the flattened [B * S].
+    """
+    return F.pad(labels[:, 1:] != IGNORE_INDEX, (0, 1)).flatten().nonzero().squeeze(-1)
 
 
-def cross_entropy_sum(
-    hidden: Tensor, labels: Tensor, lm_head: nn.Module, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Sum the cross-entropy over the labelled tokens; only their rows ever reach `lm_head`.
+def token_cross_entropy(
+    hidden: Tensor,
+    labels: Tensor,
+    positions: Tensor,
+    lm_head: nn.Module,
+    label_smoothing: float = 0.0,
+    with_tokens: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the cross-entropy of each labelled token; only their rows ever reach `lm_head`.
+
+    More than `ROWS_AT_ONCE` rows go through in pieces whose logits are computed again in the backward pass, so that
+    those of one piece exist at a time.
 
     Args:
         hidden: floating [B, S, H], the last hidden states.
-        labels: int64 [B, S], -100 where nothing is labelled.
+        labels: int64 [B, S].
+        positions: int64 [N], `supervised_positions(labels)`.
         lm_head: H -> V.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        with_tokens: also find the most likely tokens.
 
     Returns:
-        The sum (float32 scalar, with a graph even if nothing is labelled) and the logits [N, V].
+        float32 [N], with a graph even if nothing is labelled; and int64 [N], the most likely tokens, or None.
     """
-    logits = lm_head(hidden[supervised_positions(labels)])
-    target = labels[:, 1:][labels[:, 1:] != IGNORE_INDEX].to(logits.device)
-    return F.cross_entropy(logits.float(), target, reduction="sum", label_smoothing=label_smoothing), logits
 
+    def piece(rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = lm_head(rows).float()
+        each = F.cross_entropy(logits, targets.to(logits.device), reduction="none", label_smoothing=label_smoothing)
+        return each, logits.argmax(-1).to(targets.device) if with_tokens else None
 
-def cross_entropy_rows(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Sum the cross-entropy of each sample.
-
-    Args:
-        logits: floating [N, V], as `cross_entropy_sum` returns them.
-        labels: int64 [B, S].
-        label_smoothing: as in `torch.nn.functional.cross_entropy`.
-
-    Returns:
-        float32 [B].
-    """
-    labels = labels[:, 1:].to(logits.device)
-    supervised = labels != IGNORE_INDEX
-    each = F.cross_entropy(logits.float(), labels[supervised], reduction="none", label_smoothing=label_smoothing)
-    return each.new_zeros(len(labels)).index_add(0, supervised.nonzero()[:, 0], each)
+    rows = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
+    targets = labels.flatten()[positions + 1]
+    # ZeRO-3 gathers the weight in all processes at each call, and these may have different numbers of rows
+    size = len(rows) if is_zero3(lm_head) else ROWS_AT_ONCE
+    if len(rows) <= size:
+        return piece(rows, targets)
+    pieces = zip(rows.split(size), targets.split(size), strict=True)
+    losses, tokens = zip(*(checkpoint(piece, *each, use_reentrant=False) for each in pieces), strict=True)
+    return torch.cat(losses), torch.cat(tokens) if with_tokens else None

@@ -20,13 +20,7 @@ from transformers.utils import ModelOutput
 from motiontune.errors import ConfigError
 from motiontune.model.compat import base_of, language_model_of
 from motiontune.model.head import MotionHead
-from motiontune.model.losses import (
-    MotionLossType,
-    cross_entropy_rows,
-    cross_entropy_sum,
-    motion_loss_sum,
-    supervised_positions,
-)
+from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -135,16 +129,23 @@ class HiddenTap:
 class MotionForward:
     """Mixed into the model's class by `attach_head`: adds the motion to `forward`."""
 
+    config: Any
+    model: nn.Module
+    lm_head: nn.Module
+    training: bool
     motion_head: MotionHead
     motion_objective: MotionObjective
     _motion_tap: HiddenTap
     _motion_captured: "list[Tensor] | None" = None
 
-    def motion_of_tokens(self, input_ids: Tensor) -> Tensor:
+    def video_positions(self, input_ids: Tensor) -> Tensor:
+        """Find the video tokens, int64 [T], into the flattened [B * S]."""
+        return (input_ids == self.config.video_token_id).flatten().nonzero().squeeze(-1)
+
+    def motion_at(self, positions: Tensor) -> Tensor:
         """Predict at the video tokens, float32 [T, D], from the forward pass that has just run."""
-        hidden = self._motion_tap.take()
-        at_video = (input_ids == self.config.video_token_id).to(hidden.device)  # type: ignore[attr-defined]
-        return self.motion_head(hidden[at_video])
+        hidden = self._motion_tap.take().flatten(0, 1)
+        return self.motion_head(hidden.index_select(0, positions.to(hidden.device)))
 
     def motion_forward(
         self,
@@ -165,19 +166,25 @@ class MotionForward:
         """
         labels = inputs.pop("labels", None)
         inputs.pop("rope_deltas", None)  # the original forward does not pass it on either
-        hidden = self.model(input_ids=input_ids, **inputs)[0]  # type: ignore[attr-defined]
-        motion = self.motion_of_tokens(input_ids)
         objective = self.motion_objective
+        # what waits for the device stands before the layers, which are then queued without a pause
+        at_video = self.video_positions(input_ids)
+        positions = supervised_positions(labels) if objective.with_text and labels is not None else None
+        hidden = self.model(input_ids=input_ids, **inputs)[0]
+        motion = self.motion_at(at_video)
         output = MotionOutput(
             motion_sum=motion_loss_sum(motion, motion_targets, motion_mask, objective.kind, motion_weights),
             motion=motion.detach(),
         )
-        if objective.with_text and labels is not None:
-            output.ce_sum, logits = cross_entropy_sum(hidden, labels, self.lm_head, objective.label_smoothing)  # type: ignore[attr-defined]
-            if not self.training:  # type: ignore[attr-defined]
-                output.ce_rows = cross_entropy_rows(logits, labels, objective.label_smoothing)
-                output.token_ids = torch.zeros_like(labels)
-                output.token_ids[supervised_positions(labels)] = logits.argmax(-1)
+        if positions is not None:
+            losses, tokens = token_cross_entropy(
+                hidden, labels, positions, self.lm_head, objective.label_smoothing, with_tokens=not self.training
+            )
+            output.ce_sum = losses.sum()
+            if tokens is not None:
+                rows = (positions // labels.shape[1]).to(losses.device)
+                output.ce_rows = losses.new_zeros(len(labels)).index_add(0, rows, losses)
+                output.token_ids = torch.zeros_like(labels).put_(positions, tokens)
         return output
 
 
@@ -191,7 +198,7 @@ def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
             return self.motion_forward(motion_targets=motion_targets, motion_mask=motion_mask, **inputs)
         output = original.forward(self, *args, **inputs)
         if self._motion_captured is not None and inputs.get("pixel_values_videos") is not None:
-            self._motion_captured.append(self.motion_of_tokens(inputs["input_ids"]))
+            self._motion_captured.append(self.motion_at(self.video_positions(inputs["input_ids"])))
         self._motion_tap.hidden = None
         return output
 
@@ -225,8 +232,12 @@ def attach_head(model: nn.Module, head: MotionHead, objective: MotionObjective) 
     return base
 
 
-def check_video_model(config: Any) -> None:
+def check_video_model(config: Any, what: str = "motion") -> None:
     """Refuse a model that is none of the supported families.
+
+    Args:
+        config: the model's configuration.
+        what: needs one of these families, for the message.
 
     Raises:
         ConfigError: naming the model's type.
@@ -235,7 +246,7 @@ def check_video_model(config: Any) -> None:
         has_video = getattr(config, "video_token_id", None) is not None
         raise ConfigError(
             f"model type {config.model_type} {'is not supported yet' if has_video else 'has no video tokens'}: "
-            f"motion needs Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
+            f"{what} needs Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
         )
 
 
