@@ -40,6 +40,7 @@ KEYS = {
     "motion_head_learning_rate": None,
     "motion_confidence_weighting": False,
     "motion_scale": 1.0,
+    "sparse_logits": False,
 }
 
 

@@ -23,6 +23,7 @@ def test_every_name_is_there():
     [
         ("_TRAIN_ARGS", "llamafactory.hparams.parser._TRAIN_ARGS"),
         ("run_sft", "llamafactory.train.tuner.run_sft"),
+        ("eval_logit_processor", "llamafactory.train.sft.workflow.eval_logit_processor"),
         (
             "_encode_data_example",
             "llamafactory.data.processor.supervised.SupervisedDatasetProcessor._encode_data_example",

@@ -19,6 +19,7 @@ from training import (
     clips,
     dataset,
     distance,
+    fresh_folder,
     history,
     keys_for,
     losses,
@@ -119,6 +120,19 @@ def test_two_processes_train_as_one(kind, data):
     counts = json.loads((one / "train_results.json").read_text()), json.loads((two / "train_results.json").read_text())
     for key in ("clips_codec+flow", "clips_blockmatch+flow", "clips_left_out"):
         assert counts[0][key] == counts[1][key]
+
+
+def test_two_processes_train_text_as_llamafactory_does(data):
+    """With logits at the labelled tokens: its mean of each process's own mean, however long the answers there."""
+    keys = {**SGD, **data, "do_eval": True, "do_train": True, "eval_dataset": "toy", "compute_accuracy": True}
+    common = [keys_for(**keys, **more) for more in ({}, {"finetuning_type": "lora"})]
+    sparse = [{**keys, "sparse_logits": True, "output_dir": str(fresh_folder())} for keys in common]
+    folders = run_two(*common, *sparse)
+    for plain, ours in zip(folders[:2], folders[2:], strict=True):
+        assert distance(weights(plain), weights(ours)) < 1e-6
+        assert losses(ours) == pytest.approx(losses(plain), rel=1e-5)
+        for key, value in results(plain).items():
+            assert results(ours)[key] == pytest.approx(value, abs=1e-5), key
 
 
 def test_two_processes_evaluate_and_predict_as_one():

@@ -144,6 +144,16 @@ class MotionFinetuningArguments(FinetuningArguments):
         metadata={"help": "Targets are displacements in pixels of the resized frame / (patch size * motion_scale)."},
     )
 
+    sparse_logits: bool = field(
+        default=False,
+        metadata={
+            "help": (
+                "Train text without motion as LLaMA-Factory does, but compute logits only where a token is labelled: "
+                "the same weights for less time and memory. With a motion loss it is so anyway."
+            )
+        },
+    )
+
     @property
     def use_motion_loss(self) -> bool:
         r"""Whether the run trains the motion head."""
@@ -163,17 +173,21 @@ class MotionFinetuningArguments(FinetuningArguments):
         rate = self.motion_head_learning_rate
         if rate is not None and not 0 <= rate < math.inf:
             raise ConfigError(f"motion_head_learning_rate: {rate} must be 0 or more")
-        if not self.use_motion_loss:
+        if self.use_only_motionvector_loss:
+            flag = "use_only_motionvector_loss"
+        elif self.use_motionvector_crossentropy_loss:
+            flag = "use_motionvector_crossentropy_loss"
+        elif self.sparse_logits:
+            flag = "sparse_logits"
+        else:
             return
-        flag = (
-            "use_only_motionvector_loss" if self.use_only_motionvector_loss else "use_motionvector_crossentropy_loss"
-        )
         if self.stage != "sft":
             raise ConfigError(f"{flag} needs `stage: sft`, not {self.stage}")
         if self.use_only_motionvector_loss and self.motion_loss_weight == 0:
             raise ConfigError("use_only_motionvector_loss with `motion_loss_weight: 0` trains nothing")
-        others = "use_dft_loss use_asft_loss use_eaft_loss use_mca use_hyper_parallel use_badam".split()
-        others += ["galore_layerwise"] * self.use_galore + ["apollo_layerwise"] * self.use_apollo
+        others = "use_dft_loss use_asft_loss use_eaft_loss use_mca use_hyper_parallel".split()
+        if self.use_motion_loss:
+            others += ["use_badam"] + ["galore_layerwise"] * self.use_galore + ["apollo_layerwise"] * self.use_apollo
         for other in others:
             if getattr(self, other):
                 raise ConfigError(f"{flag} cannot be combined with {other}")
@@ -208,6 +222,18 @@ def check_together(
     if finetuning_args.use_motion_loss and not data_args.train_on_video_tokens:
         data_args.train_on_video_tokens = True
         logger.info_rank0("The motion loss needs motion at the video tokens: `train_on_video_tokens` is now true.")
+    what = "the motion head" if data_args.train_on_video_tokens else "sparse_logits"
+    if data_args.train_on_video_tokens or finetuning_args.sparse_logits:
+        for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
+            if getattr(model_args, key):
+                raise ConfigError(f"{key} replaces the model's forward, which {what} needs: leave it out")
+        if training_args.use_liger_kernel:
+            raise ConfigError(
+                f"use_liger_kernel replaces the model's forward, which {what} needs: use `enable_liger_kernel: true`"
+            )
+    text_is_llamafactorys = not finetuning_args.use_motion_loss or finetuning_args.motion_loss_weight == 0
+    if finetuning_args.sparse_logits and text_is_llamafactorys and training_args.label_smoothing_factor:
+        raise ConfigError("label_smoothing_factor needs the logits of all positions: leave it or sparse_logits out")
     if not data_args.train_on_video_tokens:
         return
     if finetuning_args.stage != "sft":
@@ -223,9 +249,6 @@ def check_together(
         raise ConfigError("packing lets samples see each other's motion: use `neat_packing: true` instead")
     if data_args.train_on_prompt:
         raise ConfigError("train_on_prompt puts cross-entropy on every video token, which says nothing: leave it out")
-    for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
-        if getattr(model_args, key):
-            raise ConfigError(f"{key} replaces the model's forward, which the motion head needs: leave it out")
     dispatches = training_args.accelerator_config.dispatch_batches is not False
     if data_args.streaming and (dispatches or training_args.dataloader_num_workers < 1):
         raise ConfigError(

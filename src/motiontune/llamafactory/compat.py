@@ -14,6 +14,7 @@ from llamafactory.data.processor import SupervisedDatasetProcessor, Unsupervised
 from llamafactory.extras import logging
 from llamafactory.hparams import parser
 from llamafactory.train import tuner
+from llamafactory.train.sft import workflow as sft_workflow
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
 from motiontune.errors import MotiontuneError
@@ -29,6 +30,8 @@ NAMES: list[tuple[Any, str, str]] = [
     (tuner, "run_exp", "starts a run"),
     (tuner, "export_model", "exports, then copies the motion head"),
     (launcher, "launch", "starts torchrun on its own file"),
+    (sft_workflow, "load_model", "makes logits sparse"),
+    (sft_workflow, "eval_logit_processor", "measures accuracy without logits"),
     (data_loader, "_get_dataset_processor", "checks clips before they are tokenized"),
     (data_loader, "_load_single_dataset", "says the motion source per data set"),
     (SupervisedDatasetProcessor, "_encode_data_example", "tokenizes each sample once"),
@@ -98,6 +101,27 @@ def replace_in_tuner(**functions: Callable[..., Any]) -> dict[str, Callable[...,
     for name, function in functions.items():
         setattr(tuner, name, function)
     return originals
+
+
+@contextmanager
+def sft_hooks(after_loading: Callable[[Any], None]) -> Iterator[None]:
+    """While LLaMA-Factory's SFT workflow runs: change the model, whose forward gives token ids in place of logits.
+
+    Args:
+        after_loading: called with the model.
+    """
+    originals = sft_workflow.load_model, sft_workflow.eval_logit_processor
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        model = originals[0](*args, **kwargs)
+        after_loading(model)
+        return model
+
+    sft_workflow.load_model, sft_workflow.eval_logit_processor = load_model, lambda token_ids, labels: token_ids
+    try:
+        yield
+    finally:
+        sft_workflow.load_model, sft_workflow.eval_logit_processor = originals
 
 
 def point_launcher_at(file: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llamafactory.hparams import DataArguments, FinetuningArguments
+from llamafactory.model import load_config
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import TrainerCallback
@@ -19,6 +21,8 @@ from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
 from motiontune.llamafactory import compat
 from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
 from motiontune.llamafactory.dataset import check_names
+from motiontune.model.motion_model import check_video_model
+from motiontune.model.sparse_logits import use_sparse_logits
 
 
 _originals: dict[str, Any] = {}
@@ -102,7 +106,13 @@ def run_sft(
     """Run motiontune's workflow where a motion flag is set, LLaMA-Factory's own otherwise."""
     if not data_args.train_on_video_tokens:
         check_names(data_args)
-        _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
+        hooks: Any = nullcontext()
+        if finetuning_args.sparse_logits:
+            with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
+                check_video_model(load_config(model_args), "sparse_logits")  # before the data sets, which take long
+            hooks = compat.sft_hooks(use_sparse_logits)
+        with hooks:
+            _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
         return
     from motiontune.llamafactory.workflow import run_motion_sft
 

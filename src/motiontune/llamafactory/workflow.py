@@ -26,6 +26,7 @@ from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
 from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
+from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 
@@ -61,6 +62,8 @@ def run_motion_sft(
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     with_text = not finetuning_args.use_only_motionvector_loss
     objective = MotionObjective(finetuning_args.motion_loss_type, with_text, training_args.label_smoothing_factor)
+    if finetuning_args.sparse_logits:
+        use_sparse_logits(model)  # for the forward pass without motion, which is that of `motion_loss_weight: 0`
     attach_head(model, head, objective)
     prepare_parameters(model, finetuning_args, training_args.do_train)
     if training_args.do_train:
