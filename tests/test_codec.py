@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -96,6 +97,53 @@ def test_irregular_sampling(encoder: str, suffix: str, fps: float) -> None:
     grid = grid_of(clip, 12, 8)
     errors = errors_on_pan(clip, grid, codec_motion(clip, grid), 2.0, 1.0)
     assert len(errors) > 100 and np.median(errors) < 0.25
+
+
+def shaken(count: int = 81) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames of a camera that shakes once or twice a second, and where their content is, [count, 2]."""
+    t = np.arange(count)
+    at = np.stack([6 * np.sin(2 * np.pi * t / 17), 9 * np.cos(2 * np.pi * t / 23)], axis=-1)
+    shift = np.array([[1, 0, -300], [0, 1, -220]], np.float32)
+    still = [shift + np.array([[0, 0, x], [0, 0, y]], np.float32) for x, y in at]
+    return [np.asarray(cv2.warpAffine(texture(1), s, SIZE, flags=cv2.INTER_CUBIC), np.uint8) for s in still], at
+
+
+@pytest.mark.parametrize("direction", ["past", "future"])
+@pytest.mark.parametrize(
+    ("encoder", "suffix", "far", "share"),
+    [("h264_1b", ".mp4", 0.5, 0.9), ("h264_open", ".mkv", 0.5, 0.8), ("mpeg2_b", ".ts", 1.5, 0.6)],
+)
+def test_a_camera_that_shakes(
+    encoder: str, suffix: str, far: float, share: float, direction: Direction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=1:qp=20"
+    monkeypatch.setitem(ENCODERS, "h264_open", ("libx264", {"x264-params": params}, {}))
+    frames, at = shaken()
+    clip = read_clip(
+        str(encode(FOLDER / f"shaken_{encoder}_{direction}{suffix}", encoder, frames)), fps=3.0, with_vectors=True
+    )
+    grid = grid_of(clip)
+    field = without_border(codec_motion(clip, grid, direction))
+    expected = np.diff(at[clip.indices], axis=0) * [grid.width / SIZE[0], grid.height / SIZE[1]]
+    pairs = slice(1, len(clip.frames)) if direction == "past" else slice(0, len(clip.frames) - 1)
+    error = np.linalg.norm(field.vectors[pairs] - expected[:, None, None], axis=-1)
+    valid = field.valid[pairs]
+    assert valid[:, 1:-1, 2:-1].mean() > share
+    assert max(np.median(e[v]) for e, v in zip(error, valid, strict=True) if v.any()) < far
+
+
+def test_b_pictures_tell_of_key_frames_and_of_acceleration() -> None:
+    frames, at = shaken()
+    path = encode(FOLDER / "shaken_between.ts", "mpeg2_b", frames)
+    motion = read_clip(str(path), fps=3.0, with_vectors=True).codec_motion
+    assert motion is not None and len(motion.between_times) > 3
+    number = np.rint(motion.between_times * 25).astype(int)
+    anchors = np.rint(motion.times * 25).astype(int)
+    after = np.searchsorted(anchors, number)
+    for side, other in enumerate((anchors[after - 1], anchors[after])):
+        for b, (shifts, inter) in enumerate(zip(motion.between_shifts, motion.between_inter, strict=True)):
+            seen = np.median(shifts[side][inter[side]], axis=0) / 4
+            np.testing.assert_allclose(seen, at[other[b]] - at[number[b]], atol=0.6)
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,11 @@ def test_choose(both: Any, seed: int) -> None:
     rows, cols, count = random.integers(1, 24, 2).tolist() + [seed % 5 + 1]
     vectors, before = random.normal(0, 3, (rows, cols, 2)).round(2), random.normal(0, 2, (rows, cols, 3))
     inter, spans = random.random((rows, cols)) < 0.8, np.arange(1.0, count + 1)
-    chosen, again = both(lambda: kernels.choose(vectors, inter, spans, before))
+    known = np.where(inter & (random.random((rows, cols)) < 0.3), random.integers(0, count, (rows, cols)), -1)
+    chosen, again = both(lambda: kernels.choose(vectors, inter, spans, before, known))
     np.testing.assert_array_equal(chosen, again)
     assert ((chosen >= 0) == inter).all()
+    np.testing.assert_array_equal(chosen[known >= 0], known[known >= 0])
 
 
 def test_choose_finds_the_reference_under_which_all_move_as_before() -> None:
@@ -83,7 +85,21 @@ def test_choose_finds_the_reference_under_which_all_move_as_before() -> None:
     spans = np.array([1.0, 2.0, 3.0])
     vectors = spans[truth][..., None] * np.array([4.0, -2.5])
     before = np.broadcast_to([-4.0, 2.5, 1.0], (12, 16, 3))
-    np.testing.assert_array_equal(kernels.choose(vectors, np.ones((12, 16), np.bool_), spans, before), truth)
+    inter, unknown = np.ones((12, 16), np.bool_), np.full((12, 16), -1)
+    np.testing.assert_array_equal(kernels.choose(vectors, inter, spans, before, unknown), truth)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_explain(both: Any, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, cols, count = random.integers(1, 24, 2).tolist() + [seed % 5 + 1]
+    points, shifts = random.normal(0, 200, (rows, cols, 2)), random.normal(0, 2, (rows, cols, 2)).round(2)
+    back = np.eye(3) + random.normal(0, 0.01, (count, 3, 3)) * [1, 1, 100]
+    camera = np.eye(3) + random.normal(0, 0.001, (3, 3)) * [1, 1, 100]
+    (chosen, way), (chosen_again, way_again) = both(lambda: kernels.explain(points, shifts, back, camera))
+    np.testing.assert_array_equal(chosen, chosen_again)
+    np.testing.assert_array_equal(way, way_again)
+    assert rows * cols < 50 or 0 < (chosen >= 0).mean() < 1
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -391,7 +391,7 @@ def _decode_by(
                         decoded.collector.see_as(*images[0].result().shape[1::-1])
                     images[-MAX_WAITING:][0].result()
                 if decoded.collector is not None:
-                    decoded.collector.add_frame(frame, index)
+                    decoded.collector.add_frame(frame, index, index in wanted)
                 # what moved before a B-frame stands in the anchor after it
                 if index >= last and (decoded.collector is None or decoded.collector.last_is_anchor):
                     ended = False

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion.camera import STILL, fit_camera, part_of
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.h264 import ReferenceTracker
-from motiontune.motion.kernels import QUARTERS, choose, walk
+from motiontune.motion.kernels import QUARTERS, choose, explain, interpolate, walk
 from motiontune.motion.pixels import neighbours, padded_times
 from motiontune.motion.vectors import CodecMotion, has_vectors
 
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
 
 # How much less a vector is worth that comes from its neighbours, or from the picture before or after
 TRUST_FILLED = 0.8
-TRUST_BRIDGED = 0.7
+TRUST_BRIDGED = 0.85
 # Points of a patch that end this far apart halve its confidence (pixels of the resized frame)
 SPREAD = 4.0
 # A P picture with fewer predicted points than this may be a cut
 MIN_INTER = 0.5
+# A B picture with fewer vectors than this says nothing of acceleration
+MIN_SEEN = 0.1
+# The camera's motion is found from about so many points, at least so many with vectors; it must explain a share of all
+POINTS, MIN_POINTS, MOST = 200, 20, 0.3
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
 
@@ -156,6 +161,9 @@ class Track:
         shifts: float64 [A, r, c, 2], the way to there in decoded pixels.
         velocities: float64 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
         trust: float64 [A, r, c], from 0 (unknown) to 1.
+        cameras: of each anchor, the camera's motion since the anchor before, float64 [3, 3], where it is known.
+        bends: of some anchors, float64 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
+            the time since the anchor before, from where it would have been had it moved steadily; decoded pixels.
     """
 
     def __init__(self, motion: CodecMotion) -> None:
@@ -164,7 +172,15 @@ class Track:
         self.targets = np.full(motion.inter.shape, np.nan)
         self.velocities = np.zeros(self.shifts.shape)
         self.trust = np.zeros(motion.inter.shape)
-        before = np.zeros((*motion.inter.shape[1:], 3))
+        self.cameras: dict[int, NDArray[np.float64]] = {}
+        self.bends: dict[int, NDArray[np.float64]] = {}
+        self._ambiguous = motion.references > 1
+        rows, cols = motion.inter.shape[1:]
+        self._step = max(1, int(np.sqrt(rows * cols / POINTS)))
+        y, x = np.mgrid[:rows, :cols] + 0.5
+        middle = (motion.width / 2, motion.height / 2)
+        self._points = np.stack([x, y], axis=-1) * motion.spacing - middle
+        before = np.zeros((rows, cols, 3))
         for k, key in enumerate(motion.key):
             spans = motion.times[k] - motion.candidates[k]
             known = np.isfinite(spans) & (spans > 1e-6)
@@ -173,6 +189,8 @@ class Track:
                 before = np.dstack([self.velocities[k], self.trust[k]])
             elif key:
                 before = np.zeros_like(before)
+        for time, shifts, inter in zip(motion.between_times, motion.between_shifts, motion.between_inter, strict=True):
+            self._look_between(time, shifts / float(QUARTERS), inter)
         self._bridge()
 
     def _follow(
@@ -180,19 +198,94 @@ class Track:
     ) -> None:
         """Choose each vector's reference, and fill the holes."""
         motion, rate = self.motion, self.motion.rate
-        chosen = choose(self.shifts[k], motion.inter[k], spans * rate, before * np.array([1 / rate, 1 / rate, 1]))
+        known, way = self._with_camera(k, candidates)
+        before_in_frames = before * np.array([1 / rate, 1 / rate, 1])
+        chosen = choose(self.shifts[k], motion.inter[k], spans * rate, before_in_frames, known)
         inter = chosen >= 0
         self.targets[k][inter] = candidates[chosen[inter]]
-        span = spans[np.maximum(chosen, 0)]
-        velocity = -self.shifts[k] / span[..., None]
-        weight = inter.astype(np.float64)
-        sums = cv2.boxFilter(np.dstack([velocity * weight[..., None], weight]), -1, (3, 3), normalize=False)
-        near = ~inter & (sums[..., 2] > 2.5)
-        velocity[near] = sums[near][:, :2] / sums[near][:, 2:]
+        velocity = -self.shifts[k] / spans[np.maximum(chosen, 0)][..., None]
+        velocity = np.where((known >= 0)[..., None], -way / (motion.times[k] - motion.times[k - 1]), velocity)
+        velocity, near = _from_neighbours(velocity, inter)
         later = ~inter & ~near & (before[..., 2] > 0)
         velocity[later] = before[later][:, :2]
         self.velocities[k] = np.where((inter | near | later)[..., None], velocity, 0)
         self.trust[k] = motion.trust[k] * np.where(inter, 1.0, np.where(near | later, TRUST_FILLED, 0.0))
+
+    def _with_camera(self, k: int, candidates: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Choose the references of the vectors that go with the camera.
+
+        Returns:
+            int64 [r, c], the number of the candidate, -1 where the camera does not explain the vector; and
+            float64 [r, c, 2], the way from there to the anchor before, in decoded pixels.
+        """
+        shifts, inter = self.shifts[k], self.motion.inter[k]
+        nothing = np.full(inter.shape, -1), shifts
+        coarse = (slice(None, None, self._step),) * 2
+        sample = inter[coarse]
+        if not self._ambiguous or sample.sum() < MIN_POINTS:
+            return nothing
+        since = [(number, self._since(time, k - 1)) for number, time in enumerate(candidates)]
+        known = [(number, camera) for number, camera in since if camera is not None]
+        if not known:
+            return nothing
+        back = np.stack([camera for _, camera in known])
+        guess = None
+        if k - 1 in self.cameras:
+            times = self.motion.times
+            guess = part_of(self.cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
+        camera = fit_camera(self._points[coarse][sample], shifts[coarse][sample], back, guess)
+        chosen, way = explain(self._points, shifts, back, camera)
+        fits = inter & (chosen >= 0)
+        if fits.sum() < MOST * inter.sum():
+            return nothing
+        self.cameras[k] = camera
+        return np.where(fits, np.array([number for number, _ in known])[chosen], -1), way
+
+    def _since(self, time: float, k: int) -> NDArray[np.float64] | None:
+        """The camera's motion from a time to that of anchor k, as a map from there to here; None where it is not
+        known."""
+        times, chain = self.motion.times, STILL
+        while k > 0 and times[k] > time + 1e-6:
+            if k not in self.cameras:
+                return None
+            part = min(1.0, (times[k] - time) / (times[k] - times[k - 1]))
+            chain = part_of(self.cameras[k], part) @ chain
+            k -= 1
+        if k < 0 or times[k] > time + 1e-6:
+            return None
+        return np.asarray(np.linalg.inv(chain), np.float64)
+
+    def _look_between(self, time: float, shifts: NDArray[np.float64], inter: NDArray[np.bool_]) -> None:
+        """Learn from a B picture how the content moved between the anchors on its sides, if the later one does not say
+        it, and how far from steadily.
+
+        Args:
+            time: when it was shown.
+            shifts: float64 [2, r, c, 2], from its points to the anchor before and to the one after.
+            inter: bool [2, r, c], where it has these vectors.
+        """
+        times = self.motion.times
+        k = int(np.searchsorted(times, time))
+        if not 0 < k < len(times) or times[k] == time:
+            return
+        span = times[k] - times[k - 1]
+        part = (time - times[k - 1]) / span
+        both = np.asarray(inter.all(axis=0), np.bool_)
+        if not self.trust[k].any() and both.mean() >= MIN_INTER:
+            velocity, near = _from_neighbours((shifts[1] - shifts[0]) / span, both)
+            self.velocities[k] = np.where((both | near)[..., None], velocity, 0)
+            self.trust[k] = np.where(both, 1.0, np.where(near, TRUST_FILLED, 0.0))
+        # vectors to both sides need nothing else; where these are rare, the anchor's own motion takes one's place
+        seen = inter & (both if both.mean() >= MIN_SEEN else self.trust[k] > 0)
+        if seen.any(axis=0).mean() >= MIN_SEEN:
+            way = self.velocities[k] * span
+            weights = [side[..., None] * share for side, share in zip(seen, (1 - part, part), strict=True)]
+            bend = weights[0] * (-shifts[0] - part * way) + weights[1] * ((1 - part) * way - shifts[1])
+            weight = weights[0] + weights[1]
+            known = weight[..., 0] > 0
+            bend = bend / np.where(weight > 0, weight, 1) / (part * (1 - part))
+            bend = np.where(weight > 0, bend, np.median(bend[known], axis=0)).astype(np.float32)
+            self.bends[k] = np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]).astype(np.float64)
 
     def back(
         self, points: NDArray[np.float64], start: float, end: float
@@ -208,18 +301,42 @@ class Track:
             float64 [N, 2], where they were at `end`, and float64 [N], how surely; 0 where it is not known.
         """
         motion, fields = self.motion, (self.targets, self.shifts, self.velocities, self.trust)
-        return walk(points, start, end, motion.times, *fields, (motion.width, motion.height), motion.spacing)
+        points = points - self._bent(points, start)
+        ends, sure = walk(points, start, end, motion.times, *fields, (motion.width, motion.height), motion.spacing)
+        return ends + self._bent(ends, end), sure
+
+    def _bent(self, points: NDArray[np.float64], time: float) -> NDArray[np.float64]:
+        """How far points [N, 2] are from where they would be had they moved steadily between anchors, [N, 2]."""
+        times = self.motion.times
+        k = int(np.searchsorted(times, time))
+        if k not in self.bends or times[k] == time:
+            return np.zeros_like(points)
+        part = (time - times[k - 1]) / (times[k] - times[k - 1])
+        x, y = (points / self.motion.spacing - 0.5).T
+        bend = interpolate(self.bends[k], np.ones(self.motion.inter.shape[1:]), x, y)
+        return np.asarray(part * (1 - part) * np.stack(bend, axis=-1), np.float64)
 
     def _bridge(self) -> None:
-        """Give an anchor without vectors the velocities of the one after it, or before it."""
-        known: NDArray[np.bool_] = np.asarray(self.trust.any(axis=(1, 2)))
-        for k in np.flatnonzero(~known):
-            for neighbour in (k + 1, k - 1):
-                enough = 0 <= neighbour < len(known) and known[neighbour]
-                if enough and self.motion.inter[neighbour].mean() >= MIN_INTER:
-                    self.velocities[k] = self.velocities[neighbour]
-                    self.trust[k] = TRUST_BRIDGED * self.trust[neighbour]
-                    break
+        """Give an anchor without vectors the mean of the velocities of the one before it and the one after it."""
+        usable = self.trust.any(axis=(1, 2)) & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
+        for k in np.flatnonzero(~self.trust.any(axis=(1, 2))):
+            sides = [side for side in (k - 1, k + 1) if 0 <= side < len(usable) and usable[side]]
+            if sides:
+                weight = self.trust[sides][..., None]
+                self.velocities[k] = (self.velocities[sides] * weight).sum(0) / np.maximum(weight.sum(0), 1e-9)
+                self.trust[k] = TRUST_BRIDGED * self.trust[sides].max(0)
+
+
+def _from_neighbours(
+    velocity: NDArray[np.float64], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Fill holes with the mean of at least three neighbours: velocity [r, c, 2], and which [r, c] were filled."""
+    weight = known.astype(np.float64)
+    sums = cv2.boxFilter(np.dstack([velocity * weight[..., None], weight]), -1, (3, 3), normalize=False)
+    near = ~known & (sums[..., 2] > 2.5)
+    filled = velocity.copy()
+    filled[near] = sums[near][:, :2] / sums[near][:, 2:]
+    return filled, near
 
 
 def _points(grid: VideoGrid, motion: CodecMotion) -> NDArray[np.float64]:

@@ -91,7 +91,7 @@ class Slice:
         field: whether it is one field of an interlaced picture.
         frame_num: `frame_num`.
         num_ref_idx: number of entries in list 0.
-        changes: operations that reorder list 0, (operation, number) each.
+        changes: operations that reorder the lists, (operation, number) each.
         marking: operations on the reference memory, (operation, number) each; None for the sliding window.
         sequence: the sequence parameter set in force.
     """
@@ -115,8 +115,9 @@ class PictureRefs:
         kind: "I", "P" or "B": the most general of its slices.
         reference: whether later pictures may refer to it.
         interlaced: whether it is a field, or may mix fields and frames.
-        candidates: the pictures that its P slices may refer to, by their number in the order of decoding, nearest in
-            the list first; None where they cannot be known.
+        candidates: the pictures that it may refer to, by their number in the order of decoding; nearest in the list
+            first in P pictures, in any order in B pictures, whose lists begin with what is shown next to them; None
+            where they cannot be known.
     """
 
     kind: str
@@ -235,7 +236,7 @@ def parse_slice(nal: bytes, pictures: dict[int, Picture], sequences: dict[int, S
         raise HeaderError("a slice header is damaged")
     changes = _list_changes(bits) if kind != "I" else ()
     if kind == "B":
-        _list_changes(bits)
+        changes += _list_changes(bits)
     if (kind == "P" and picture.weighted_pred) or (kind == "B" and picture.weighted_bipred == 1):
         _skip_weights(bits, counts if kind == "B" else counts[:1], bool(sequence.chroma_array_type))
     marking = _marking(bits, idr) if reference else None
@@ -369,7 +370,7 @@ class ReferenceTracker:
             return None
         first = slices[0]
         self._start(first)
-        lists = [self._references(header) for header in slices if header.kind == "P"]
+        lists = [self._references(header) for header in slices if header.kind != "I"]
         if self._unsure or self._long_term or any(entries is None for entries in lists):
             candidates = None
         else:
@@ -414,7 +415,10 @@ class ReferenceTracker:
             self._unsure = RENEWED
 
     def _references(self, header: Slice) -> list[int] | None:
-        """List 0 of a P slice as numbers of pictures, None where it holds what is not followed."""
+        """List 0 of a P slice, or what both lists of a B slice are made of, as numbers of pictures; None where they
+        hold what is not followed."""
+        if header.kind == "B":
+            return None if header.changes else [picture for _, picture in self._short]
         size = 1 << header.sequence.frame_num_bits
         # frame numbers wrap around: later than the current one means from the round before
         known = {(num if num <= header.frame_num else num - size): picture for num, picture in self._short}

@@ -46,6 +46,11 @@ OTHER, BEFORE, FIRST = 0.6, 1.2, 0.35
 STILL = 0.5
 # Vectors further apart than this belong to different things (pixels)
 EDGE = 2.0
+# A vector goes with the camera if it differs no more than this from its motion: pixels, and share of that motion
+NEAR = (0.75, 0.02)
+# How much worse it is to lead to another candidate than the first; at 1, half of the motion over twice the time would
+# do as well
+OTHER_REFERENCE = 1.05
 NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0))
 
 
@@ -90,7 +95,9 @@ def spread(
     inter[r[part], c[part]] = True
 
 
-def choose(vectors: Floats, inter: NDArray[np.bool_], spans: Floats, before: Floats) -> NDArray[np.int64]:
+def choose(
+    vectors: Floats, inter: NDArray[np.bool_], spans: Floats, before: Floats, known: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Say which of its picture's candidate references each vector points to.
 
     A candidate stands the better, the more the velocity that it implies is like the neighbours' and like the one
@@ -101,15 +108,17 @@ def choose(vectors: Floats, inter: NDArray[np.bool_], spans: Floats, before: Flo
         inter: [r, c], whether a point has a vector.
         spans: [K], frames from each candidate to this picture.
         before: [r, c, 3], the content's velocity in the anchor before in pixels per frame, and above 0 if known.
+        known: int64 [r, c], the candidates of vectors that need no choice, else -1.
 
     Returns:
         int64 [r, c], number of the candidate; -1 where there is no vector.
     """
-    chosen = np.where(inter, 0, -1)
     if len(spans) == 1:
-        return chosen
+        return np.where(inter, 0, -1)
+    unknown = inter & (known < 0)
+    chosen = np.where(unknown, 0, known)
     if loops is not None:
-        loops.choose(vectors, inter, spans, before, (*LIKE, OTHER, BEFORE, FIRST, STILL), chosen)
+        loops.choose(vectors, inter, unknown, spans, before, (*LIKE, OTHER, BEFORE, FIRST, STILL), chosen)
         return chosen
     rows, cols = inter.shape
     x, y = vectors[..., 0], vectors[..., 1]
@@ -142,10 +151,44 @@ def choose(vectors: Floats, inter: NDArray[np.bool_], spans: Floats, before: Flo
         score += np.where((before[..., 2] > 0) & (like > 0), BEFORE * like, 0.0)
         if k == 0:
             score += FIRST
-        better = inter & (length > STILL) & (score > best)
+        better = unknown & (length > STILL) & (score > best)
         best[better] = score[better]
         chosen[better] = k
     return chosen
+
+
+def explain(points: Floats, shifts: Floats, back: Floats, camera: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Say which of its picture's candidate references each vector points to, if it goes with the camera.
+
+    Args:
+        points: [r, c, 2], in pixels from the middle of the frame.
+        shifts: [r, c, 2], from each point to its reference in pixels.
+        back: [K, 3, 3], the camera's motion from each candidate to the anchor before.
+        camera: [3, 3], the camera's motion from this picture to the anchor before.
+
+    Returns:
+        int64 [r, c], number of the candidate, -1 where the camera does not explain the vector; and [r, c, 2], the way
+        from the points to where their content was in the anchor before, if it does.
+    """
+    chosen, way = np.zeros(points.shape[:2], np.int64), np.zeros(points.shape)
+    if loops is not None:
+        loops.explain(points, shifts, back, camera, (*NEAR, OTHER_REFERENCE), chosen, way)
+        return chosen, way
+    px, py = points[..., 0], points[..., 1]
+    x, y = px + shifts[..., 0], py + shifts[..., 1]
+    ex = camera[0, 0] * px + camera[0, 1] * py + camera[0, 2] - px
+    ey = camera[1, 0] * px + camera[1, 1] * py + camera[1, 2] - py
+    least, error = np.full(px.shape, np.inf), np.zeros(px.shape)
+    for k, b in enumerate(back):
+        wx = b[0, 0] * x + b[0, 1] * y + b[0, 2] - px
+        wy = b[1, 0] * x + b[1, 1] * y + b[1, 2] - py
+        off = (wx - ex) * (wx - ex) + (wy - ey) * (wy - ey)
+        cost = 1.0 + off if k == 0 else OTHER_REFERENCE * (1.0 + off)
+        better = cost < least
+        least[better], error[better], chosen[better] = cost[better], off[better], k
+        way[better, 0], way[better, 1] = wx[better], wy[better]
+    near = NEAR[0] + NEAR[1] * np.sqrt(ex * ex + ey * ey)
+    return np.where(np.sqrt(error) < near, chosen, -1), way
 
 
 def walk(
@@ -203,7 +246,7 @@ def walk(
             ax, ay = px, py
             if not at_anchor:
                 for _ in range(2):
-                    vx, vy = _lookup(velocities[k], trust[k], ax / spacing - 0.5, ay / spacing - 0.5)
+                    vx, vy = interpolate(velocities[k], trust[k], ax / spacing - 0.5, ay / spacing - 0.5)
                     ax, ay = px + vx * (times[k] - t), py + vy * (times[k] - t)
             gx, gy = ax / spacing - 0.5, ay / spacing - 0.5
             row = np.clip(np.floor(gy + 0.5).astype(np.int64), 0, trust.shape[1] - 1)
@@ -211,9 +254,9 @@ def walk(
             sure[moving] *= trust[k, row, col]
             target = targets[k, row, col]
             with np.errstate(invalid="ignore"):
-                jumps = at_anchor & (target < t)
+                jumps = at_anchor & (target < t) & ((target >= end) | (target >= times[k - 1]))
             following = np.maximum(times[k - 1], end)
-            vx, vy = _lookup(velocities[k], trust[k], gx, gy)
+            vx, vy = interpolate(velocities[k], trust[k], gx, gy)
             nx, ny = px - vx * (t - following), py - vy * (t - following)
             arrival = np.full(len(moving), following)
             if jumps.any():
@@ -232,7 +275,7 @@ def walk(
     return np.stack([x, y], axis=-1), sure
 
 
-def _lookup(field: Floats, trust: Floats, gx: Floats, gy: Floats) -> tuple[Floats, Floats]:
+def interpolate(field: Floats, trust: Floats, gx: Floats, gy: Floats) -> tuple[Floats, Floats]:
     """Interpolate between the known ones of the four points around (gx, gy), in units of the lattice."""
     rows, cols = trust.shape
     gx, gy = np.minimum(np.maximum(gx, 0.0), cols - 1.0), np.minimum(np.maximum(gy, 0.0), rows - 1.0)

@@ -33,13 +33,13 @@ def spread(records: Any, spacing: int, left: int, top: int, shifts: Any, inter: 
 
 
 @njit(cache=True, nogil=True)
-def choose(vectors: Any, inter: Any, spans: Any, before: Any, rules: Any, chosen: Any) -> None:
+def choose(vectors: Any, inter: Any, unknown: Any, spans: Any, before: Any, rules: Any, chosen: Any) -> None:
     share, pixels, frame, other, earlier, first, still = rules
     rows, cols = inter.shape
     count = len(spans)
     for i in range(rows):
         for j in range(cols):
-            if not inter[i, j]:
+            if not unknown[i, j]:
                 continue
             x, y = vectors[i, j, 0], vectors[i, j, 1]
             length = math.sqrt(x * x + y * y)
@@ -74,6 +74,29 @@ def choose(vectors: Any, inter: Any, spans: Any, before: Any, rules: Any, chosen
                 if score > best:
                     best = score
                     chosen[i, j] = k
+
+
+@njit(cache=True, nogil=True)
+def explain(points: Any, shifts: Any, back: Any, camera: Any, rules: Any, chosen: Any, way: Any) -> None:
+    pixels, share, other = rules
+    rows, cols = chosen.shape
+    for i in range(rows):
+        for j in range(cols):
+            px, py = points[i, j, 0], points[i, j, 1]
+            x, y = px + shifts[i, j, 0], py + shifts[i, j, 1]
+            ex = camera[0, 0] * px + camera[0, 1] * py + camera[0, 2] - px
+            ey = camera[1, 0] * px + camera[1, 1] * py + camera[1, 2] - py
+            least, error = np.inf, 0.0
+            for k in range(len(back)):
+                wx = back[k, 0, 0] * x + back[k, 0, 1] * y + back[k, 0, 2] - px
+                wy = back[k, 1, 0] * x + back[k, 1, 1] * y + back[k, 1, 2] - py
+                off = (wx - ex) * (wx - ex) + (wy - ey) * (wy - ey)
+                cost = 1.0 + off if k == 0 else other * (1.0 + off)
+                if cost < least:
+                    least, error, chosen[i, j] = cost, off, k
+                    way[i, j, 0], way[i, j, 1] = wx, wy
+            if not math.sqrt(error) < pixels + share * math.sqrt(ex * ex + ey * ey):
+                chosen[i, j] = -1
 
 
 @njit(cache=True, nogil=True)
@@ -113,7 +136,7 @@ def walk(
             if product <= 0.0:
                 break
             target = targets[k, row, col]
-            if at_anchor and target < now:
+            if at_anchor and target < now and (target >= end or target >= times[k - 1]):
                 sx, sy = _same_thing(shifts[k], targets[k], gx, gy, row, col, edge)
                 if target < end:
                     part = (now - end) / (now - target)

@@ -1,8 +1,10 @@
 """What a bitstream says about motion: the vectors that the encoder chose, collected while the stream is decoded.
 
-Shapes: A anchors (I and P pictures), K candidate references, r x c points of a lattice over the decoded frame.
+Shapes: A anchors (I and P pictures), B pictures between them, K candidate references, r x c points of the lattice
+over the decoded frame.
 """
 
+import bisect
 from dataclasses import dataclass
 
 import av
@@ -21,6 +23,10 @@ SINGLE_REFERENCE = (
     *("msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2"),
 )
 WITH_VECTORS = ("h264", *SINGLE_REFERENCE)
+# FFmpeg exports zeros for the B pictures of the others
+WITH_B_VECTORS = ("h264", "mpeg2video", "mpeg1video")
+# So many B pictures wait for the anchor after them: x264 makes no more
+MAX_HELD = 16
 
 CELL = 8  # vectors stand for blocks of at least this many pixels
 QUARTERS = 4
@@ -48,6 +54,10 @@ class CodecMotion:
             the encoder's list first; nan beyond their number; all nan where nothing is certain.
         shifts: int16 [A, r, c, 2], from each point to its reference in quarters of a decoded pixel, right and down.
         inter: bool [A, r, c], whether the point has a vector.
+        between_times: float64 [B], when some B pictures were shown that refer to the anchors on both of their sides:
+            one between two anchors at most, where a sampled frame lies there, or the later anchor is a key frame.
+        between_shifts: int16 [B, 2, r, c, 2], from their points to the anchor before, and to the one after.
+        between_inter: bool [B, 2, r, c], whether there is such a vector.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -64,6 +74,9 @@ class CodecMotion:
     candidates: NDArray[np.float64]
     shifts: NDArray[np.int16]
     inter: NDArray[np.bool_]
+    between_times: NDArray[np.float64]
+    between_shifts: NDArray[np.int16]
+    between_inter: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
         count = len(self.times)
@@ -107,6 +120,13 @@ class _Anchor:
     inter: NDArray[np.bool_]
 
 
+@dataclass
+class _Between:
+    frame: int
+    shifts: NDArray[np.int16]
+    inter: NDArray[np.bool_]
+
+
 class VectorCollector:
     """Takes a stream's packets and frames as they pass through the decoder, and keeps what they say about motion.
 
@@ -127,6 +147,10 @@ class VectorCollector:
         self._tracker = ReferenceTracker(extradata) if codec == "h264" else None
         self._pictures: dict[int, PictureRefs | None] = {}
         self._anchors: list[_Anchor] = []
+        self._between: list[_Between] = []
+        self._held: list[tuple[av.VideoFrame, int]] = []  # the B pictures since the last anchor
+        self._sampled_b = False  # whether one of them is sampled
+        self._after_key = False
         self._frame_of: dict[int, int] = {}
         self._pts: list[int | None] = []
         self.see_as(width, height)
@@ -138,17 +162,26 @@ class VectorCollector:
         self._shape = (-(-self._height // self._spacing), -(-self._width // self._spacing))
 
     def add_packet(self, packet: av.Packet) -> bool:
-        """Read a packet's headers before it is decoded; say whether no other picture refers to its own."""
+        """Read a packet's headers before it is decoded; say whether its picture is of no use unless it is sampled: no
+        other picture refers to it, and it tells of no motion that the anchors do not."""
         if not packet.size:
             return False
         if self._tracker is None:
-            return is_b_picture(self._codec, bytes(packet))
+            disposable = is_b_picture(self._codec, bytes(packet))
+            return not self._bridges(disposable, packet.is_keyframe) and disposable
         number = len(self._pts)
         self._pts.append(packet.pts)
         picture = self._tracker.add(bytes(packet), number)
         self._pictures[number] = picture
         packet.pts = number
-        return picture is not None and not picture.reference
+        kind = None if picture is None else picture.kind
+        return not self._bridges(kind == "B", kind == "I") and picture is not None and not picture.reference
+
+    def _bridges(self, is_b: bool, is_key: bool) -> bool:
+        """Whether this is the first B picture after a key frame in the order of decoding: it is shown before it, and
+        refers to both sides of it, which the key frame itself does not."""
+        after_key, self._after_key = self._after_key, is_key
+        return is_b and after_key and self._codec in WITH_B_VECTORS
 
     def pts_of(self, frame: av.VideoFrame) -> int | None:
         """A frame's own pts."""
@@ -156,18 +189,21 @@ class VectorCollector:
             return frame.pts
         return self._pts[frame.pts] if 0 <= frame.pts < len(self._pts) else None
 
-    def add_frame(self, frame: av.VideoFrame, index: int) -> None:
-        """Read the next decoded frame's vectors, if it is an anchor.
+    def add_frame(self, frame: av.VideoFrame, index: int, sampled: bool) -> None:
+        """Read the next decoded frame's vectors, if it is an anchor, or a B picture that is of use.
 
         Args:
             frame: the frame.
             index: its place in the order of presentation.
+            sampled: whether it is one of the frames between which motion is wanted.
         """
         number = -1 if frame.pts is None else frame.pts
         self._frame_of[number] = index
         kind = frame.pict_type
         self.last_is_anchor = kind not in (PictureType.B, PictureType.BI)
         if not self.last_is_anchor:
+            self._held = [*self._held[1 - MAX_HELD :], (frame, index)]
+            self._sampled_b |= sampled
             return
         candidates: tuple[int, ...] = (-1,)
         trust = 1.0
@@ -182,16 +218,47 @@ class VectorCollector:
         # vectors to nobody knows where are not worth the time to read them
         shifts, inter = self._points(frame if candidates else None)
         key = kind in (PictureType.I, PictureType.SI)
+        if trust == 1.0 and self._anchors and self._held and (key or self._sampled_b):
+            self._add_between(self._anchors[-1].frame, index)
+        self._held, self._sampled_b = [], False
         self._anchors.append(_Anchor(index, key, trust, candidates, shifts, inter))
 
-    def _points(self, frame: av.VideoFrame | None) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-        """Read a frame's records at the points of the lattice: shifts [r, c, 2] and inter [r, c]."""
+    def _add_between(self, before: int, after: int) -> None:
+        """Read the vectors of a B picture between two anchors that refers to both, the one next to the middle."""
+        both = [(frame, index) for frame, index in self._held if self._refers_to(frame, index, before, after)]
+        if both:
+            frame, index = min(both, key=lambda picture: abs(2 * picture[1] - before - after))
+            sides = [self._points(frame, future) for future in (False, True)]
+            shifts, inter = (np.stack(arrays) for arrays in zip(*sides, strict=True))
+            self._between.append(_Between(index, shifts, inter))
+
+    def _refers_to(self, frame: av.VideoFrame, index: int, before: int, after: int) -> bool:
+        """Whether a B picture's lists begin with these frames, the anchors around it."""
+        if frame.is_corrupt or self._codec not in WITH_B_VECTORS:
+            return False
+        if self._tracker is None:
+            return True
+        picture = self._pictures.get(-1 if frame.pts is None else frame.pts)
+        known = (picture.candidates if picture else None) or ()
+        frames = sorted([self._frame_of[number] for number in known if number in self._frame_of])
+        place = bisect.bisect_left(frames, index)
+        return frames[max(place - 1, 0) : place + 1] == [before, after]
+
+    def _points(
+        self, frame: av.VideoFrame | None, future: bool = False
+    ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+        """Read a frame's records, of the past or the future, at the points of the lattice: shifts [r, c, 2] and inter
+        [r, c]."""
         shifts = np.zeros((*self._shape, 2), np.int16)
         inter = np.zeros(self._shape, np.bool_)
         side = None if frame is None else frame.side_data.get("MOTION_VECTORS")
         if isinstance(side, SideData):
             left, top = self._tracker.crop if self._tracker else (0, 0)
-            spread(np.frombuffer(memoryview(side), RECORD), self._spacing, left, top, shifts, inter)
+            records = np.frombuffer(memoryview(side), RECORD)
+            if future:
+                records = records[records["source"] > 0]
+                records["source"] = -1
+            spread(records, self._spacing, left, top, shifts, inter)
         return shifts, inter
 
     def finish(self, times: NDArray[np.float64], rate: float, start: float, end: float) -> CodecMotion:
@@ -215,6 +282,8 @@ class VectorCollector:
                     candidates[index, place] = shown[low + index - 1] if low + index else np.nan
                 elif number in self._frame_of:
                     candidates[index, place] = times[self._frame_of[number]]
+        span = range(kept[0].frame, kept[-1].frame) if kept else range(0)
+        between = [picture for picture in self._between if picture.frame in span]
         return CodecMotion(
             self._codec,
             self._width,
@@ -227,4 +296,7 @@ class VectorCollector:
             candidates,
             np.stack([anchor.shifts for anchor in kept]) if kept else np.zeros((0, *self._shape, 2), np.int16),
             np.stack([anchor.inter for anchor in kept]) if kept else np.zeros((0, *self._shape), np.bool_),
+            np.array([times[picture.frame] for picture in between], np.float64),
+            np.array([picture.shifts for picture in between], np.int16).reshape(-1, 2, *self._shape, 2),
+            np.array([picture.inter for picture in between], np.bool_).reshape(-1, 2, *self._shape),
         )

@@ -1,0 +1,60 @@
+"""The camera's motion is found among vectors of which nobody says where they lead."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from motiontune.motion.camera import STILL, fit_camera, part_of
+from motiontune.motion.kernels import explain
+
+
+def affine(turn: float, zoom: float, x: float, y: float) -> Any:
+    return np.array([[1 + zoom, -turn, x], [turn, 1 + zoom, y], [0, 0, 1]])
+
+
+def moved(points: Any, camera: Any) -> Any:
+    return points @ camera[:2, :2].T + camera[:2, 2]
+
+
+EARLIER = affine(-0.012, 0.004, 9, -4)  # from the anchor before to the one before that
+CAMERA = affine(0.02, -0.006, -3, 7)  # from this one to the anchor before
+
+
+def scene(seed: int, share_of_first: float, camera: Any = CAMERA) -> tuple[Any, Any, Any, Any]:
+    """Points, shifts, back and the true candidates: three references, a fifth of the vectors anywhere."""
+    random = np.random.default_rng(seed)
+    points = random.uniform(-300, 300, (20, 30, 2))
+    candidates = [STILL, part_of(EARLIER, 0.5), EARLIER]
+    truth = random.choice(3, (20, 30), p=[share_of_first, *([(1 - share_of_first) / 2] * 2)])
+    shifts = (
+        np.choose(truth[..., None], [moved(moved(points, camera), candidate) for candidate in candidates]) - points
+    )
+    shifts += random.normal(0, 0.15, shifts.shape)
+    lost = random.random((20, 30)) < 0.2
+    shifts[lost] = random.uniform(-30, 30, shifts[lost].shape)
+    return points, shifts, np.linalg.inv(candidates), np.where(lost, -1, truth)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("share_of_first", "guess"), [(0.7, None), (0.6, EARLIER), (0.25, affine(0.018, -0.006, -2, 6))]
+)
+def test_a_camera_that_shakes(seed: int, share_of_first: float, guess: Any) -> None:
+    points, shifts, back, truth = scene(seed, share_of_first)
+    camera = fit_camera(points.reshape(-1, 2), shifts.reshape(-1, 2), back, guess)
+    assert np.linalg.norm(moved(points, camera) - moved(points, CAMERA), axis=-1).max() < 0.4
+    chosen, way = explain(points, shifts, back, camera)
+    there = truth >= 0
+    assert (chosen[there] == truth[there]).mean() > 0.97
+    assert np.median(np.linalg.norm(points + way - moved(points, CAMERA), axis=-1)[there]) < 0.3
+    assert (chosen[~there] == -1).mean() > 0.8
+
+
+def test_half_the_motion_over_twice_the_time_is_not_taken_for_it() -> None:
+    pan = affine(0, 0, 12, 3)
+    points, shifts, _, _ = scene(0, 0.98, pan)
+    back = np.linalg.inv([STILL, part_of(pan, 0.5), pan])
+    for guess in (None, part_of(pan, 0.5), pan):
+        camera = fit_camera(points.reshape(-1, 2), shifts.reshape(-1, 2), back, guess)
+        np.testing.assert_allclose(camera[:2, 2], pan[:2, 2], atol=0.3)
