@@ -5,7 +5,7 @@
 scores seed 0 and writes results/accuracy.json. What is tuned is tuned on other content: seeds from 100, and the
 encodings of `TUNING`. The cache keeps the encoded clips between runs; clear it when render.py or encoders.py change.
 
-Frames are nine, half a second apart, or 25 that follow each other ("adjacent"), all of 640 x 352 pixels.
+Frames are nine, half a second apart, or ten that follow each other ("adjacent"), all of 640 x 352 pixels.
 
 A patch is scored where at least half of it is visible in the other frame and one layer makes three quarters of that;
 its truth is the median flow of its visible pixels. Figures of "valid" patches are at motiontune's default
@@ -198,7 +198,7 @@ def _grid(frames: int) -> VideoGrid:
 def _shown(gap: str) -> NDArray[np.int64]:
     """The numbers of a clip's frames, int64. Adjacent ones are of a stretch in the middle, not pairs from everywhere:
     blockmatch encodes the frames that it is given, and would find other vectors."""
-    return np.arange(48, 73) if gap == "adjacent" else np.arange(0, FRAMES, RATE // 2)
+    return np.arange(48, 58) if gap == "adjacent" else np.arange(0, FRAMES, RATE // 2)
 
 
 @functools.lru_cache(maxsize=4)
