@@ -23,6 +23,7 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 ENCODERS: dict[str, tuple[str, dict[str, str], dict[str, int]]] = {
     "mpeg4": ("mpeg4", {}, {"bit_rate": 1_500_000}),
     "mpeg4_b": ("mpeg4", {}, {"bit_rate": 1_500_000, "max_b_frames": 2}),
+    "mpeg4_b1": ("mpeg4", {}, {"bit_rate": 1_500_000, "max_b_frames": 1}),
     "mpeg2": ("mpeg2video", {}, {"bit_rate": 1_500_000}),
     "mpeg2_b": ("mpeg2video", {}, {"bit_rate": 1_500_000, "max_b_frames": 2}),
     "mpeg1": ("mpeg1video", {}, {"bit_rate": 1_500_000}),
@@ -31,6 +32,10 @@ ENCODERS: dict[str, tuple[str, dict[str, str], dict[str, int]]] = {
     "h264_3": ("libx264", {"x264-params": "bframes=0:ref=3"}, {}),
     "h264_half": ("libx264", {"x264-params": "bframes=0:ref=2:keyint=3:min-keyint=3:scenecut=0"}, {}),
     "h264": ("libx264", {}, {}),
+    "h264_refs3_b": ("libx264", {"x264-params": "bframes=2:ref=3:weightp=0"}, {}),
+    "h264_baseline": ("libx264", {"profile": "baseline", "x264-params": "keyint=12"}, {}),
+    "h264_gops": ("libx264", {"x264-params": "keyint=10:min-keyint=10:scenecut=0:bframes=2"}, {}),
+    "h264_open_gop": ("libx264", {"x264-params": "open-gop=1:keyint=10:min-keyint=10:bframes=2:scenecut=0"}, {}),
     "h264_interlaced": ("libx264", {"x264-params": "interlaced=1:bframes=0:ref=1"}, {}),
     "h264_keys": ("libx264", {"x264-params": "keyint=1"}, {}),
     "msmpeg4v2": ("msmpeg4v2", {}, {"bit_rate": 1_500_000}),
@@ -87,6 +92,30 @@ def encode(
             frame.pts, frame.time_base = time, Fraction(1, rate)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
+    return path
+
+
+def encode_packed(path: Path, frames: Iterable[NDArray[np.uint8]]) -> Path:
+    """Write RGB frames as DivX and Xvid do: AVI, a B picture in the packet of its anchor, and an empty packet after.
+
+    FFmpeg reads such files and doesn't write them.
+    """
+    whole = encode(path.with_name(f"unpacked_{path.name}"), "mpeg4_b1", frames)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        pictures = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        mark = pictures[0].index(b"\0\0\1\xb2")
+        pictures[0] = pictures[0][:mark] + b"\0\0\1\xb2DivX503b1393p\0" + pictures[0][mark:]
+        kinds = [data[data.index(b"\0\0\1\xb6") + 4] >> 6 for data in pictures]
+        for number, data in enumerate(pictures):
+            if kinds[number] == 2:
+                data = b"\0\0\1\xb6\x50\0\0"
+            elif kinds[number + 1 : number + 2] == [2]:
+                data += pictures[number + 1]
+            packet = av.Packet(data)
+            packet.stream, packet.time_base, packet.dts, packet.pts = stream, Fraction(1, 25), number, number
+            packet.is_keyframe = kinds[number] == 0
+            target.mux(packet)
     return path
 
 

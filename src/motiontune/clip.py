@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import errno
 import math
 import os
 from collections import deque
@@ -88,8 +89,8 @@ def sample_indices(info: VideoInfo, fps: float, max_frames: int) -> NDArray[np.i
     """Which frames LLaMA-Factory samples: `floor(duration * fps)` of them, evenly spread, at most `max_frames`."""
     wanted = max(1, math.floor(info.duration * fps))
     number = min(info.frames, max_frames, wanted)
-    # through int32, because truncation is what LLaMA-Factory does to the same linspace
-    return np.linspace(0, info.frames - 1, number).astype(np.int32).astype(np.int64)
+    # truncated, as LLaMA-Factory does with the same linspace
+    return np.linspace(0, info.frames - 1, number).astype(np.int64)
 
 
 def read_clip(
@@ -189,7 +190,16 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise ClipError(path, f"cannot be read as a video ({_in_words(error)})") from error
 
 
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets, and an empty one that flushes its decoder."""
+    # PyAV 16 trips over streams that appear only while it reads (MPEG-TS, MPEG-PS, FLV), after its last packet
+    with contextlib.suppress(IndexError):
+        yield from container.demux(stream)
+
+
 def _in_words(error: av.error.FFmpegError) -> str:
+    if error.errno == errno.EPERM:  # "operation not permitted", which FFmpeg also says of data it can make nothing of
+        return "invalid data"
     text = error.strerror or str(error) or type(error).__name__
     return " ".join(text.split())
 
@@ -197,7 +207,8 @@ def _in_words(error: av.error.FFmpegError) -> str:
 def _video_stream(path: str, container: InputContainer) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        kinds = sorted({s.type for s in container.streams if s.type})
+        # not from each stream's `type`: PyAV 16 ends the process where FFmpeg has no name for it
+        kinds = [kind for kind in ("audio", "subtitles", "data") if getattr(container.streams, kind)]
         raise ClipError(path, f"has no video stream (only {', '.join(kinds) or 'nothing'})")
     if streams[0].codec_context is None:
         raise ClipError(path, "has a video stream that this build of FFmpeg cannot decode")
@@ -223,6 +234,10 @@ def _info(path: str, container: InputContainer, stream: VideoStream) -> VideoInf
         duration = float(stream.duration * stream.time_base)
     elif container.duration is not None:
         duration = container.duration / av.time_base
+    if not counted and "mp4" in container.format.name and abs(frames - duration * rate) > 1.5:
+        # an edit list leaves out frames that the header counts
+        counted = True
+        frames, duration, rate = _count(container, stream, rate)
     if frames < 1:
         raise ClipError(path, "has no frame")
     if duration <= 0:
@@ -234,9 +249,10 @@ def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple
     """Count a stream's frames from its packets: (frames, seconds, frames per second)."""
     codec, tick = _codec_name(stream), stream.time_base or Fraction(1, 90000)
     pts: list[int] = []
+    dts: list[int] = []
     count, length, started = 0, 0, False
     with contextlib.suppress(av.error.FFmpegError):  # a cut file ends in an error: what came before it counts
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             # nothing can be shown before the first key frame
             started = started or packet.is_keyframe
             if not packet.size or not started or packet.is_discard or _is_hidden(codec, packet):
@@ -245,7 +261,9 @@ def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple
             length += packet.duration or 0
             if packet.pts is not None:
                 pts.append(packet.pts)
-    if len(pts) > 1:
+            if packet.dts is not None:
+                dts.append(packet.dts)
+    if len(pts) > 1 and dts == sorted(dts):  # else the clock was set back, as where files were joined
         span = max(pts) - min(pts)
         duration = float(span * tick) * count / max(count - 1, 1)
     else:
@@ -363,8 +381,9 @@ def _decode_by(
     images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
     with ThreadPoolExecutor(1) as resizer, open_video(info.path) as (container, stream):
         collector = None
-        # Frame threads would lose and invent vectors, differently in each run
-        stream.thread_type = "SLICE"
+        # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
+        # what is damaged in H.264 as it lay in memory, instead of concealing it.
+        stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
         # else FFmpeg crops at the left in steps of 64 pixels, and the frame is not as wide as its header says
         stream.codec_context.flags |= Flags.unaligned
         if with_vectors and has_vectors(info.codec):
@@ -373,7 +392,8 @@ def _decode_by(
             collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
         decoded = _Decoded([], [], collector if with_vectors else None)
         if not info.counted:
-            container.seek(0)
+            with contextlib.suppress(av.error.FFmpegError):  # a file that starts without a key frame has no such place
+                container.seek(0)
         count, ended = 0, True
         try:
             for frame in _frames(container, stream, collector, plan):
@@ -421,7 +441,7 @@ def _seconds(pts: int | None, stream: VideoStream) -> float | None:
 def _frames(
     container: InputContainer, stream: VideoStream, collector: VectorCollector | None, plan: _Plan | None
 ) -> Iterator[av.VideoFrame]:
-    packets: Iterable[av.Packet] = container.demux(stream)
+    packets: Iterable[av.Packet] = packets_of(container, stream)
     if plan is not None and collector is not None:
         packets = plan.needed(packets, collector)
     elif collector is not None:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, cast
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import SideData
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.kernels import QUARTERS, RECORD, spread
+from motiontune.motion.kernels import QUARTERS, spread
 from motiontune.motion.pixels import neighbours, padded_times
+from motiontune.motion.vectors import records_of
 
 
 if TYPE_CHECKING:
@@ -124,9 +124,7 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
     for frame in decoded:
         shifts = np.zeros(((height + down) // CELL, (width + right) // CELL, 2), np.int16)
         inter = np.zeros(shifts.shape[:2], np.bool_)
-        side = frame.side_data.get("MOTION_VECTORS")
-        if isinstance(side, SideData):
-            spread(np.frombuffer(memoryview(side), RECORD), CELL, 0, 0, shifts, inter)
+        spread(records_of(frame), CELL, 0, 0, shifts, inter)
         yield (shifts / np.float32(QUARTERS)).astype(np.float32), inter
 
 

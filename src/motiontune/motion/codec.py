@@ -85,7 +85,7 @@ def codec_unusable(path: str) -> str | None:
     Raises:
         ClipError: if the file cannot be read.
     """
-    from motiontune.clip import open_video  # clip.py collects vectors with this module
+    from motiontune.clip import open_video, packets_of  # clip.py collects vectors with this module
 
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)
@@ -95,7 +95,7 @@ def codec_unusable(path: str) -> str | None:
             return None
         tracker = ReferenceTracker(stream.codec_context.extradata)
         pictures = predicted = unknown = interlaced = 0
-        for number, packet in enumerate(container.demux(stream)):
+        for number, packet in enumerate(packets_of(container, stream)):
             if number >= PEEK:
                 break
             picture = tracker.add(bytes(packet), number) if packet.size else None
@@ -150,7 +150,9 @@ def _not_understood(motion: CodecMotion, times: NDArray[np.float64]) -> str | No
     pairs = np.unique(np.searchsorted(times, motion.times[unknown]))
     if 2 * len(pairs) > len(times) - 1:
         return UNKNOWN
-    return None if motion.inter.any() else _no_vectors(f"this {motion.codec} stream")
+    if motion.inter.any():
+        return None
+    return UNKNOWN if unknown.any() else _no_vectors(f"this {motion.codec} stream")
 
 
 class Track:

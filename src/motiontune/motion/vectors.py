@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
@@ -97,6 +97,13 @@ class CodecMotion:
 def has_vectors(codec: str) -> bool:
     """Whether FFmpeg exports vectors of this codec, and we know what they refer to."""
     return codec in WITH_VECTORS
+
+
+def records_of(frame: av.VideoFrame) -> NDArray[np.void]:
+    """The vectors that FFmpeg exports with a frame, `RECORD` [N]; empty where there are none."""
+    # `frame.side_data` and the frame would refer to each other: its memory would wait for the garbage collector
+    side = SideDataContainer(frame).get("MOTION_VECTORS")  # type: ignore[call-arg]
+    return np.frombuffer(memoryview(side), RECORD) if isinstance(side, SideData) else np.zeros(0, RECORD)
 
 
 def is_b_picture(codec: str, packet: bytes) -> bool:
@@ -251,10 +258,9 @@ class VectorCollector:
         [r, c]."""
         shifts = np.zeros((*self._shape, 2), np.int16)
         inter = np.zeros(self._shape, np.bool_)
-        side = None if frame is None else frame.side_data.get("MOTION_VECTORS")
-        if isinstance(side, SideData):
+        if frame is not None:
             left, top = self._tracker.crop if self._tracker else (0, 0)
-            records = np.frombuffer(memoryview(side), RECORD)
+            records = records_of(frame)
             if future:
                 records = records[records["source"] > 0]
                 records["source"] = -1
@@ -277,11 +283,16 @@ class VectorCollector:
         kept = anchors[low:high]
         candidates = np.full((len(kept), max((len(anchor.candidates) for anchor in kept), default=0)), np.nan)
         for index, anchor in enumerate(kept):
-            for place, number in enumerate(anchor.candidates):
-                if number == -1:
-                    candidates[index, place] = shown[low + index - 1] if low + index else np.nan
-                elif number in self._frame_of:
-                    candidates[index, place] = times[self._frame_of[number]]
+            if anchor.candidates == (-1,):
+                candidates[index] = shown[low + index - 1] if low + index else np.nan
+            # A picture that was not shown (an edit list leaves it out, or it is lost) has no time, and a block that
+            # refers to it would be taken for one that refers to another.
+            elif all(number in self._frame_of for number in anchor.candidates):
+                frames = [self._frame_of[number] for number in anchor.candidates]
+                candidates[index, : len(frames)] = times[frames]
+        # Among several references the motion before tells which one a block means; so nothing can be said until one
+        # picture has had no choice, as the first P picture after an IDR picture.
+        candidates[~np.maximum.accumulate(np.isfinite(candidates).sum(-1) == 1)] = np.nan
         span = range(kept[0].frame, kept[-1].frame) if kept else range(0)
         between = [picture for picture in self._between if picture.frame in span]
         return CodecMotion(
