@@ -1,7 +1,8 @@
 """Small clips whose motion is known, damages them, and compares the vectors that come out with that motion.
 
 `python tests/mutations.py FOLDER SEED...` does so in a process of its own, where a crash or an endless loop of a
-library ends nothing else; it writes a line before each file, and what became of it after. `test_mutations.py` starts it.
+library ends nothing else; it writes a line before each file, and what became of it after. `test_mutations.py` starts
+it.
 
 Shapes: P pictures of the undamaged clip, F sampled frames, H x W pixels, R x C patches.
 """
