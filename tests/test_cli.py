@@ -31,6 +31,8 @@ KEYS = {
     "motion_target": "past",
     "motion_dir": None,
     "motion_raft_weights": None,
+    "motion_cache_dir": None,
+    "frame_cache_dir": None,
     "motion_on_error": "auto",
     "use_only_motionvector_loss": False,
     "use_motionvector_crossentropy_loss": False,
