@@ -1,5 +1,6 @@
 """Codec vectors: known pans, both directions, what must come out invalid, and damaged files."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,18 @@ def test_pictures_that_nobody_needs_are_not_decoded(
         assert plans[2] is None
     else:
         assert len(plans) == 2 and len(plans[1].left_out) >= 10
+
+
+def test_frames_are_freed_as_soon_as_they_are_read() -> None:
+    path = str(pan_clip("h264", ".mp4"))
+    gc.collect()
+    gc.disable()
+    try:
+        assert read_clip(path, fps=7.0, with_vectors=True).codec_motion is not None
+        motion_of(clip_from_frames(pan(4, 1, 0), 2.0), VideoGrid(4, 8, 10), MotionOptions("blockmatch"))
+        assert not any(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def test_quarter_pixels() -> None:

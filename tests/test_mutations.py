@@ -1,4 +1,7 @@
-"""Ten thousand damaged files: each ends in one line of an error, or in vectors that are as true as undamaged ones."""
+"""Damaged files by the thousand: each ends in one line of an error, or in vectors about as true as undamaged ones.
+
+Measured on 10,010 files: FIGURES. "Far off" is by more than 3 pixels, without the patches at the border.
+"""
 
 import json
 import subprocess
@@ -6,47 +9,85 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 import mutations
-from mutations import CLIPS, Outcome, original
+from mutations import CLIPS, WITHOUT_VECTORS, Outcome, original, read
 
 
-ERRORS = {"ClipError", "MotionUnavailable"}
+# Files that one process reads; then its memory is given back
+BATCH = 500
 
 
 def work(folder: Path, seeds: list[int]) -> tuple[list[Outcome], list[str]]:
-    """Damage and read files in other processes; return what became of them, and of those that ended a process."""
+    """Damage and read files in another process; say what became of each, and which ones ended the process."""
     outcomes, crashes = [], []
     while seeds:
-        command = [sys.executable, mutations.__file__, str(folder), *map(str, seeds[:500])]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, mutations.__file__, str(folder), *map(str, seeds[:BATCH])]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         outcomes += [Outcome(**json.loads(line)) for line in lines]
         if done.returncode:
-            seed, kind = seeds[len(lines)], "".join(CLIPS[seeds[len(lines)] % len(CLIPS)])
-            crashes.append(f"seed {seed} ({kind}) ended its process ({done.returncode}): {done.stderr[-1500:]}")
+            clip = "".join(CLIPS[seeds[len(lines)] % len(CLIPS)])
+            crashes.append(f"seed {seeds[len(lines)]} ({clip}): exit code {done.returncode}\n{done.stderr[-2000:]}")
         seeds = seeds[len(lines) + bool(done.returncode) :]
     return outcomes, crashes
 
 
-def share(outcomes: list[Outcome], part: str, whole: str) -> float:
-    return sum(getattr(o, part) for o in outcomes) / max(sum(getattr(o, whole) for o in outcomes), 1)
+def damage(folder: Path, files: int, processes: int) -> list[Outcome]:
+    """What became of so many files, none of which ends a process or takes too long."""
+    for clip in CLIPS:
+        original(folder, *clip)  # before several processes make them at once
+    with ThreadPoolExecutor(processes) as pool:
+        parts = list(pool.map(lambda first: work(folder, list(range(files))[first::processes]), range(processes)))
+    crashes = [crash for _, some in parts for crash in some]
+    assert not crashes, "\n".join(crashes)
+    return [outcome for outcomes, _ in parts for outcome in outcomes]
+
+
+def percent(outcomes: list[Outcome], part: str, whole: str) -> float:
+    return 100 * sum(getattr(o, part) for o in outcomes) / max(sum(getattr(o, whole) for o in outcomes), 1)
 
 
 def table(outcomes: list[Outcome]) -> str:
-    lines = []
-    for name in [*("".join(clip) for clip in CLIPS), "codec", "auto", ""]:
-        some = [o for o in outcomes if name in (o.clip, o.source, "")]
-        shares = [f"{100 * share(some, 'far_intact', 'intact'):6.2f}"]
-        shares += [f"{100 * share(some, part, 'valid'):6.2f}" for part in ("far", "wrong")]
-        numbers = [len(some), sum(not o.error for o in some), sum(o.valid for o in some)]
-        lines.append(f"{name or 'all':20}" + "".join(f"{number:9}" for number in numbers) + "  ".join(["", *shares]))
-    head = "clip                    files   fields    valid  % off where intact, of all, and worse than the truth"
-    return "\n".join([head, *lines])
+    lines = [
+        f"{'':20}{'files':>8}{'fields':>8}{'vectors':>9}{'% far off: intact':>19}{'all':>7}{'explains worse':>16}"
+    ]
+    for name in [*("".join(clip) for clip in CLIPS), *mutations.KINDS, "codec", "auto", "all"]:
+        some = [o for o in outcomes if name in (o.clip, o.kind, o.source, "all")]
+        counts = f"{len(some):8}{sum(not o.error for o in some):8}{sum(o.valid for o in some):9}"
+        shares = [
+            percent(some, "far_intact", "intact"),
+            percent(some, "far", "valid"),
+            percent(some, "wrong", "valid"),
+        ]
+        lines.append(f"{name:20}{counts}" + "".join(f"{s:{w}.2f}" for s, w in zip(shares, (19, 7, 16), strict=True)))
+    return "\n".join(lines)
 
 
-def run(folder: Path, files: int, processes: int = 2) -> tuple[list[Outcome], list[str]]:
+def judge(outcomes: list[Outcome], most: float) -> None:
+    """Compare with bounds in per cent; `most` is that of vectors that the bitstream gave."""
+    report = table(outcomes)
+    print(report)
+    assert {o.error for o in outcomes} == {"", "ClipError", "MotionUnavailable"}
+    assert sum(o.intact for o in outcomes) > 50 * len(outcomes), report
+    for source, bound in (("codec", most), ("auto", most / 4)):
+        some = [o for o in outcomes if o.source == source]
+        assert percent(some, "far_intact", "intact") <= bound, report
+        assert percent(some, "wrong", "valid") <= bound, report
+
+
+def test_a_hundred_damaged_files(tmp_path: Path) -> None:
+    judge(damage(tmp_path, 110, 1), 4.0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
+    outcomes = damage(tmp_path, 10_010, 2)
+    judge(outcomes, 1.0)
     for clip in CLIPS:
-        original(folder, *clip)  # before the processes do so at once
-    with ThreadPoolExecutor(processes) as pool:
-        parts = list(pool.map(lambda first: work(folder, list(range(files))[first::processes]), range(processes)))
-    return [o for outcomes, _ in parts for o in outcomes], [crash for _, crashes in parts for crash in crashes]
+        if clip[0] not in WITHOUT_VECTORS:
+            whole = original(tmp_path, *clip)
+            undamaged = [read(whole, whole.path, "codec", seed) for seed in range(6)]
+            some = [o for o in outcomes if o.clip == "".join(clip) and o.source == "codec"]
+            assert percent(some, "far_intact", "intact") <= percent(undamaged, "far", "valid") + 0.5, clip

@@ -192,7 +192,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
     """The stream's packets, and an empty one that flushes its decoder."""
-    # PyAV 16 trips over streams that appear only while it reads (MPEG-TS, MPEG-PS, FLV), after its last packet
+    # PyAV trips over streams that appear while it reads (MPEG-TS, MPEG-PS, FLV), after its last packet (issue 692)
     with contextlib.suppress(IndexError):
         yield from container.demux(stream)
 
