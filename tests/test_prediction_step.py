@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import training
-from motiontune.evaluation.predictions import MotionPrediction, load_predictions
+from motiontune.evaluation.predictions import MotionComparison, load_predictions
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -43,7 +43,7 @@ def test_prediction_step_returns_the_text_and_the_motion_of_each_video(family, b
     written = list(load_predictions(out / "motion_predictions"))
     assert len(written) == 4
     for mine, theirs in zip(motion, written[:2], strict=True):
-        assert isinstance(mine, MotionPrediction)
+        assert isinstance(mine, MotionComparison)
         assert mine.predicted.any() and mine.path == theirs.path and mine.grid == theirs.grid
         np.testing.assert_allclose(mine.predicted, theirs.predicted, atol=1e-5)
         np.testing.assert_array_equal(mine.target, theirs.target)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from motiontune.errors import MotiontuneError
-from motiontune.evaluation.predictions import MotionPrediction, load_predictions
+from motiontune.evaluation.predictions import MotionComparison, load_predictions
 from motiontune.grid import VideoGrid
 
 
@@ -16,7 +16,7 @@ GRID = VideoGrid(frames=4, rows=4, cols=6, patch=14)
 
 def prediction(seed=0, path="clips/74225.webm"):
     rng = np.random.default_rng(seed)
-    return MotionPrediction(
+    return MotionComparison(
         predicted=rng.normal(size=(4, 4, 6, 2)).astype(np.float32),
         target=rng.normal(size=(4, 4, 6, 2)).astype(np.float32),
         valid=rng.random((4, 4, 6)) < 0.8,
@@ -37,7 +37,7 @@ def rewrite(path, changes):
 
 def test_round_trip(tmp_path):
     saved = prediction(path="ünï/运动 clip.webm")
-    loaded = MotionPrediction.load(saved.save(tmp_path / "deep" / "down" / "000001.npz"))
+    loaded = MotionComparison.load(saved.save(tmp_path / "deep" / "down" / "000001.npz"))
     for name in ("predicted", "target", "valid", "times"):
         was, now = getattr(saved, name), getattr(loaded, name)
         assert was.dtype == now.dtype
@@ -60,7 +60,7 @@ def test_keys_are_readable_without_motiontune(tmp_path):
 
 def test_without_target(tmp_path):
     path = replace(prediction(), target=None).save(tmp_path / "a.npz")
-    loaded = MotionPrediction.load(path)
+    loaded = MotionComparison.load(path)
     assert loaded.target is None
     assert loaded.sums().metrics() == {"valid_patches": 0}
 
@@ -99,7 +99,7 @@ def test_missing_key(tmp_path, key):
     path = prediction().save(tmp_path / "a.npz")
     rewrite(path, {key: None})
     with pytest.raises(MotiontuneError, match=rf"a\.npz.*'{key}' is missing"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,14 @@ def test_key_that_does_not_fit(tmp_path, key, value):
     path = prediction().save(tmp_path / "a.npz")
     rewrite(path, {key: value})
     with pytest.raises(MotiontuneError, match=rf"a\.npz.*{key}"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
 
 
 def test_pickles_are_refused(tmp_path):
     path = prediction().save(tmp_path / "a.npz")
     rewrite(path, {"source": np.array([{"a": 1}], object)})
     with pytest.raises(MotiontuneError, match=r"a\.npz.*'source' cannot be read"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
@@ -135,7 +135,7 @@ def test_damaged_file(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
     with pytest.raises(MotiontuneError, match=r"a\.npz"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
 
 
 def test_truncated_and_corrupt_files(tmp_path):
@@ -143,19 +143,19 @@ def test_truncated_and_corrupt_files(tmp_path):
     content = bytearray(path.read_bytes())
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(MotiontuneError, match=r"a\.npz"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
     content[len(content) // 4] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(MotiontuneError, match=r"a\.npz.*cannot be read"):
-        MotionPrediction.load(path)
+        MotionComparison.load(path)
 
 
 def test_missing_file_and_single_array(tmp_path):
     with pytest.raises(MotiontuneError, match=r"gone\.npz: no such file"):
-        MotionPrediction.load(tmp_path / "gone.npz")
+        MotionComparison.load(tmp_path / "gone.npz")
     np.save(tmp_path / "a.npy", np.zeros(3))
     with pytest.raises(MotiontuneError, match="single array"):
-        MotionPrediction.load(tmp_path / "a.npy")
+        MotionComparison.load(tmp_path / "a.npy")
 
 
 def test_arrays_are_checked_on_construction():

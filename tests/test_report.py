@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from motiontune.evaluation.metrics import MotionSums
-from motiontune.evaluation.predictions import MotionPrediction
+from motiontune.evaluation.predictions import MotionComparison
 from motiontune.grid import VideoGrid
 from motiontune.viewing.report import ReportClip, prediction_rows, write_report
 
@@ -56,7 +56,7 @@ def clip(name="74225", seed=0, offset=(2.0, 0.0), **changes):
     target[..., 0] = 5
     valid = np.ones((8, 4, 6), bool)
     valid[0] = False
-    prediction = MotionPrediction(
+    prediction = MotionComparison(
         predicted=target + np.float32(offset),
         target=target,
         valid=valid,
@@ -233,7 +233,7 @@ def test_a_dozen_clips_of_film_stay_small(tmp_path):
     frames = np.stack([np.roll(texture, 5 * index, axis=1) for index in range(8)])
     vectors = rng.normal(0, 6, (8, 32, 18, 2)).astype(np.float32)
     valid = np.ones((8, 32, 18), bool)
-    prediction = MotionPrediction(vectors, vectors, valid, np.arange(8) / 8, grid, "a.mp4", "flow", "past")
+    prediction = MotionComparison(vectors, vectors, valid, np.arange(8) / 8, grid, "a.mp4", "flow", "past")
     source, _ = write(tmp_path, clips=[ReportClip(f"clip {index}", frames, prediction) for index in range(3)])
     assert len(source) * 4 < 6e6
 

@@ -28,7 +28,7 @@ from motiontune.clip import read_clip
 from motiontune.datasets.synthetic import add_real_clips, write_synthetic
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.metrics import MotionSums, constant_epe
-from motiontune.evaluation.predictions import MotionPrediction, load_predictions
+from motiontune.evaluation.predictions import MotionComparison, load_predictions
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
 from motiontune.viewing.contact_sheet import contact_sheet, encode_image
@@ -263,7 +263,7 @@ def _report_clips(out: Path, data: Path) -> list[ReportClip]:
     return clips[:REPORT_CLIPS]
 
 
-def _report_clip(prediction: MotionPrediction, said: str, expected: str) -> ReportClip:
+def _report_clip(prediction: MotionComparison, said: str, expected: str) -> ReportClip:
     clip = read_clip(prediction.path, FPS)
     return ReportClip(Path(prediction.path).name, clip.frames, prediction, expected, said)
 

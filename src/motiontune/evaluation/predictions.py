@@ -18,7 +18,7 @@ from motiontune.grid import VideoGrid
 
 
 @dataclass(frozen=True, eq=False)
-class MotionPrediction:
+class MotionComparison:
     """Predicted motion of one clip, beside its target where there is one.
 
     Args:
@@ -95,7 +95,7 @@ class MotionPrediction:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> "MotionPrediction":
+    def load(cls, path: str | Path) -> "MotionComparison":
         """Read what `save` wrote. Nothing in the file is ever unpickled.
 
         Raises:
@@ -120,7 +120,7 @@ class MotionPrediction:
                 raise MotiontuneError(f"{path}: {error}") from None
 
 
-def load_predictions(folder: str | Path) -> Iterator[MotionPrediction]:
+def load_predictions(folder: str | Path) -> Iterator[MotionComparison]:
     """Read every `.npz` directly in a folder, one at a time, sorted by file name.
 
     Raises:
@@ -129,7 +129,7 @@ def load_predictions(folder: str | Path) -> Iterator[MotionPrediction]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder of predictions")
-    return (MotionPrediction.load(path) for path in sorted(folder.glob("*.npz")) if not path.name.startswith("."))
+    return (MotionComparison.load(path) for path in sorted(folder.glob("*.npz")) if not path.name.startswith("."))
 
 
 def _check(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:

@@ -125,11 +125,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             # without these, the positions of its samples follow each other, which is all the same to each
             features = [dict(feature, packing_params=None) for feature in features]
         batch = super().__call__(features)
-        batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
-        if self.model is None:  # generate() works out 3-D positions from these
-            batch["mm_token_type_ids"] = self._token_types(batch["input_ids"])
-            if "second_per_grid_ts" in batch:  # a list in LLaMA-Factory, which beam search cannot split
-                batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])
+        batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already
+        if self.model is None:
+            prepare_to_generate(batch, self.image_token_id, self.video_token_id)
 
         targets, weights, records = [], [], []
         for (row, one), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
@@ -210,8 +208,13 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         targets = field_to_targets(field, grid, self.motion.head.scale)
         return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
 
-    def _token_types(self, input_ids: torch.Tensor) -> torch.Tensor:
-        types = torch.zeros_like(input_ids)
-        types[input_ids == self.image_token_id] = 1
-        types[input_ids == self.video_token_id] = 2
-        return types
+
+def prepare_to_generate(batch: dict[str, Any], image_token_id: int, video_token_id: int) -> None:
+    """Change what `generate()` does not take of LLaMA-Factory's batch, in place."""
+    batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
+    types = torch.zeros_like(batch["input_ids"])  # from these it works out 3-D positions
+    types[batch["input_ids"] == image_token_id] = 1
+    types[batch["input_ids"] == video_token_id] = 2
+    batch["mm_token_type_ids"] = types
+    if "second_per_grid_ts" in batch:  # a list, which beam search cannot split
+        batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])

@@ -3,6 +3,8 @@
 `check_names` says which name has moved when LLaMA-Factory is another version.
 """
 
+import logging as stdlib_logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -75,6 +77,33 @@ def check_names() -> None:
 def get_logger(name: str) -> Any:
     """Return a logger that prints as LLaMA-Factory's own do (its handler hangs on the name "llamafactory")."""
     return logging.get_logger(f"llamafactory.{name}")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing each configuration that LLaMA-Factory has it read."""
+    before = os.environ.get("LLAMAFACTORY_VERBOSITY")
+    os.environ["LLAMAFACTORY_VERBOSITY"] = "WARN"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LLAMAFACTORY_VERBOSITY"]
+        else:
+            os.environ["LLAMAFACTORY_VERBOSITY"] = before
+
+
+@contextmanager
+def quiet_loggers() -> Iterator[None]:
+    """Keep LLaMA-Factory's and motiontune's loggers, and transformers', from saying more than warnings."""
+    root = stdlib_logging.getLogger("llamafactory")
+    before = root.level
+    root.setLevel(stdlib_logging.WARNING)
+    try:
+        with quiet_transformers():
+            yield
+    finally:
+        root.setLevel(before)
 
 
 def add_arguments(replacements: dict[type, type]) -> None:

@@ -7,7 +7,8 @@ from llamafactory.train import tuner
 from motiontune.errors import mistakes
 from motiontune.llamafactory.compat import get_logger
 from motiontune.llamafactory.install import install
-from motiontune.model.head import load_head, save_head
+from motiontune.llamafactory.workflow import head_places
+from motiontune.model.head import find_head, save_head
 
 
 logger = get_logger(__name__)
@@ -28,10 +29,10 @@ def export(args: "dict[str, Any] | list[str]") -> None:
     with mistakes("", OSError, ValueError, ImportError, NotImplementedError):
         tuner.export_model(args)
     model_args, *_ = tuner.get_infer_args(args)
-    for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
-        head = load_head(where, cache_dir=model_args.cache_dir, token=model_args.hf_hub_token)
-        if head is not None:
-            save_head(head, model_args.export_dir)
-            logger.info_rank0(f"Motion head of {where} copied to {model_args.export_dir}.")
-            return
-    logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")
+    found = find_head(head_places(model_args), cache_dir=model_args.cache_dir, token=model_args.hf_hub_token)
+    if found is None:
+        logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")
+        return
+    where, head = found
+    save_head(head, model_args.export_dir)
+    logger.info_rank0(f"Motion head of {where} copied to {model_args.export_dir}.")

@@ -1,9 +1,7 @@
 """`motiontune inspect`: what training will see, without training and without the model's weights."""
 
 import io
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 from motiontune.errors import ConfigError
 from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import MotionDataCollator, VideoRecord
+from motiontune.llamafactory.compat import quiet_transformers
 from motiontune.llamafactory.install import get_train_args, install
 from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, motion_settings
 from motiontune.motion.field import MotionField
@@ -53,7 +52,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         MotiontuneError: on a mistake in the configuration or the data.
     """
     install()
-    with _quiet_transformers():
+    with quiet_transformers():
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(_to_look_at(args, str(out), samples))
         config, tokenizer_module, template = load_processor(model_args, data_args)
         tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
@@ -121,20 +120,6 @@ def _to_look_at(args: dict[str, Any], out: str, samples: int) -> dict[str, Any]:
     if not (args.get("use_only_motionvector_loss") or args.get("use_motionvector_crossentropy_loss")):
         kept["use_motionvector_crossentropy_loss"] = True
     return kept
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers from printing each configuration that it reads."""
-    before = os.environ.get("LLAMAFACTORY_VERBOSITY")
-    os.environ["LLAMAFACTORY_VERBOSITY"] = "WARN"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LLAMAFACTORY_VERBOSITY"]
-        else:
-            os.environ["LLAMAFACTORY_VERBOSITY"] = before
 
 
 def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -18,7 +18,7 @@ from transformers import EvalPrediction
 from typing_extensions import override
 
 from motiontune.evaluation.metrics import MotionSums
-from motiontune.evaluation.predictions import MotionPrediction
+from motiontune.evaluation.predictions import MotionComparison
 from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import VideoRecord
 from motiontune.llamafactory.compat import get_logger
@@ -203,7 +203,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
         Returns:
             The loss; `(token_ids, motion)`, where `token_ids` is int64 [B, S] (generated, or the most likely where a
-            token is labelled) and `motion` a list with one `MotionPrediction` per video of the batch; the labels.
+            token is labelled) and `motion` a list with one `MotionComparison` per video of the batch; the labels.
             Inside an evaluation loop, which gathers tensors, the motion is measured and written out instead, and the
             token ids stand alone.
         """
@@ -236,7 +236,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
 
     def _measure(
         self, motion: Tensor, targets: Tensor, mask: Tensor, records: list[VideoRecord]
-    ) -> list[MotionPrediction]:
+    ) -> list[MotionComparison]:
         """Compare predicted and target motion of each video of a batch, in pixels, and write it where the run asks."""
         predictions = []
         config = base_of(self.model).motion_head.config
@@ -253,7 +253,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
             self._sums[key] = MotionSums.from_fields(predicted, target, valid)
             loss = motion_loss_sum(predicted_rows, target_rows, mask_rows, kind)
             self._motion_losses[key] = loss.item(), int(mask_rows.sum())
-            prediction = MotionPrediction(
+            prediction = MotionComparison(
                 predicted=predicted,
                 target=target,
                 valid=valid,

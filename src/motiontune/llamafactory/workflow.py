@@ -24,7 +24,7 @@ from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names
 from motiontune.llamafactory.mm_plugin import MotionQwen3VLPlugin, with_motion
 from motiontune.llamafactory.trainer import MotionTrainer
 from motiontune.model.compat import base_of
-from motiontune.model.head import MotionHead, MotionHeadConfig, load_head
+from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.motion.options import MotionOptions
@@ -275,6 +275,11 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     )
 
 
+def head_places(model_args: Any) -> list[str]:
+    """Where a motion head may lie: beside the adapters, the last one first, or beside the model."""
+    return [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]
+
+
 def make_head(
     config: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool
 ) -> MotionHead:
@@ -285,18 +290,18 @@ def make_head(
     """
     wanted = head_config(config, processor, data_args, finetuning_args)
     hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
-    for where in [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]:
-        head = load_head(where, **hub)
-        if head is not None:
-            if not is_trainable:  # what a head says about itself is how it must be read
-                wanted = replace(wanted, input=head.config.input, target=head.config.target, scale=head.config.scale)
-            head.config.check_fits(wanted, where)
-            logger.info_rank0(f"Motion head: loaded from {where}.")
-            return head
+    found = find_head(head_places(model_args), **hub)
+    if found is not None:
+        where, head = found
+        if not is_trainable:  # what a head says about itself is how it must be read
+            wanted = replace(wanted, input=head.config.input, target=head.config.target, scale=head.config.scale)
+        head.config.check_fits(wanted, where)
+        logger.info_rank0(f"Motion head: loaded from {where}.")
+        return head
     if not is_trainable:
-        where = (model_args.adapter_name_or_path or [model_args.model_name_or_path])[-1]
         raise HeadError(
-            f"{where} has no motion head: train one, or leave train_on_video_tokens and the loss flags out"
+            f"{head_places(model_args)[0]} has no motion head: train one, or leave train_on_video_tokens and the loss "
+            f"flags out"
         )
     logger.info_rank0(f"Motion head: new, {wanted.hidden_size} -> {wanted.token_width}, reads {wanted.input}.")
     return MotionHead(wanted)

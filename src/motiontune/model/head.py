@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
         metadata={"format": "pt"},
     )
     (Path(folder) / CONFIG_NAME).write_text(json.dumps(asdict(head.config), indent=2) + "\n", encoding="utf-8")
+
+
+def find_head(places: Iterable[str], **hub_kwargs: Any) -> tuple[str, MotionHead] | None:
+    """Read the first head that lies beside one of several adapters and models: where it was, and the head."""
+    for where in places:
+        head = load_head(where, **hub_kwargs)
+        if head is not None:
+            return where, head
+    return None
 
 
 def load_head(where: str | os.PathLike[str], **hub_kwargs: Any) -> MotionHead | None:

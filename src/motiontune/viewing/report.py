@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.evaluation.metrics import SECTORS
-from motiontune.evaluation.predictions import MotionPrediction
+from motiontune.evaluation.predictions import MotionComparison
 from motiontune.viewing.arrows import STILL_PIXELS
 from motiontune.viewing.colours import colour_wheel_legend
 from motiontune.viewing.contact_sheet import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
@@ -57,7 +57,7 @@ class ReportClip:
 
     name: str
     frames: NDArray[np.uint8]
-    prediction: MotionPrediction
+    prediction: MotionComparison
     expected_text: str | None = None
     predicted_text: str | None = None
 
@@ -122,7 +122,7 @@ def write_report(
 
 
 def prediction_rows(
-    name: str, frames: NDArray[np.uint8], prediction: MotionPrediction, cell_width: int
+    name: str, frames: NDArray[np.uint8], prediction: MotionComparison, cell_width: int
 ) -> list[SheetRow]:
     """Target (where there is one) above prediction, with arrows of the same length, ready for a contact sheet.
 
@@ -333,7 +333,7 @@ def _clip(clip: ReportClip) -> str:
     )
 
 
-def _cell_width(prediction: MotionPrediction) -> int:
+def _cell_width(prediction: MotionComparison) -> int:
     aspect = prediction.grid.width / prediction.grid.height
     return max(80, min(_CELL_WIDTH, round(math.sqrt(_CELL_AREA * aspect))))
 
@@ -345,7 +345,7 @@ def _strip(label: str, cells: Sequence[SheetCell]) -> str:
     return f"<b>{label}</b>{pictures}"
 
 
-def _clip_numbers(prediction: MotionPrediction) -> str:
+def _clip_numbers(prediction: MotionComparison) -> str:
     if prediction.target is None:
         return "<p class=numbers>no target to compare with</p>"
     found = prediction.sums().metrics()
