@@ -18,9 +18,9 @@ STILL_PIXELS = 0.5
 
 _LENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 _SHIFT = 4  # cv2 takes coordinates in 1/16 pixels
-_OUTLINE = (24, 24, 24)
-_DOT = (255, 255, 255)
-_CROSS = (150, 150, 150)
+_OUTLINE = (24, 24, 24, 255)  # the last is opacity, for pictures that have it
+_DOT = (255, 255, 255, 255)
+_CROSS = (150, 150, 150, 255)
 _QUIET = 0.6  # opacity of dots and crosses, which must not compete with the arrows
 
 
@@ -38,7 +38,8 @@ def draw_arrows(
     """Draw one frame's motion on it.
 
     Args:
-        frame: uint8 [H, W, 3], RGB, H = R * patch, W = C * patch. It is not changed.
+        frame: uint8 [H, W, 3], RGB, H = R * patch, W = C * patch. It is not changed. Of zeros [H, W, 4], it becomes a
+            layer to lay over frames: colours are multiplied by the opacity, which is the last.
         vectors: [R, C, 2], (dx, dy) in pixels of the frame.
         valid: bool [R, C].
         patch: side of a patch in pixels of the frame.
@@ -48,7 +49,7 @@ def draw_arrows(
         colour: RGB of all arrows; None colours each by its direction.
 
     Returns:
-        uint8 [round(H * scale), round(W * scale), 3], RGB.
+        uint8 [round(H * scale), round(W * scale), 3 or 4], RGB.
 
     Raises:
         ValueError: if the shapes do not fit each other, or a number is not positive.
@@ -56,7 +57,8 @@ def draw_arrows(
     flow, mask = np.asarray(vectors, np.float64), np.asarray(valid, np.bool_)
     if flow.ndim != 3 or flow.shape[-1] != 2 or mask.shape != flow.shape[:-1]:
         raise ValueError(f"vectors must be [R, C, 2] and valid [R, C], not {flow.shape} and {mask.shape}")
-    if frame.dtype != np.uint8 or frame.shape != (mask.shape[0] * patch, mask.shape[1] * patch, 3):
+    size = (mask.shape[0] * patch, mask.shape[1] * patch)
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[:2] != size or frame.shape[2] not in (3, 4):
         raise ValueError(
             f"{mask.shape[0]} x {mask.shape[1]} patches of {patch} px need a uint8 frame "
             f"[{mask.shape[0] * patch}, {mask.shape[1] * patch}, 3], not {frame.dtype} {list(frame.shape)}"
@@ -72,9 +74,12 @@ def draw_arrows(
     _draw_quiet(picture, starts[still], starts[~mask], spacing)
     colours = direction_rgb(flow) if colour is None else np.broadcast_to(np.array(colour, np.uint8), (*mask.shape, 3))
     width = float(np.clip(spacing / 13, 1.2, 4))
-    for index in np.argsort(speeds[moving]):  # the longest last: it crosses the most others
-        start, step = starts[moving][index], flow[moving][index] * scale * length
-        _draw_arrow(picture, start, step, width, colours[moving][index])
+    order = np.argsort(speeds[moving])  # the longest last: it crosses the most others
+    outlines = _fixed_points(_arrow_outlines(starts[moving][order], flow[moving][order] * scale * length, width))
+    thickness = 2 if width > 1.5 else 1  # the outline keeps every colour readable on every background
+    for points, fill in zip(outlines, colours[moving][order].tolist(), strict=True):
+        cv2.polylines(picture, [points], True, _OUTLINE, thickness, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(picture, [points], [*fill, 255], cv2.LINE_AA, _SHIFT)
     return picture
 
 
@@ -157,39 +162,18 @@ def _draw_quiet(
     cv2.addWeighted(layer, _QUIET, picture, 1 - _QUIET, 0, dst=picture)
 
 
-def _draw_arrow(
-    picture: NDArray[np.uint8],
-    start: NDArray[np.float64],
-    step: NDArray[np.float64],
-    width: float,
-    colour: NDArray[np.uint8],
-) -> None:
-    """Draw a filled arrow with a dark outline, which keeps every colour readable on every background."""
-    points = _fixed_points(_arrow_outline(start, step, width))
-    cv2.polylines(picture, [points], True, _OUTLINE, 2 if width > 1.5 else 1, cv2.LINE_AA, _SHIFT)
-    cv2.fillPoly(picture, [points], [int(channel) for channel in colour], cv2.LINE_AA, _SHIFT)
-
-
-def _arrow_outline(start: NDArray[np.float64], step: NDArray[np.float64], width: float) -> NDArray[np.float64]:
-    """The seven corners [7, 2] of an arrow whose shaft is `width` wide; a short arrow is a smaller head alone."""
-    reach = float(np.linalg.norm(step))
-    along = step / reach
-    across = np.array([-along[1], along[0]])
-    head = min(3.6 * width, 0.7 * reach)
-    half_head = max(0.55 * head, 0.9)
-    half_shaft = min(width / 2, 0.4 * half_head)
-    neck, tip = start + along * (reach - head), start + step
-    return np.stack(
-        [
-            start + across * half_shaft,
-            neck + across * half_shaft,
-            neck + across * half_head,
-            tip,
-            neck - across * half_head,
-            neck - across * half_shaft,
-            start - across * half_shaft,
-        ]
-    )
+def _arrow_outlines(starts: NDArray[np.float64], steps: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """The corners [n, 7, 2] of arrows [n, 2] whose shafts are `width` wide; a short one is a smaller head alone."""
+    reach = np.linalg.norm(steps, axis=-1, keepdims=True)
+    along = steps / reach
+    across = np.stack([-along[:, 1], along[:, 0]], axis=-1)
+    head = np.minimum(3.6 * width, 0.7 * reach)
+    half_head = np.maximum(0.55 * head, 0.9)
+    half_shaft = np.minimum(width / 2, 0.4 * half_head)
+    necks = starts + along * (reach - head)
+    one_side = [starts + across * half_shaft, necks + across * half_shaft, necks + across * half_head]
+    other_side = [necks - across * half_head, necks - across * half_shaft, starts - across * half_shaft]
+    return np.stack([*one_side, starts + steps, *other_side], axis=1)
 
 
 def _fixed(*numbers: float) -> tuple[int, ...]:

@@ -238,7 +238,7 @@ def _draw_strip(title: str, note: str, cells: list[SheetCell], width: int) -> ND
         time = f"{cell.time:.2f} s"
         texts.append((left, top + cell.image.shape[0] + 4, time, _NOTE_SIZE, _FAINT))
         left += cell.image.shape[1] + _GAP
-    return _write(strip, texts)
+    return write_texts(strip, texts)
 
 
 def _draw_legend(width: int) -> NDArray[np.uint8]:
@@ -247,12 +247,13 @@ def _draw_legend(width: int) -> NDArray[np.uint8]:
     text = "colour: direction · dot: less than 0.5 px · cross: no vector"
     left = _MARGIN + _LEGEND_SIZE + 12
     text = shorten(text, _NOTE_SIZE, width - left - _MARGIN)
-    return _write(strip, [(left, 8 + (_LEGEND_SIZE - _NOTE_SIZE) / 2 - 2, text, _NOTE_SIZE, _FAINT)])
+    return write_texts(strip, [(left, 8 + (_LEGEND_SIZE - _NOTE_SIZE) / 2 - 2, text, _NOTE_SIZE, _FAINT)])
 
 
-def _write(
+def write_texts(
     picture: NDArray[np.uint8], texts: list[tuple[float, float, str, int, tuple[int, int, int]]]
 ) -> NDArray[np.uint8]:
+    """Write texts, each (left, top, text, size, colour), into a copy of a picture uint8 [h, w, 3]."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(picture)

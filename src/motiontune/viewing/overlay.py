@@ -1,0 +1,166 @@
+"""A clip as a film with its motion drawn on it: every frame of the file, at its own speed."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.clip import Clip, open_video
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
+from motiontune.viewing.arrows import arrow_length, draw_arrows
+from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
+from motiontune.viewing.contact_sheet import shorten, write_texts
+
+
+Show = Literal["arrows", "colours"]
+SHOWS: tuple[str, ...] = get_args(Show)
+
+MAX_HEIGHT, MIN_HEIGHT = 480, 240
+"""Frames are made smaller, or larger, to lie between these, in pixels."""
+
+_SPACING = 20  # pixels between arrows
+_TEXT, _LINE, _LEGEND = 15, 20, 40
+_OPACITY = 0.65  # of colours; the frame stays visible below
+_MAX_RATE = 240  # frames per second; a header that promises more is wrong
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One of the pictures that stand side by side: what stands above it, and its motion."""
+
+    title: str
+    field: MotionField
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What is drawn over a frame: `paint` uint8 [h, w, 3] is added to the share `keep` uint8 [h, w, 3] of 255."""
+
+    paint: NDArray[np.uint8]
+    keep: NDArray[np.uint8]
+
+    def over(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        kept = cv2.multiply(frame, self.keep, scale=1 / 255)
+        return cast(NDArray[np.uint8], cv2.add(kept, self.paint, dst=kept))
+
+
+def write_overlay(
+    path: str | Path, clip: Clip, grid: VideoGrid, panels: Sequence[Panel], text: str = "", show: Show = "arrows"
+) -> int:
+    """Write the clip's file as H.264, the motion drawn on it, the panels side by side and a text below.
+
+    A frame between two sampled ones shows the motion between these two, with each arrow where the motion's field has
+    it: at the patches of the later frame for the past, of the earlier one for the future.
+
+    Args:
+        path: the film to write. Whole or not at all.
+        clip: the sampled frames of a file.
+        grid: where the patches of the sampled frames lie, as many frames as the fields have.
+        panels: one or more fields on the grid; arrows and colours of all have one scale.
+        text: stands below.
+        show: how motion is drawn.
+
+    Returns:
+        The number of frames that were written.
+
+    Raises:
+        ClipError: if the file cannot be decoded.
+    """
+    path = Path(path)
+    height = int(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT)) // 2 * 2
+    size = (max(2, round(clip.info.width * height / clip.info.height / 2) * 2), height)
+    layers = [_Layers(panel.field, grid, size, show, *_scale(panels, grid, height, show)) for panel in panels]
+    head, foot = _strips([panel.title for panel in panels], size[0], text, show)
+    rate = Fraction(min(max(clip.info.average_rate, 1.0), _MAX_RATE)).limit_denominator(1001)
+    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
+    count = 0
+    try:
+        with open_video(clip.path) as (source, video), av.open(str(unfinished), "w") as film:
+            video.thread_type = "AUTO"
+            stream: Any = film.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "superfast"})
+            stream.width, stream.height = head.shape[1], head.shape[0] + height + foot.shape[0]
+            stream.pix_fmt = "yuv420p"
+            canvas = np.concatenate([head, np.zeros((height, head.shape[1], 3), np.uint8), foot])
+            for number, frame in enumerate(source.decode(video)):
+                image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
+                for index, layer in enumerate(layers):
+                    left = index * size[0]
+                    canvas[len(head) : len(head) + height, left : left + size[0]] = layer.of(number, clip).over(image)
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+                count += 1
+            film.mux(stream.encode(None))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+class _Layers:
+    """The layers of one panel, each drawn once: what a sampled frame says holds for all frames of its pair."""
+
+    def __init__(
+        self, field: MotionField, grid: VideoGrid, size: tuple[int, int], show: Show, every: int, length: float
+    ) -> None:
+        self.field, self.grid, self.size, self.show, self.every, self.length = field, grid, size, show, every, length
+        self._last: tuple[int, _Layer] | None = None
+
+    def of(self, number: int, clip: Clip) -> _Layer:
+        """The layer of a frame of the file, by its number in the order of presentation."""
+        past = self.field.direction == "past"
+        sampled = int(np.searchsorted(clip.indices, number, "left")) if past else _at_or_before(clip.indices, number)
+        sampled = min(max(sampled, 0), len(clip.indices) - 1)
+        if self._last is None or self._last[0] != sampled:
+            self._last = sampled, self._draw(self.field.vectors[sampled], self.field.valid[sampled])
+        return self._last[1]
+
+    def _draw(self, vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> _Layer:
+        if self.show == "colours":
+            colours = np.round(flow_to_rgb(vectors, self.length, valid) * (_OPACITY * valid[..., None]))
+            keep = np.round(255 * (1 - _OPACITY * valid[..., None].repeat(3, axis=-1)))
+            pictures = [np.asarray(part, np.uint8) for part in (colours, keep)]
+            return _Layer(*(cv2.resize(part, self.size, interpolation=cv2.INTER_NEAREST) for part in pictures))
+        blank, scale = np.zeros((self.grid.height, self.grid.width, 4), np.uint8), self.size[1] / self.grid.height
+        drawn = draw_arrows(blank, vectors, valid, self.grid.patch, scale, every=self.every, length=self.length)
+        drawn = np.asarray(cv2.resize(drawn, self.size), np.uint8)
+        return _Layer(np.ascontiguousarray(drawn[..., :3]), 255 - drawn[..., 3:].repeat(3, axis=-1))
+
+
+def _at_or_before(indices: NDArray[np.int64], number: int) -> int:
+    return int(np.searchsorted(indices, number, "right")) - 1
+
+
+def _scale(panels: Sequence[Panel], grid: VideoGrid, height: int, show: Show) -> tuple[int, float]:
+    """How many patches share an arrow, and how much longer than the motion arrows are, or the longest colour."""
+    every = max(1, round(_SPACING * grid.height / (height * grid.patch)))
+    fields = [panel.field for panel in panels]
+    if show == "arrows":
+        vectors, valid = (np.concatenate([getattr(f, name) for f in fields]) for name in ("vectors", "valid"))
+        return every, arrow_length(vectors, valid, grid.patch * every)
+    lengths = np.concatenate([np.linalg.norm(f.vectors[f.valid], axis=-1) for f in fields])
+    return every, max(float(np.percentile(lengths, 98)), 1.0) if len(lengths) else 1.0
+
+
+def _strips(titles: Sequence[str], width: int, text: str, show: Show) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The titles above the panels, and the text and legend below them: uint8 [h, panels * width, 3] each."""
+    total = width * len(titles)
+    lines = textwrap.wrap(text, max(10, int((total - 3 * _LEGEND) / (0.56 * _TEXT))), max_lines=6, placeholder=" ...")
+    head = np.full((_LINE + 6, total, 3), 24, np.uint8)
+    foot = np.full((max(len(lines) * _LINE, _LEGEND) // 2 * 2 + 12, total, 3), 24, np.uint8)
+    foot[6 : 6 + _LEGEND, -_LEGEND - 8 : -8] = colour_wheel_legend(_LEGEND)
+    head = write_texts(
+        head,
+        [
+            (8 + i * width, 4, shorten(title, _TEXT, width - 16), _TEXT, (200, 200, 200))
+            for i, title in enumerate(titles)
+        ],
+    )
+    foot = write_texts(foot, [(8, 6 + i * _LINE, line, _TEXT, (255, 255, 255)) for i, line in enumerate(lines)])
+    return head, foot
