@@ -24,3 +24,10 @@ def test_the_table_of_learning_rates_is_that_of_its_result():
         cells = [f"{row['eval_epe_moving']:.2f}" for row in rows if row["ratio"] == ratio]
         name = f"{ratio} (default)" if ratio == 10 else str(ratio)
         assert f"| {name} | {' | '.join(cells)} |" in text
+
+
+def test_what_motion_adds_to_an_answer_is_as_measured():
+    result = json.loads((ROOT / "benchmarks/overlay/results/overlay.json").read_text())
+    median = result["prediction"]["time_ratio_quartiles"][1]
+    assert f"begin -->{100 * (median - 1):.1f}<!--" in (ROOT / "docs/see.md").read_text("utf-8") and median <= 1.05
+    assert all(row["frames_per_cpu_second"] >= 100 for row in result["films"])

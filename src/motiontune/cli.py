@@ -1,4 +1,4 @@
-"""The command line: `motiontune train | inspect | extract | export | prepare | demo`."""
+"""The command line: `motiontune train | inspect | extract | predict | export | prepare | demo`."""
 
 import argparse
 import os
@@ -139,6 +139,65 @@ def _extract(argv: list[str]) -> None:
         raise MotiontuneError(f"{failed} of {len(rows)} clips gave no motion, see the table above")
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """The options of commands that load a model."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="a model or an adapter (folder or hub)")
+    parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
+    parser.add_argument("--template", help="LLaMA-Factory's, if not the family's own")
+    parser.add_argument("--fps", type=float, default=2.0, help="as video_fps in training (default: %(default)s)")
+    parser.add_argument("--max-frames", type=int, default=128, help="as video_maxlen (default: %(default)s)")
+    parser.add_argument("--max-pixels", type=int, default=65536, help="as video_max_pixels (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
+
+
+def _check_reading(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if args.fps <= 0 or min(args.max_frames, args.max_pixels, args.max_new_tokens) < 1:
+        parser.error("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+
+
+def _predict(argv: list[str]) -> None:
+    from motiontune.datasets.something_something import PROMPT
+    from motiontune.motion.sources import check_source
+
+    parser = argparse.ArgumentParser(
+        "motiontune predict", description="What a model says of clips: the text, and the motion as files and films."
+    )
+    parser.add_argument("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--out", default="motiontune-predict", help="output folder (default: %(default)s)")
+    parser.add_argument("--prompt", default=PROMPT, help="the question (default: %(default)r)")
+    parser.add_argument(
+        "--show", choices=("arrows", "colours", "none"), default="arrows", help="how the films show motion"
+    )
+    parser.add_argument(
+        "--target", default="auto", help="a source to compare with, as motion_source, or none (default: %(default)s)"
+    )
+    _add_reading(parser)
+    args = parser.parse_args(argv)
+    _check_reading(parser, args)
+    if args.target != "none":
+        check_source(args.target)
+    from motiontune.extract import find_clips
+    from motiontune.llamafactory.predictor import MotionModel
+    from motiontune.predict import predict, table
+
+    find_clips(args.clips, args.out)  # before the model, which takes long
+    model = MotionModel.from_pretrained(
+        args.model,
+        base=args.base,
+        template=args.template,
+        fps=args.fps,
+        max_frames=args.max_frames,
+        max_pixels=args.max_pixels,
+    )
+    if model.head is None:
+        print(f"{args.model} has no motion head: text alone, no motion", file=sys.stderr)
+    rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens)
+    print(table(rows))
+    failed = sum(bool(row.problem) for row in rows)
+    if failed:
+        raise MotiontuneError(f"{failed} of {len(rows)} clips gave no prediction, see the table above")
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -165,6 +224,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens"),
     "inspect": (_inspect, "show what training will see: every variable of a batch, and pictures of the targets"),
     "extract": (_extract, "write the motion of clips to files, with pictures to look at"),
+    "predict": (_predict, "what a model says of clips: text, and motion as files and films"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

@@ -21,12 +21,12 @@ from motiontune.clip import Clip, read_clip
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.motion.file import write_flo
+from motiontune.motion.file import write_flo, write_npz
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
 from motiontune.viewing.arrows import arrow_length, draw_arrows
 from motiontune.viewing.colours import flow_to_rgb
-from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, save_png
+from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, long_motion, save_png
 
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
@@ -125,7 +125,7 @@ def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
             name = clip.relative_to(path) if os.path.isdir(path) else Path(clip.name)
             target = Path(out) / name.with_suffix("")
             if target in found:
-                raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: extract them apart")
+                raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
             found[target] = str(clip)
     return found
 
@@ -159,7 +159,7 @@ def extract(
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
-            bar.set_postfix_str(_shorten(Path(clip).name, 30))
+            bar.set_postfix_str(shorten_middle(Path(clip).name, 30))
             try:
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except MotiontuneError as error:
@@ -189,7 +189,7 @@ def extract_clip(
     field = motion_of(clip, grid, options)
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":
-        _write_npz(target.with_name(target.name + ".npz"), field, grid)
+        write_npz(target.with_name(target.name + ".npz"), field, grid)
     else:
         _write_pairs(target, field, grid)
     if preview:
@@ -206,22 +206,6 @@ def extract_clip(
         field.source,
         round(time.perf_counter() - start, 3),
     )
-
-
-def _write_npz(path: Path, field: MotionField, grid: VideoGrid) -> None:
-    # complete or not at all
-    unfinished = path.with_name(path.name + ".part.npz")
-    np.savez_compressed(
-        unfinished,
-        vectors=field.vectors,
-        valid=field.valid,
-        confidence=field.confidence,
-        times=field.times,
-        size=np.array([grid.height, grid.width]),
-        source=np.array(field.source),
-        direction=np.array(field.direction),
-    )
-    unfinished.replace(path)
 
 
 def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid) -> None:
@@ -241,8 +225,7 @@ def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> N
     save_png(target.with_name(target.name + ".png"), contact_sheet([row]))
     scale = max(PREVIEW_WIDTH / grid.width, 0.5)
     every = max(1, round(16 / (grid.patch * scale)))
-    lengths = np.linalg.norm(field.vectors, axis=-1)[field.valid]
-    longest = max(float(np.percentile(lengths, 98)), 1.0) if len(lengths) else 1.0
+    longest = long_motion(field.vectors[field.valid])
     drawn = arrow_length(field.vectors, field.valid, grid.patch * every)
     spans = np.diff(clip.times)
     rate = Fraction(1 / float(np.median(spans)) if len(spans) else 1.0).limit_denominator(1000)
@@ -266,7 +249,7 @@ def table(rows: Sequence[Extracted]) -> str:
     head = ("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")
     lines: list[tuple[str, ...]] = [head]
     for row in rows:
-        name = _shorten(row.clip, 48)
+        name = shorten_middle(row.clip, 48)
         if row.problem:
             lines.append((name, *(["-"] * 5), row.problem, "-"))
             continue
@@ -285,6 +268,6 @@ def table(rows: Sequence[Extracted]) -> str:
     )
 
 
-def _shorten(text: str, width: int) -> str:
+def shorten_middle(text: str, width: int) -> str:
     half = (width - 3) // 2
     return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"

@@ -1,14 +1,17 @@
 """Reads clips the way training does for one model, outside of training."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig
 
 from motiontune.clip import Clip
-from motiontune.errors import ConfigError, in_one_line
+from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.workflow import load_processor
+from motiontune.model.compat import fetch_file
 from motiontune.model.motion_model import check_video_model
 
 
@@ -19,34 +22,48 @@ class ModelReader:
     """Reads clips as LLaMA-Factory and a model's own processor resize them.
 
     Args:
-        model: a folder or the name of a hub repository.
+        model: a folder or the name of a hub repository: a model, or an adapter.
         fps: sampled frames per second (`video_fps`).
         max_frames: at most so many of them (`video_maxlen`).
         max_pixels: a frame with more pixels is made smaller (`video_max_pixels`).
+        base: the model that an adapter belongs to; None is the one that its adapter_config.json names.
+        template: LLaMA-Factory's; None is the family's own.
 
     Raises:
-        ConfigError: if there is no such model, or it has no video tokens.
+        ConfigError: if there is no such model or template, or it has no video tokens.
     """
 
-    def __init__(self, model: str, fps: float = 2.0, max_frames: int = 128, max_pixels: int = 65536) -> None:
+    def __init__(
+        self,
+        model: str,
+        fps: float = 2.0,
+        max_frames: int = 128,
+        max_pixels: int = 65536,
+        *,
+        base: str | None = None,
+        template: str | None = None,
+    ) -> None:
         install()
+        where, adapter = _base_and_adapter(model, base)
         try:
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(where)
         except (OSError, ValueError) as error:
-            kind = "a folder" if Path(model).is_dir() else "a folder or the hub"
-            raise ConfigError(f"{model} cannot be loaded from {kind}: {in_one_line(error)}") from error
+            kind = "a folder" if Path(where).is_dir() else "a folder or the hub"
+            whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
+            raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
         check_video_model(config)
-        model_args, data_args, *_ = get_infer_args(
-            {
-                "model_name_or_path": model,
-                "template": TEMPLATES[config.model_type],
-                "video_fps": fps,
-                "video_maxlen": max_frames,
-                "video_max_pixels": max_pixels,
-            }
-        )
-        _, tokenizer_module, self.template = load_processor(model_args, data_args)
-        self.processor = tokenizer_module["processor"]
+        keys: dict[str, Any] = {
+            "model_name_or_path": where,
+            "template": template or TEMPLATES[config.model_type],
+            "video_fps": fps,
+            "video_maxlen": max_frames,
+            "video_max_pixels": max_pixels,
+        }
+        if adapter is not None:
+            keys["adapter_name_or_path"] = adapter
+        self.model_args, self.data_args, self.finetuning_args, _ = get_infer_args(keys)
+        self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
+        self.processor = self.tokenizer_module["processor"]
 
     def read(self, path: str, with_vectors: bool) -> Clip:
         """Decode a clip; see `read_clip`."""
@@ -57,3 +74,23 @@ class ModelReader:
         """Where the model's patches of a clip lie."""
         grid: VideoGrid = self.template.mm_plugin.grid_of(clip, self.processor)
         return grid
+
+
+def _base_and_adapter(model: str, base: str | None) -> tuple[str, str | None]:
+    """Tell a model from an adapter: (the model to load, the adapter to load on it or None).
+
+    Raises:
+        ConfigError: if the folder is neither, or nothing says what the adapter's model is.
+    """
+    file = fetch_file(model, "adapter_config.json")
+    if file is not None:
+        with mistakes(file, OSError, ValueError):
+            base = base or json.loads(Path(file).read_text("utf-8")).get("base_model_name_or_path")
+        if not base:
+            raise ConfigError(f"{file} does not name the adapter's model: name it with --base")
+        return base, model
+    if base is not None:
+        raise ConfigError(f"{model} has no adapter_config.json: --base is for adapters")
+    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+        raise ConfigError(f"{model} is no model: it has neither config.json nor adapter_config.json")
+    return model, None

@@ -1,10 +1,14 @@
 """The motion of one video on its patch grid."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 Direction = Literal["past", "future"]
@@ -83,3 +87,19 @@ class MotionField:
         """The same motion, with only the vectors valid whose confidence is above `least`."""
         valid = self.valid & (self.confidence > least)
         return replace(self, vectors=np.where(valid[..., None], self.vectors, np.float32(0)), valid=valid)
+
+    def plot(self, frames: NDArray[np.uint8] | None = None, columns: int = 8) -> "Image":
+        """Draw the motion: as arrows on frames, or without them in the colours of the optical-flow wheel.
+
+        Args:
+            frames: uint8 [frames, height, width, 3], RGB, of the grid's size; see `frames_on_grid`.
+            columns: at most so many frames, evenly chosen.
+        """
+        from PIL.Image import fromarray  # pictures are for people; reading motion must not wait for them
+
+        from motiontune.viewing.contact_sheet import SheetRow, colour_sheet, contact_sheet
+
+        title = f"{self.source}, {self.direction}"
+        if frames is None:
+            return fromarray(colour_sheet(title, self, columns))
+        return fromarray(contact_sheet([SheetRow.from_field(title, frames, self)], columns))

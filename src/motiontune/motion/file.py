@@ -178,6 +178,31 @@ def _on_grid(
     return median, share >= 0.5
 
 
+def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[np.generic]) -> None:
+    """Write a field as this module reads it, whole or not at all.
+
+    Args:
+        path: the file, ending in ".npz".
+        field: the motion of a clip's sampled frames.
+        grid: its patches; their frame's size is written with them.
+        more: further arrays, which reading passes over.
+    """
+    unfinished = path.with_name(path.name + ".part.npz")
+    np.savez_compressed(
+        unfinished,
+        allow_pickle=False,
+        vectors=field.vectors,
+        valid=field.valid,
+        confidence=field.confidence,
+        times=field.times,
+        size=np.array([grid.height, grid.width]),
+        source=np.array(field.source),
+        direction=np.array(field.direction),
+        **more,
+    )
+    unfinished.replace(path)
+
+
 def read_flo(path: str) -> Pairs:
     """Read a Middlebury .flo file: vectors float32 [H, W, 2] in pixels, and valid bool [H, W].
 

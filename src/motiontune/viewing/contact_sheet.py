@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.viewing.arrows import arrow_length, draw_arrows
-from motiontune.viewing.colours import colour_wheel_legend
+from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
 
 
 CELL_WIDTH = 240
@@ -157,14 +157,37 @@ def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = 
     if not rows or columns < 1:
         raise ValueError(f"a contact sheet needs rows and columns, not {len(rows)} and {columns}")
     cells = [draw_cells(row, columns, cell_width) for row in rows]
-    width = max(_MIN_WIDTH, *(sum(cell.image.shape[1] + _GAP for cell in drawn) - _GAP for drawn in cells))
-    width += 2 * _MARGIN
-    strips = [
-        _draw_strip(row.title, _length_note(row_length(row, cell_width)), drawn, width)
-        for row, drawn in zip(rows, cells, strict=True)
-    ]
+    notes = [_length_note(row_length(row, cell_width)) for row in rows]
+    return _lay_out([(row.title, note, strip) for row, note, strip in zip(rows, notes, cells, strict=True)])
+
+
+def colour_sheet(title: str, field: MotionField, columns: int = 8, cell_width: int = CELL_WIDTH) -> NDArray[np.uint8]:
+    """Lay a field's frames out in the colours of the wheel: uint8 [height, width, 3], RGB.
+
+    Full colour stands for the 98th percentile of the lengths, but at least a pixel.
+    """
+    longest = long_motion(field.vectors[field.valid])
+    size = (cell_width, max(1, round(cell_width * field.valid.shape[1] / field.valid.shape[2])))
+    cells = []
+    for index in choose_frames(field.valid, columns):
+        colours = flow_to_rgb(field.vectors[index], longest, field.valid[index])
+        image = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+        cells.append(SheetCell(index, float(field.times[index]), image))
+    return _lay_out([(title, f"full colour: {longest:.1f} px", cells)])
+
+
+def long_motion(vectors: NDArray[np.float32]) -> float:
+    """The length of full colour for vectors [n, 2]: their 98th percentile, but at least a pixel."""
+    return max(float(np.percentile(np.linalg.norm(vectors, axis=-1), 98)), 1.0) if len(vectors) else 1.0
+
+
+def _lay_out(strips: Sequence[tuple[str, str, list[SheetCell]]]) -> NDArray[np.uint8]:
+    """Strips of (title, note, cells) below each other, and the legend."""
+    widths = (sum(cell.image.shape[1] + _GAP for cell in cells) - _GAP for _, _, cells in strips)
+    width = max(_MIN_WIDTH, *widths) + 2 * _MARGIN
+    drawn = [_draw_strip(title, note, cells, width) for title, note, cells in strips]
     edge = np.full((_MARGIN // 2, width, 3), _PAPER, np.uint8)
-    return np.concatenate([edge, *strips, _draw_legend(width), edge])
+    return np.concatenate([edge, *drawn, _draw_legend(width), edge])
 
 
 def save_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
@@ -186,6 +209,11 @@ def encode_image(image: NDArray[np.uint8], suffix: str, options: Sequence[int] =
     if not done:
         raise ValueError(f"an image {image.shape} cannot be encoded as {suffix}")
     return bytes(data)
+
+
+def printable(text: str) -> str:
+    """Put a space for each control character and line break: a model may say anything."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def shorten(text: str, size: int, width: float) -> str:

@@ -17,14 +17,14 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.viewing.arrows import arrow_length, draw_arrows
 from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
-from motiontune.viewing.contact_sheet import shorten, write_texts
+from motiontune.viewing.contact_sheet import long_motion, printable, shorten, write_texts
 
 
 Show = Literal["arrows", "colours"]
 SHOWS: tuple[str, ...] = get_args(Show)
 
-MAX_HEIGHT, MIN_HEIGHT = 480, 240
-"""Frames are made smaller, or larger, to lie between these, in pixels."""
+MAX_HEIGHT, MIN_HEIGHT, MAX_WIDTH = 480, 240, 1280
+"""Frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels."""
 
 _SPACING = 20  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
@@ -75,8 +75,9 @@ def write_overlay(
         ClipError: if the file cannot be decoded.
     """
     path = Path(path)
-    height = int(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT)) // 2 * 2
-    size = (max(2, round(clip.info.width * height / clip.info.height / 2) * 2), height)
+    aspect = clip.info.width / clip.info.height
+    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), MAX_WIDTH / len(panels) / aspect)) // 2 * 2
+    size = (max(2, round(aspect * height / 2) * 2), height)
     layers = [_Layers(panel.field, grid, size, show, *_scale(panels, grid, height, show)) for panel in panels]
     head, foot = _strips([panel.title for panel in panels], size[0], text, show)
     rate = Fraction(min(max(clip.info.average_rate, 1.0), _MAX_RATE)).limit_denominator(1001)
@@ -85,16 +86,18 @@ def write_overlay(
     try:
         with open_video(clip.path) as (source, video), av.open(str(unfinished), "w") as film:
             video.thread_type = "AUTO"
-            stream: Any = film.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "superfast"})
+            stream: Any = film.add_stream("libx264", rate=rate, options={"crf": "25", "preset": "ultrafast"})
             stream.width, stream.height = head.shape[1], head.shape[0] + height + foot.shape[0]
             stream.pix_fmt = "yuv420p"
             canvas = np.concatenate([head, np.zeros((height, head.shape[1], 3), np.uint8), foot])
             for number, frame in enumerate(source.decode(video)):
                 image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
+                image = np.asarray(image, np.uint8)
                 for index, layer in enumerate(layers):
                     left = index * size[0]
                     canvas[len(head) : len(head) + height, left : left + size[0]] = layer.of(number, clip).over(image)
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+                planes = cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
                 count += 1
             film.mux(stream.encode(None))
         unfinished.replace(path)
@@ -144,14 +147,15 @@ def _scale(panels: Sequence[Panel], grid: VideoGrid, height: int, show: Show) ->
     if show == "arrows":
         vectors, valid = (np.concatenate([getattr(f, name) for f in fields]) for name in ("vectors", "valid"))
         return every, arrow_length(vectors, valid, grid.patch * every)
-    lengths = np.concatenate([np.linalg.norm(f.vectors[f.valid], axis=-1) for f in fields])
-    return every, max(float(np.percentile(lengths, 98)), 1.0) if len(lengths) else 1.0
+    return every, long_motion(np.concatenate([f.vectors[f.valid] for f in fields]))
 
 
 def _strips(titles: Sequence[str], width: int, text: str, show: Show) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The titles above the panels, and the text and legend below them: uint8 [h, panels * width, 3] each."""
     total = width * len(titles)
-    lines = textwrap.wrap(text, max(10, int((total - 3 * _LEGEND) / (0.56 * _TEXT))), max_lines=6, placeholder=" ...")
+    lines = textwrap.wrap(
+        printable(text), max(10, int((total - 3 * _LEGEND) / (0.56 * _TEXT))), max_lines=6, placeholder=" ..."
+    )
     head = np.full((_LINE + 6, total, 3), 24, np.uint8)
     foot = np.full((max(len(lines) * _LINE, _LEGEND) // 2 * 2 + 12, total, 3), 24, np.uint8)
     foot[6 : 6 + _LEGEND, -_LEGEND - 8 : -8] = colour_wheel_legend(_LEGEND)

@@ -1,0 +1,238 @@
+"""A trained model in a few lines of Python: `MotionModel.from_pretrained(folder).predict("clip.mp4")`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llamafactory.data import SFTDataCollatorWith4DAttentionMask
+from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
+from llamafactory.hparams import GeneratingArguments
+from llamafactory.model import load_model
+from numpy.typing import NDArray
+from PIL import Image
+
+from motiontune.clip import Clip
+from motiontune.datasets.something_something import PROMPT
+from motiontune.errors import ConfigError, MotiontuneError, mistakes
+from motiontune.evaluation.metrics import MotionSums
+from motiontune.grid import VideoGrid, tokens_to_vectors
+from motiontune.llamafactory.collator import prepare_to_generate
+from motiontune.llamafactory.compat import quiet_loggers
+from motiontune.llamafactory.reader import ModelReader
+from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
+from motiontune.model.head import find_head
+from motiontune.model.motion_model import MotionObjective, attach_head, captured_motion
+from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import check_source, motion_of, needs_vectors
+from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, row_length
+
+
+NO_TARGET = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class MotionPrediction:
+    """What a model says of one clip.
+
+    Args:
+        text: the answer.
+        field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no head.
+        target: what a source says of the motion; None where it was not asked for or there is none.
+        clip: the sampled frames.
+        grid: where the patches of these frames lie.
+        problem: why there is no target; "" where there is one, or none was asked for.
+    """
+
+    text: str
+    field: MotionField | None
+    target: MotionField | None
+    clip: Clip
+    grid: VideoGrid
+    problem: str = ""
+
+    def sums(self) -> MotionSums:
+        """Compare with the target where both are valid; the sums over nothing where one is missing."""
+        if self.field is None or self.target is None:
+            return MotionSums.zero()
+        valid = self.target.valid & self.field.valid
+        return MotionSums.from_fields(self.field.vectors, self.target.vectors, valid)
+
+    def plot(self, columns: int = 8) -> Image.Image:
+        """Draw the motion as arrows on the frames, below the target's where there is one.
+
+        Args:
+            columns: at most so many frames, evenly chosen.
+
+        Raises:
+            MotiontuneError: if the model has no motion head.
+        """
+        if self.field is None:
+            raise MotiontuneError(f"{self.clip.path}: there is no motion to draw, the model has no motion head")
+        frames, name = frames_on_grid(self.clip.frames, self.grid), Path(self.clip.path).name
+        rows = [SheetRow.from_field(f"{name} · predicted", frames, self.field)]
+        if self.target is not None:
+            target = SheetRow.from_field(f"{name} · {self.target.source}", frames, self.target)
+            length = row_length(target)  # of both, or they could not be compared
+            rows = [replace(target, length=length), replace(rows[0], length=length)]
+        return Image.fromarray(contact_sheet(rows, columns))
+
+
+class MotionModel:
+    """A Qwen-VL model with its motion head, ready to look at clips.
+
+    Args:
+        reader: how the model reads clips.
+
+    Raises:
+        ConfigError: if the weights cannot be loaded.
+        HeadError: if the motion head does not fit the model.
+    """
+
+    def __init__(self, reader: ModelReader) -> None:
+        self.reader = reader
+        model_args, tokenizer = reader.model_args, reader.tokenizer_module["tokenizer"]
+        hub = {
+            "cache_dir": model_args.cache_dir,
+            "revision": model_args.model_revision,
+            "token": model_args.hf_hub_token,
+        }
+        head = None
+        if find_head(head_places(model_args), **hub) is not None:
+            head = make_head(
+                reader.config, reader.processor, model_args, reader.data_args, reader.finetuning_args, False
+            )
+        with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
+            self.model = load_model(tokenizer, model_args, reader.finetuning_args)
+        self.head = head
+        if head is not None:
+            attach_head(self.model, head, MotionObjective())
+        tokenizer.padding_side = "left"
+        self._collator = SFTDataCollatorWith4DAttentionMask(template=reader.template, **reader.tokenizer_module)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        *,
+        base: str | None = None,
+        template: str | None = None,
+        fps: float = 2.0,
+        max_frames: int = 128,
+        max_pixels: int = 65536,
+    ) -> "MotionModel":
+        """Load a folder or hub repository: a whole model, or an adapter on its base.
+
+        Give `fps`, `max_frames` and `max_pixels` as the model was trained with; they are LLaMA-Factory's `video_fps`,
+        `video_maxlen` and `video_max_pixels`, and have its defaults.
+
+        Args:
+            model: the folder or repository. Without a motion head the model gives text alone.
+            base: the model of an adapter, where it is not the one that adapter_config.json names.
+            template: LLaMA-Factory's, where it is not the family's own.
+            fps: sampled frames per second.
+            max_frames: at most so many of them.
+            max_pixels: frames with more pixels are made smaller.
+
+        Raises:
+            ConfigError: if there is no such model, or it is not of a supported family.
+            HeadError: if the motion head does not fit the model.
+        """
+        with quiet_loggers():
+            return cls(ModelReader(str(model), fps, max_frames, max_pixels, base=base, template=template))
+
+    @property
+    def direction(self) -> Direction:
+        """Which motion the head says: since the previous frame ("past") or to the next one ("future")."""
+        return "past" if self.head is None else self.head.config.target
+
+    def predict(
+        self,
+        video: str | Path,
+        prompt: str = PROMPT,
+        *,
+        target: str = NO_TARGET,
+        max_new_tokens: int = 128,
+        **generation: Any,
+    ) -> MotionPrediction:
+        """Answer a question about a clip, and say its motion. Both come out of the same forward pass.
+
+        Args:
+            video: the clip.
+            prompt: the question; the video stands where it says `<video>`, else before it.
+            target: the source to compare with, as `motion_source`; "none" for no comparison.
+            max_new_tokens: at most so many tokens of text.
+            generation: more arguments of `generate()`, such as `do_sample`; text is greedy where not given.
+
+        Raises:
+            ClipError: if the clip cannot be read.
+            ConfigError: on a prompt with several places for the video, or an unknown source.
+        """
+        with_vectors = target != NO_TARGET and self.head is not None and needs_vectors(target)
+        clip = self.reader.read(str(video), with_vectors)
+        grid = self.reader.grid_of(clip)
+        batch = self._batch(clip, prompt).to(self.model.device)
+        arguments = self._generation_arguments(max_new_tokens) | generation
+        if self.head is None:
+            tokens, field = self.model.generate(**batch, **arguments), None
+        else:
+            self.head.config.check_grid(grid)
+            with captured_motion(self.model) as captured:
+                tokens = self.model.generate(**batch, **arguments)
+            values = captured[0][: grid.num_tokens].float().cpu().numpy()  # of several beams, the first
+            field = self._field(values, clip, grid)
+        tokenizer = self.reader.tokenizer_module["tokenizer"]
+        text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        unpadded = replace(grid, frames=len(clip.frames), temporal_patch=1)
+        wanted, problem = self._target(clip, unpadded, target)
+        return MotionPrediction(text, field, wanted, clip, unpadded, problem)
+
+    def _batch(self, clip: Clip, prompt: str) -> Any:
+        """Make the batch of one clip that LLaMA-Factory's prediction makes, without labels."""
+        plugin, processor = self.reader.template.mm_plugin, self.reader.processor
+        tokenizer = self.reader.tokenizer_module["tokenizer"]
+        if prompt.count(VIDEO_PLACEHOLDER) > 1:
+            raise ConfigError(f"the prompt has {prompt.count(VIDEO_PLACEHOLDER)} times {VIDEO_PLACEHOLDER}: one clip")
+        content = prompt if VIDEO_PLACEHOLDER in prompt else VIDEO_PLACEHOLDER + prompt
+        messages = [{"role": "user", "content": content}, {"role": "assistant", "content": ""}]
+        messages = plugin.process_messages(messages, [], [clip], [], processor)
+        prompt_ids, _ = self.reader.template.encode_oneturn(tokenizer, messages)
+        feature = {"input_ids": prompt_ids, "attention_mask": [1] * len(prompt_ids)}
+        feature |= {"labels": [IGNORE_INDEX] * len(prompt_ids), "videos": [clip]}
+        batch = self._collator([feature])
+        del batch["labels"]
+        prepare_to_generate(
+            batch, *(tokenizer.convert_tokens_to_ids(token) for token in (plugin.image_token, plugin.video_token))
+        )
+        return batch
+
+    def _generation_arguments(self, max_new_tokens: int) -> dict[str, Any]:
+        tokenizer = self.reader.tokenizer_module["tokenizer"]
+        arguments = generation_arguments(GeneratingArguments(max_new_tokens=max_new_tokens), tokenizer)
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return arguments | greedy
+
+    def _field(self, values: NDArray[np.float32], clip: Clip, grid: VideoGrid) -> MotionField:
+        assert self.head is not None
+        vectors = tokens_to_vectors(values, grid, self.head.config.scale)[: len(clip.frames)]
+        if not np.isfinite(vectors).all():
+            raise MotiontuneError(f"{clip.path}: the model's motion is not a number: did its training diverge?")
+        valid = np.zeros(vectors.shape[:3], np.bool_)
+        has_neighbour = np.diff(clip.indices) > 0
+        valid[slice(1, None) if self.direction == "past" else slice(0, -1)] = has_neighbour[:, None, None]
+        return MotionField(
+            np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", self.direction
+        )
+
+    def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
+        """The target and "", or None and why there is none."""
+        if source == NO_TARGET or self.head is None:
+            return None, ""
+        check_source(source)  # what is wrong with the name is wrong for every clip
+        try:
+            return motion_of(clip, grid, MotionOptions(source, self.direction)), ""
+        except ConfigError:
+            raise
+        except MotiontuneError as error:
+            return None, str(error)

@@ -1,0 +1,138 @@
+"""`motiontune predict`: what a model says of clips, in text and motion, as files and films."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from motiontune.errors import MotiontuneError
+from motiontune.extract import find_clips, shorten_middle
+from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
+from motiontune.motion.file import write_npz
+from motiontune.viewing.contact_sheet import printable
+from motiontune.viewing.overlay import Panel, Show, write_overlay
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What became of one clip.
+
+    Args:
+        clip: the file.
+        text: the answer.
+        frames: number of sampled frames.
+        mean_motion: mean length of the predicted vectors in pixels of the resized frame; None without a motion head.
+        target: the source of the motion to compare with; "" without.
+        epe: mean end-point error against it, pixels; None without.
+        epe_zero_motion: what predicting no motion would have cost, pixels; None without.
+        seconds: what it took, with decoding and writing.
+        note: why there is no target; "" where there is one or none was asked for.
+        problem: why there is no prediction; "" where there is.
+    """
+
+    clip: str
+    text: str = ""
+    frames: int = 0
+    mean_motion: float | None = None
+    target: str = ""
+    epe: float | None = None
+    epe_zero_motion: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+    problem: str = ""
+
+
+def predict(
+    model: MotionModel,
+    paths: Sequence[str],
+    out: str,
+    prompt: str,
+    target: str = "auto",
+    show: Show | Literal["none"] = "arrows",
+    max_new_tokens: int = 128,
+) -> list[Predicted]:
+    """Write what a model says of clips, and `predictions.json` about all of them. A bad clip does not stop the others.
+
+    Args:
+        model: the model.
+        paths: clips, and folders of clips.
+        out: the output folder: `NAME.npz`, as `motion_source: file` reads it, and `NAME.mp4`.
+        prompt: the question.
+        target: the source to compare with, as `motion_source`; "none" for no comparison.
+        show: how the film shows motion; "none" for no film.
+        max_new_tokens: at most so many tokens of text.
+
+    Raises:
+        ConfigError: if there is no clip, two have one name, or there is no such source.
+    """
+    clips = find_clips(paths, out)
+    rows = []
+    with tqdm(clips.items(), unit="clip") as bar:
+        for place, path in bar:
+            bar.set_postfix_str(shorten_middle(Path(path).name, 30))
+            start = time.perf_counter()
+            try:
+                said = model.predict(path, prompt, target=target, max_new_tokens=max_new_tokens)
+                _write(said, place, show)
+            except MotiontuneError as error:
+                rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
+            else:
+                rows.append(_row(path, said, time.perf_counter() - start))
+    about = {"prompt": prompt, "target": target, "clips": [asdict(row) for row in rows]}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    Path(out, "predictions.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return rows
+
+
+def _write(said: MotionPrediction, place: Path, show: Show | Literal["none"]) -> None:
+    if said.field is None:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    more = {"text": np.array(said.text)}
+    panels = [Panel("predicted", said.field)]
+    if said.target is not None:
+        panels.append(Panel(f"target: {said.target.source}", said.target))
+        more |= {"target": said.target.vectors, "target_valid": said.target.valid}
+        more |= {"target_source": np.array(said.target.source)}
+    write_npz(place.with_name(f"{place.name}.npz"), said.field, said.grid, **more)
+    if show != "none":
+        write_overlay(place.with_name(f"{place.name}.mp4"), said.clip, said.grid, panels, said.text, show)
+
+
+def _row(path: str, said: MotionPrediction, seconds: float) -> Predicted:
+    motion, source, numbers = None, "", said.sums().metrics()
+    if said.field is not None and said.field.valid.any():
+        motion = round(float(np.linalg.norm(said.field.vectors[said.field.valid], axis=-1).mean()), 3)
+    if said.target is not None:
+        source = said.target.source
+    epe, zero = (round(numbers[key], 3) if key in numbers else None for key in ("epe", "epe_zero_motion"))
+    frames = len(said.clip.frames)
+    note = said.problem.removeprefix(f"{path}: ")
+    return Predicted(path, said.text, frames, motion, source, epe, zero, round(seconds, 3), note)
+
+
+def table(rows: Sequence[Predicted]) -> str:
+    """What became of the clips, as text: lengths in pixels of the resized frame."""
+    lines: list[tuple[str, ...]] = [("clip", "frames", "motion px", "EPE px", "(no motion)", "seconds", "answer")]
+    for row in rows:
+        numbers = ("-" if n is None else f"{n:.2f}" for n in (row.mean_motion, row.epe, row.epe_zero_motion))
+        said = f"no prediction: {row.problem}" if row.problem else row.text + (row.note and f"  [{row.note}]")
+        name = shorten_middle(row.clip, 40)
+        lines.append(
+            (
+                name,
+                str(row.frames or "-"),
+                *numbers,
+                f"{row.seconds:.2f}",
+                printable(said),
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:6], widths[1:]), line[6]]) for line in lines
+    )
