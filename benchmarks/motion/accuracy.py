@@ -2,8 +2,7 @@
 
     python benchmarks/motion/accuracy.py --cache build/motion
 
-scores seed 0 and writes results/accuracy.json. What is tuned is tuned on other content: seeds from 100, and the
-encodings of `TUNING`. The cache keeps the encoded clips between runs; clear it when render.py or encoders.py change.
+scores seed 0 and writes results/accuracy.json. What is tuned is tuned on other content: seeds from 100. The cache keeps the encoded clips between runs; clear it when render.py or encoders.py change.
 
 Frames are nine, half a second apart, or ten that follow each other ("adjacent"), all of 640 x 352 pixels.
 
@@ -43,7 +42,6 @@ from motiontune.motion.sources import SOURCES, motion_of
 
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
-TUNING = ("x264 default", "x264 refs1 bf0", "x264 veryfast", "mpeg4")
 GAPS = ("0.5 s", "adjacent")
 PANS = ("pan 3,-2", "pan 2.25,0.75", "pan 1.37,-0.61")
 PAN_ENCODINGS = (*PRECISE, "x264 default")
