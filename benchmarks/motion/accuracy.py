@@ -2,7 +2,8 @@
 
     python benchmarks/motion/accuracy.py --cache build/motion
 
-scores seed 0 and writes results/accuracy.json. What is tuned is tuned on other content: seeds from 100. The cache keeps the encoded clips between runs; clear it when render.py or encoders.py change.
+scores seed 0 and writes results/accuracy.json. What is tuned is tuned on other content: seeds from 100. The cache
+keeps the encoded clips between runs; clear it when render.py or encoders.py change.
 
 Frames are nine, half a second apart, or ten that follow each other ("adjacent"), all of 640 x 352 pixels.
 
