@@ -1,5 +1,7 @@
 """The motion losses and cross-entropy at the supervised rows."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,31 +76,53 @@ def test_no_label_is_zero_with_a_gradient(text):
     assert torch.equal(lm_head.weight.grad, torch.zeros_like(lm_head.weight))
 
 
+class Saved:
+    """A tensor that autograd keeps for the backward pass."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def loss_and_gradients(hidden, labels, lm_head):
     """The loss, the gradients of hidden states and weight, and how many logits wait for the backward pass."""
-    kept = []
     hidden.grad = lm_head.weight.grad = None
+    alive = weakref.WeakSet()
 
-    def keep(tensor):
-        kept.append(tensor.numel() if tensor.shape[-1:] == (50,) else 0)
-        return tensor
+    def save(tensor):
+        saved = Saved(tensor)
+        alive.add(saved)
+        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda saved: saved.tensor):
         each, _ = token_cross_entropy(hidden, labels, supervised_positions(labels), lm_head)
+    logits = [saved.tensor for saved in alive if saved.tensor.shape[-1:] == (50,) and len(saved.tensor) != 8]
+    kept = sum(tensor.numel() for tensor in logits)  # not the weight, which has 8 rows or columns
     (each * torch.arange(len(each))).sum().backward()
-    return each, hidden.grad, lm_head.weight.grad, sum(kept)
+    return [each, hidden.grad, *([] if lm_head.weight.grad is None else [lm_head.weight.grad])], kept
 
 
-def test_pieces_give_the_loss_and_the_gradients_of_one_piece(text, monkeypatch):
-    *whole, kept = loss_and_gradients(*text)
-    assert len(whole[0]) > 6
-    assert kept >= 50 * len(whole[0])
-    for size in (1, 3, len(whole[0]) - 1):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_pieces_give_the_loss_and_the_gradients_of_one_piece(text, frozen, monkeypatch):
+    hidden, labels, lm_head = text
+    whole, kept = loss_and_gradients(*text)
+    rows = len(whole[0])
+    assert rows > 6 and kept >= 50 * rows
+    lm_head.requires_grad_(not frozen)
+    for size in (1, 3, rows - 1, rows):
         monkeypatch.setattr("motiontune.model.losses.ROWS_AT_ONCE", size)
-        *pieces, kept = loss_and_gradients(*text)
-        for one, other in zip(whole, pieces, strict=True):
+        calls = []
+        hook = lm_head.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        pieces, kept_of_pieces = loss_and_gradients(*text)
+        hook.remove()
+        assert len(pieces) == (2 if frozen else 3)
+        for one, other in zip(whole, pieces, strict=False):
             torch.testing.assert_close(one, other)
-        assert kept == 0  # no logits wait for the backward pass
+        number = -(-rows // size)
+        if frozen:  # each row once, and no logits wait
+            assert len(calls) == number and kept_of_pieces == 0
+        else:  # each but the last piece, which waits, a second time
+            assert len(calls) == 2 * number - 1
+            assert kept_of_pieces == kept / rows * len(torch.arange(rows).chunk(number)[-1])
 
 
 def test_zero3_gets_one_piece(text, monkeypatch):

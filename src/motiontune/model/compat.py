@@ -27,6 +27,12 @@ def is_zero3(module: nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
+def is_frozen(lm_head: Any) -> bool:
+    """Say whether nothing of an output layer is trained."""
+    # under FSDP the weight may be no parameter, but a view of one
+    return not any(tensor.requires_grad for tensor in (lm_head.weight, *lm_head.parameters()))
+
+
 def language_model_of(base: PreTrainedModel) -> Any:
     """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
     return base.model.language_model

@@ -3,14 +3,15 @@
 Shapes: B batch, S sequence, H hidden size, T video tokens, D numbers per token, N supervised positions, V vocabulary.
 """
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from motiontune.model.compat import is_zero3
+from motiontune.model.compat import is_frozen, is_zero3
 
 
 MotionLossType = Literal["smooth_l1", "l1", "l2", "epe"]
@@ -76,8 +77,8 @@ def token_cross_entropy(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute the cross-entropy of each labelled token; only their rows ever reach `lm_head`.
 
-    More than `ROWS_AT_ONCE` rows go through in pieces whose logits are computed again in the backward pass, so that
-    those of one piece exist at a time.
+    At most `ROWS_AT_ONCE` rows go through it together, and the logits of one such piece exist at a time: a frozen
+    `lm_head` gives the gradient along with the loss, a trainable one computes logits again in the backward pass.
 
     Args:
         hidden: floating [B, S, H], the last hidden states.
@@ -99,9 +100,32 @@ def token_cross_entropy(
     rows = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
     targets = labels.flatten()[positions + 1]
     # ZeRO-3 gathers the weight in all processes at each call, and these may have different numbers of rows
-    size = len(rows) if is_zero3(lm_head) else ROWS_AT_ONCE
-    if len(rows) <= size:
-        return piece(rows, targets)
-    pieces = zip(rows.split(size), targets.split(size), strict=True)
-    losses, tokens = zip(*(checkpoint(piece, *each, use_reentrant=False) for each in pieces), strict=True)
+    in_pieces = not is_zero3(lm_head)
+    number = max(-(-len(rows) // ROWS_AT_ONCE), 1) if in_pieces else 1
+    pieces = list(zip(rows.chunk(number), targets.chunk(number), strict=True))
+    if with_tokens or not torch.is_grad_enabled():
+        parts = [piece(*each) for each in pieces]
+    elif in_pieces and is_frozen(lm_head):
+        parts = [(_LossWithGradient.apply(piece, *each), None) for each in pieces]  # type: ignore[no-untyped-call]
+    else:  # the last piece's backward pass comes first: its logits are still there, and gone when the next are made
+        parts = [checkpoint(piece, *each, use_reentrant=False) for each in pieces[:-1]] + [piece(*pieces[-1])]
+    losses, tokens = zip(*parts, strict=True)
     return torch.cat(losses), torch.cat(tokens) if with_tokens else None
+
+
+class _LossWithGradient(torch.autograd.Function):
+    """A loss [N] of rows [N, H], each of its own row and of nothing else that is trained; keeps its gradient only."""
+
+    @staticmethod
+    def forward(ctx: Any, loss_of: Callable[..., tuple[Tensor, None]], rows: Tensor, targets: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = rows.detach().requires_grad_()
+            losses, _ = loss_of(leaf, targets)
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        ctx.save_for_backward(gradient)
+        return losses.detach()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return None, (gradient * upstream.unsqueeze(-1).to(gradient.device)).to(gradient.dtype), None
