@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -95,6 +96,46 @@ def test_formats_keep_what_they_can(tmp_path: Path) -> None:
         found, known = read(str(tmp_path / ("a.flo" if read is read_flo else "a.png")))
         np.testing.assert_array_equal(known, valid)
         assert found.dtype == np.float32 and np.abs(found - expected).max() <= tolerance
+
+
+def test_other_libraries_read_and_write_the_same_files(tmp_path: Path) -> None:
+    from torchvision.datasets import _optical_flow as torchvision_flow
+
+    vectors, flo, png = vectors_of(1, 20, 30)[0], str(tmp_path / "a.flo"), str(tmp_path / "a.png")
+    valid = np.random.default_rng(1).random((20, 30)) < 0.7
+    write_flo(flo, vectors)
+    np.testing.assert_array_equal(cv2.readOpticalFlow(flo), vectors)
+    np.testing.assert_array_equal(torchvision_flow._read_flo(flo).transpose(1, 2, 0), vectors)
+    write_flo(flo, vectors, valid)  # unknown is larger than 1e9, as Middlebury says
+    np.testing.assert_array_equal((np.abs(cv2.readOpticalFlow(flo)) < 1e9).all(-1), valid)
+    cv2.writeOpticalFlow(flo, vectors)
+    np.testing.assert_array_equal(read_flo(flo)[0], vectors)
+    assert read_flo(flo)[1].all()
+
+    write_kitti_png(png, vectors, valid)
+    theirs, known = torchvision_flow._read_16bits_png_with_flow_and_valid_mask(png)
+    np.testing.assert_array_equal(known, valid)
+    np.testing.assert_allclose(theirs.transpose(1, 2, 0)[valid], vectors[valid], atol=1 / 128)
+    raw = cv2.imread(png, cv2.IMREAD_UNCHANGED)  # OpenCV reads blue first
+    assert raw.dtype == np.uint16 and ((raw[..., 0] == 1) == valid).all()
+    np.testing.assert_allclose((raw[valid][:, 2:0:-1] - 2.0**15) / 64, vectors[valid], atol=1 / 128)
+    steps = np.dstack([valid, np.rint(vectors[..., ::-1] * 64) + 2**15]).astype(np.uint16)
+    cv2.imwrite(png, steps)
+    found, known = read_kitti_png(png)
+    np.testing.assert_array_equal(known, valid)
+    np.testing.assert_allclose(found[valid], vectors[valid], atol=1 / 128)
+
+
+def test_an_npy_has_no_number_where_there_is_no_vector(tmp_path: Path) -> None:
+    vectors, valid = vectors_of(2), np.random.default_rng(1).random((2, 4, 6)) < 0.5
+    vectors[~valid, 0] = np.nan
+    np.save(tmp_path / "film.npy", vectors)
+    field = file_motion(clip_at(tmp_path), GRID)
+    np.testing.assert_array_equal(field.valid[1:3], valid)
+    vectors[0, 0, 0] = np.inf
+    np.save(tmp_path / "film.npy", vectors)
+    with pytest.raises(MotiontuneError, match="not finite"):
+        file_motion(clip_at(tmp_path), GRID)
 
 
 def test_motion_dir_and_nothing_to_find(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `motiontune train | inspect | extract | predict | export | prepare | demo`."""
+"""The command line: `motiontune train | inspect | extract | predict | evaluate | export | prepare | demo`."""
 
 import argparse
 import os
@@ -92,7 +92,7 @@ def _inspect(argv: list[str]) -> None:
 
 
 def _extract(argv: list[str]) -> None:
-    from motiontune.extract import FrameOptions, extract, table
+    from motiontune.extract import FORMATS, FrameOptions, extract, table
     from motiontune.motion.options import QUALITIES, MotionOptions
 
     motion, frames = MotionOptions(), FrameOptions()
@@ -104,7 +104,9 @@ def _extract(argv: list[str]) -> None:
     parser.add_argument("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--preview", action="store_true", help="also write NAME.png and NAME.mp4 to look at")
-    parser.add_argument("--format", choices=("npz", "flo"), default="npz", help="NAME.npz, or NAME/*.flo per pair")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="npz", help="NAME.npz, .npy, or per pair NAME/*.flo, *.png"
+    )
     parser.add_argument("--source", default=motion.source, help="as motion_source")
     parser.add_argument("--raft-weights", metavar="FILE", help="as motion_raft_weights")
     parser.add_argument("--quality", choices=QUALITIES, default=motion.quality, help="as motion_quality")
@@ -198,6 +200,56 @@ def _predict(argv: list[str]) -> None:
         raise MotiontuneError(f"{failed} of {len(rows)} clips gave no prediction, see the table above")
 
 
+def _evaluate(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "motiontune evaluate", description="How right a model's text and motion are over a data set."
+    )
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="its name in dataset_info.json")
+    parser.add_argument("--dataset-dir", default="data", metavar="DIR", help="its folder (default: %(default)s)")
+    parser.add_argument("--out", default="motiontune-evaluate", help="output folder (default: %(default)s)")
+    parser.add_argument("--target", default="auto", help="the target's motion_source (default: %(default)s)")
+    parser.add_argument("--motion-dir", metavar="DIR", help="as motion_dir, for --target file")
+    parser.add_argument("--max-samples", type=int, metavar="N", help="the first samples alone")
+    parser.add_argument("--batch-size", type=int, default=1, help="samples at a time (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read clips (default: %(default)s)")
+    parser.add_argument("--templates", metavar="FILE", help="Something-Something's labels.json, with all templates")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="rounds (default: %(default)s)")
+    parser.add_argument(
+        "--save-plots", type=int, nargs="?", const=16, default=0, metavar="N", help="pictures of N clips (16)"
+    )
+    _add_reading(parser)
+    args = parser.parse_args(argv)
+    _check_reading(parser, args)
+    if min(args.batch_size, args.bootstrap) < 1 or min(args.workers, args.save_plots) < 0:
+        parser.error("--batch-size and --bootstrap must be 1 or more, --workers and --save-plots 0 or more")
+    from motiontune.llamafactory.evaluate import evaluate
+
+    keys = {
+        "video_fps": args.fps,
+        "video_maxlen": args.max_frames,
+        "video_max_pixels": args.max_pixels,
+        "max_new_tokens": args.max_new_tokens,
+        "max_samples": args.max_samples,
+        "per_device_eval_batch_size": args.batch_size,
+        "dataloader_num_workers": args.workers,
+        "motion_source": args.target,
+        "motion_dir": args.motion_dir,
+    }
+    result = evaluate(
+        args.model,
+        args.dataset,
+        args.dataset_dir,
+        args.out,
+        base=args.base,
+        template=args.template,
+        keys={key: value for key, value in keys.items() if value is not None},
+        templates=args.templates,
+        rounds=args.bootstrap,
+        plots=args.save_plots,
+    )
+    print(result.table())
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -225,6 +277,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "inspect": (_inspect, "show what training will see: every variable of a batch, and pictures of the targets"),
     "extract": (_extract, "write the motion of clips to files, with pictures to look at"),
     "predict": (_predict, "what a model says of clips: text, and motion as files and films"),
+    "evaluate": (_evaluate, "how right a model's text and motion are over a data set, with intervals"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

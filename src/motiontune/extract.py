@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import av
 import cv2
@@ -21,7 +21,7 @@ from motiontune.clip import Clip, read_clip
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.motion.file import write_flo, write_npz
+from motiontune.motion.file import write_flo, write_kitti_png, write_npy, write_npz
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
 from motiontune.viewing.arrows import arrow_length, draw_arrows
@@ -31,7 +31,8 @@ from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 PREVIEW_WIDTH = 480
-Format = Literal["npz", "flo"]
+Format = Literal["npz", "npy", "flo", "png"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 
 class Reader(Protocol):
@@ -146,7 +147,7 @@ def extract(
         out: the output folder.
         options: source, direction, quality and so on.
         frames: how to sample and resize; also kept in `extract.json`.
-        form: a `.npz` per clip, or a `.flo` per pair of frames.
+        form: a `.npz` or `.npy` per clip, or a `.flo` or KITTI's `.png` per pair of frames.
         preview: also write pictures.
         reader: reads the clips instead of `frames`, as some model needs them.
 
@@ -190,8 +191,10 @@ def extract_clip(
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":
         write_npz(target.with_name(target.name + ".npz"), field, grid)
+    elif form == "npy":
+        write_npy(target.with_name(target.name + ".npy"), field)
     else:
-        _write_pairs(target, field, grid)
+        _write_pairs(target, field, grid, form)
     if preview:
         _preview(target, clip, grid, field)
     pairs = max(len(clip.frames) - 1, 1)
@@ -208,14 +211,15 @@ def extract_clip(
     )
 
 
-def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid) -> None:
+def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
+    write = write_flo if form == "flo" else write_kitti_png
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.flo"):
+    for old in [*folder.glob("*.flo"), *folder.glob("*.png")]:
         old.unlink()
     kept = slice(1, None) if field.direction == "past" else slice(0, -1)
     for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
         dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
-        write_flo(str(folder / f"{number:05d}.flo"), dense, known)
+        write(str(folder / f"{number:05d}.{form}"), dense, known)
 
 
 def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> None:

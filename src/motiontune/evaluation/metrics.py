@@ -59,7 +59,7 @@ class MotionSums:
         Raises:
             ValueError: if the shapes do not fit each other, or `valid` is not bool.
         """
-        said, true = _valid_pairs(predicted, target, valid)
+        said, true = valid_pairs(predicted, target, valid)
         errors = np.linalg.norm(said - true, axis=-1)
         lengths = np.linalg.norm(true, axis=-1)
         moving = lengths > MOVING_PIXELS
@@ -146,7 +146,7 @@ def constant_epe(target: ArrayLike, valid: ArrayLike, vector: Sequence[float] | 
     return sums.epe, sums.patches
 
 
-def _valid_pairs(
+def valid_pairs(
     predicted: ArrayLike, target: ArrayLike, valid: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Check the shapes and return predicted and target at the valid patches, float64 [n, 2] each."""

@@ -44,23 +44,8 @@ class ModelReader:
         template: str | None = None,
     ) -> None:
         install()
-        where, adapter = _base_and_adapter(model, base)
-        try:
-            config = AutoConfig.from_pretrained(where)
-        except (OSError, ValueError) as error:
-            kind = "a folder" if Path(where).is_dir() else "a folder or the hub"
-            whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
-            raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
-        check_video_model(config)
-        keys: dict[str, Any] = {
-            "model_name_or_path": where,
-            "template": template or TEMPLATES[config.model_type],
-            "video_fps": fps,
-            "video_maxlen": max_frames,
-            "video_max_pixels": max_pixels,
-        }
-        if adapter is not None:
-            keys["adapter_name_or_path"] = adapter
+        keys = model_keys(model, base, template)
+        keys |= {"video_fps": fps, "video_maxlen": max_frames, "video_max_pixels": max_pixels}
         self.model_args, self.data_args, self.finetuning_args, _ = get_infer_args(keys)
         self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
         self.processor = self.tokenizer_module["processor"]
@@ -74,6 +59,29 @@ class ModelReader:
         """Where the model's patches of a clip lie."""
         grid: VideoGrid = self.template.mm_plugin.grid_of(clip, self.processor)
         return grid
+
+
+def model_keys(model: str, base: str | None = None, template: str | None = None) -> dict[str, Any]:
+    """The keys of a YAML that load a model or adapter: `model_name_or_path`, `adapter_name_or_path`, `template`.
+
+    Args:
+        model: a folder or the name of a hub repository: a model, or an adapter.
+        base: the model that an adapter belongs to; None is the one that its adapter_config.json names.
+        template: LLaMA-Factory's; None is the family's own.
+
+    Raises:
+        ConfigError: if there is no such model, or it has no video tokens.
+    """
+    where, adapter = _base_and_adapter(model, base)
+    try:
+        config = AutoConfig.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        kind = "a folder" if Path(where).is_dir() else "a folder or the hub"
+        whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
+        raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
+    check_video_model(config)
+    keys = {"model_name_or_path": where, "template": template or TEMPLATES[config.model_type]}
+    return keys | ({"adapter_name_or_path": adapter} if adapter else {})
 
 
 def _base_and_adapter(model: str, base: str | None) -> tuple[str, str | None]:

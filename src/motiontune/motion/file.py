@@ -4,7 +4,7 @@ For a clip `NAME.mp4` these are looked for, in this order:
 
 * `NAME.npz` with the key `vectors`, and `valid` if some vectors are not; `direction` and `size` (height and width of
   the frame that patch vectors are made for), which `motiontune extract` writes, are compared with the run's;
-* `NAME.npy` with the vectors alone;
+* `NAME.npy` with the vectors alone, not a number where there is none;
 * `NAME/*.flo` or `NAME/*.png` (KITTI's 16-bit format), one file per pair of neighbouring sampled frames, by name;
 * `NAME_000.flo` or `NAME_000.png` and so on, the same without a folder.
 
@@ -107,6 +107,8 @@ def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             vectors, valid = loaded, None
+            if np.issubdtype(vectors.dtype, np.floating) and vectors.ndim:
+                valid = np.asarray(~np.isnan(vectors).any(-1), np.bool_)
         else:
             with loaded:
                 if "vectors" not in loaded:
@@ -200,6 +202,16 @@ def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[n
         direction=np.array(field.direction),
         **more,
     )
+    unfinished.replace(path)
+
+
+def write_npy(path: Path, field: MotionField) -> None:
+    """Write a field's vectors as this module reads them, not a number where they are not valid; whole or not at all.
+
+    A `.npy` says neither its direction nor its frame's size: prefer `write_npz`.
+    """
+    unfinished = path.with_name(path.name + ".part.npy")
+    np.save(unfinished, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
     unfinished.replace(path)
 
 

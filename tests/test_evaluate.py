@@ -1,0 +1,119 @@
+"""`motiontune evaluate`: its numbers are those of what it predicted, and of LLaMA-Factory's own text metrics."""
+
+import json
+
+import numpy as np
+import pytest
+
+import training
+from commands import command, refused
+from motiontune.datasets.dataset_info import make_sample, write_dataset
+from motiontune.evaluation.metrics import MotionSums
+from motiontune.evaluation.predictions import load_predictions
+
+
+OPTIONS = ["--fps", "8", "--max-frames", "16", "--max-new-tokens", "8", "--bootstrap", "50"]
+LABELS = ["pushing cup", "spinning cube that quickly stops spinning", "pushing pen", "spinning a pen", "pushing a"]
+TEMPLATES = ["Pushing [something]", "Spinning [something] that quickly stops spinning"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    training.start()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    names = [TEMPLATES[0], TEMPLATES[1], TEMPLATES[0], TEMPLATES[1], TEMPLATES[0]]
+    rows = [
+        make_sample(str(clip), training.PROMPT, label, template=name)
+        for clip, label, name in zip(training.clips()[:5], LABELS, names, strict=True)
+    ]
+    write_dataset(folder, "held_out", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    return training.run(**training.toy(4), **training.BOTH, learning_rate=1e-2, motion_scale=0.1)
+
+
+def evaluate(capfd, model, data, out, *more):
+    arguments = ["--model", model, "--dataset", "held_out", "--dataset-dir", data, "--out", out, *OPTIONS, *more]
+    code, said, err = command(capfd, "evaluate", *arguments)
+    assert code == 0, err[-3000:]
+    return json.loads((out / "evaluation.json").read_text("utf-8")), said
+
+
+def test_the_numbers_are_those_of_the_predictions(model, data, tmp_path, capfd):
+    result, said = evaluate(capfd, model, data, tmp_path, "--save-plots", "2", "--batch-size", "2")
+    written = list(load_predictions(tmp_path / "motion_predictions"))
+    assert result["clips"] == result["motion_clips"] == len(written) == 5 and result["left_out"] == 0
+    assert list(result["motion"]) == ["all", "blockmatch+flow", "codec+flow"]
+    for group, values in result["motion"].items():
+        chosen = [one.sums() for one in written if group in ("all", one.source)]
+        expected = sum(chosen, MotionSums.zero()).metrics()
+        for name in ("epe", "epe_moving", "epe_zero_motion", "direction_accuracy"):
+            assert values[name]["value"] == pytest.approx(expected[name], abs=1e-5)
+    epe = result["motion"]["all"]["epe"]
+    assert epe["ci95"][0] < epe["value"] < epe["ci95"][1] and f"{epe['value']:.2f} px" in said
+    assert result["motion"]["blockmatch+flow"]["epe"]["ci95"] == [None, None]  # one clip
+    theirs = json.loads((tmp_path / "predict_results.json").read_text())
+    for name in ("bleu-4", "rouge-1", "rouge-2", "rouge-l"):
+        assert result["text"][name]["value"] == pytest.approx(theirs[f"predict_{name}"], abs=1e-4)
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 2
+    # the label "spinning a pen" does not follow its template, and no answer could be right
+    assert result["text"]["template_recognised"]["value"] == 0.8
+
+
+def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
+    """What a model says is replaced; counting is left."""
+    from motiontune.llamafactory import evaluate as module
+
+    answers = ["Pushing a large cup.", LABELS[1], "pulling pen", "spinning a pen", "pushing a"]
+
+    def predicted(keys):
+        lines = [json.dumps({"predict": a, "label": b}) for a, b in zip(answers, LABELS, strict=True)]
+        (tmp_path / "generated_predictions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+    monkeypatch.setattr(module, "run_exp", predicted)
+    result, said = evaluate(capfd, training.tiny(), data, tmp_path)
+    assert result["motion"] == {} and "text, 5 clips" in said and "motion" not in said
+    assert result["text"]["exact_match"]["value"] == 0.6
+    assert result["text"]["template_accuracy"]["value"] == 0.6
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"Pushing something large": 0, "Pushing a large something": 1}))
+    result, _ = evaluate(capfd, training.tiny(), data, tmp_path, "--templates", labels)
+    assert result["text"]["template_accuracy"]["value"] == 0.4  # "Pushing a large cup." follows another one now
+
+
+def test_a_model_without_a_head_is_measured_by_its_text(data, tmp_path, capfd):
+    result, _ = evaluate(capfd, training.tiny(), data, tmp_path)
+    assert result["motion"] == {} and result["clips"] == 5 and "bleu-4" in result["text"]
+
+
+def test_a_clip_that_cannot_be_decoded_is_left_out(model, data, tmp_path, capfd):
+    broken = tmp_path / "broken.mp4"
+    content = bytearray(training.clips()[0].read_bytes())
+    start = content.index(b"mdat") + 200
+    content[start : len(content) * 3 // 4] = bytes(len(content) * 3 // 4 - start)
+    broken.write_bytes(content)
+    good = training.clips()[1]
+    write_dataset(data, "broken", [make_sample(str(clip), training.PROMPT, "x") for clip in (broken, good)])
+    arguments = ["--model", model, "--dataset", "broken", "--dataset-dir", data, "--out", tmp_path / "out", *OPTIONS]
+    code, _, err = command(capfd, "evaluate", *arguments)
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
+    assert code == 0 and result["clips"] + result["left_out"] == 2
+    assert result["clips"] == len(list(load_predictions(tmp_path / "out" / "motion_predictions")))
+    assert np.isfinite(result["motion"]["all"]["epe"]["value"])
+
+
+def test_what_cannot_be_evaluated(model, data, tmp_path, capfd):
+    def say(*arguments):
+        return refused(capfd, "evaluate", "--model", model, "--out", tmp_path, *arguments)
+
+    assert "'held_ot' is not in" in (said := say("--dataset", "held_ot", "--dataset-dir", data)) and "held_out" in said
+    assert "dataset_info.json does not exist" in say("--dataset", "x", "--dataset-dir", tmp_path)
+    assert "'radar' is none of" in say("--dataset", "held_out", "--dataset-dir", data, "--target", "radar")
+    assert "cannot be read" in say("--dataset", "held_out", "--dataset-dir", data, "--templates", "nowhere.json")
