@@ -210,7 +210,7 @@ WRONG_FILES = {
     "shape": (field(16, 3, 2), ["[16, 3, 2, 2]", "[16 or 15, 4, 4, 2]"]),
     "length": (field(3), ["[3, 4, 4, 2]", "[16 or 15, 4, 4, 2]"]),
     "dtype": (field(16).astype(np.int64), ["floats", "int64"]),
-    "nan": (field(16) * np.nan, ["not finite"]),
+    "infinite": (field(16) * np.inf, ["not finite"]),
 }
 
 

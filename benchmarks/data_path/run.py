@@ -2,7 +2,6 @@
 
     make clips ARGS=--all
     python benchmarks/data_path/run.py
-    python benchmarks/data_path/tables.py
 
 Everything reads the same real clips with LLaMA-Factory's defaults (2 frames per second, at most 65,536 pixels each) in
 turns, for some rounds; a ratio is that of LLaMA-Factory's time to ours in the same round, so above 1 is faster than
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
 from loading import Loader, real_clips, write_results
 
 from motiontune.cache import FrameCache, MotionCache
+from motiontune.clip import probe
 from motiontune.errors import MotionUnavailable
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
@@ -131,6 +131,9 @@ def main() -> None:
             loader.read_as_llamafactory(path)
         except Exception as error:  # the benchmark reports what LLaMA-Factory cannot read
             refused.append({"clip": path.name, "reason": f"LLaMA-Factory: {type(error).__name__}: {error}"})
+            continue
+        if probe(str(path)).counted:  # LLaMA-Factory takes other frames of a file whose header does not count them
+            refused.append({"clip": path.name, "reason": "no frame count: LLaMA-Factory samples it otherwise"})
             continue
         check_pixels(path, loader)
         rows += measure(path, loader, args.rounds)
