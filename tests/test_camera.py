@@ -5,16 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from motiontune.motion.camera import STILL, fit_camera, part_of
-from motiontune.motion.kernels import explain
+from motiontune.motion.camera import STILL, fit_camera, part_of, since
+from motiontune.motion.kernels import APART, NEAR, explain
 
 
 def affine(turn: float, zoom: float, x: float, y: float) -> Any:
-    return np.array([[1 + zoom, -turn, x], [turn, 1 + zoom, y], [0, 0, 1]])
+    return np.array([[1 + zoom, -turn, x], [turn, 1 + zoom, y]])
+
+
+def inverse(camera: Any) -> Any:
+    return np.linalg.inv(np.vstack([camera, [0, 0, 1]]))[:2]
 
 
 def moved(points: Any, camera: Any) -> Any:
-    return points @ camera[:2, :2].T + camera[:2, 2]
+    return points @ camera[:, :2].T + camera[:, 2]
 
 
 EARLIER = affine(-0.012, 0.004, 9, -4)  # from the anchor before to the one before that
@@ -33,7 +37,7 @@ def scene(seed: int, share_of_first: float, camera: Any = CAMERA) -> tuple[Any, 
     shifts += random.normal(0, 0.15, shifts.shape)
     lost = random.random((20, 30)) < 0.2
     shifts[lost] = random.uniform(-30, 30, shifts[lost].shape)
-    return points, shifts, np.linalg.inv(candidates), np.where(lost, -1, truth)
+    return points, shifts, np.stack([inverse(candidate) for candidate in candidates]), np.where(lost, -1, truth)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,7 +48,7 @@ def test_a_camera_that_shakes(seed: int, share_of_first: float, guess: Any) -> N
     points, shifts, back, truth = scene(seed, share_of_first)
     camera = fit_camera(points.reshape(-1, 2), shifts.reshape(-1, 2), back, guess)
     assert np.linalg.norm(moved(points, camera) - moved(points, CAMERA), axis=-1).max() < 0.4
-    chosen, way = explain(points, shifts, back, camera)
+    chosen, way = explain(points, shifts, back, camera, (*NEAR, APART))
     there = truth >= 0
     assert (chosen[there] == truth[there]).mean() > 0.97
     assert np.median(np.linalg.norm(points + way - moved(points, CAMERA), axis=-1)[there]) < 0.3
@@ -54,7 +58,29 @@ def test_a_camera_that_shakes(seed: int, share_of_first: float, guess: Any) -> N
 def test_half_the_motion_over_twice_the_time_is_not_taken_for_it() -> None:
     pan = affine(0, 0, 12, 3)
     points, shifts, _, _ = scene(0, 0.98, pan)
-    back = np.linalg.inv([STILL, part_of(pan, 0.5), pan])
+    back = np.stack([inverse(candidate) for candidate in (STILL, part_of(pan, 0.5), pan)])
     for guess in (None, part_of(pan, 0.5), pan):
         camera = fit_camera(points.reshape(-1, 2), shifts.reshape(-1, 2), back, guess)
-        np.testing.assert_allclose(camera[:2, 2], pan[:2, 2], atol=0.3)
+        np.testing.assert_allclose(camera[:, 2], pan[:, 2], atol=0.3)
+
+
+def test_the_camera_since_a_time_between_two_anchors() -> None:
+    times, known = np.array([0.0, 1.0, 2.0, 4.0]), np.array([False, True, True, True])
+    cameras = np.stack([STILL, affine(0.01, 0.002, 3, 1), EARLIER, CAMERA])
+    back = np.zeros((2, 3))
+    assert since(1.5, 3, times, cameras, known, back)
+    points = np.random.default_rng(0).uniform(-300, 300, (9, 2))
+    there = moved(moved(points, CAMERA), part_of(EARLIER, 0.5))
+    np.testing.assert_allclose(moved(there, back), points, atol=1e-9)
+    known[2] = False
+    assert not since(0.5, 3, times, cameras, known, back)
+    assert not since(-1.0, 3, times, cameras, known, back)
+
+
+def test_what_is_too_slow_for_the_camera_to_tell_is_left_to_neighbours() -> None:
+    points, _, _, _ = scene(0, 1.0)
+    for pace, told in ((0.25, True), (0.15, False)):
+        pan = affine(0, 0, pace, 0)
+        back = np.stack([inverse(candidate) for candidate in (STILL, pan)])
+        chosen, _ = explain(points, np.broadcast_to([pace, 0.0], points.shape), back, pan, (*NEAR, APART))
+        assert (chosen == (0 if told else -1)).all()

@@ -66,17 +66,49 @@ def test_a_block_covers_its_points() -> None:
     assert (shifts[inter] == [5, -6]).all()
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_choose(both: Any, seed: int) -> None:
+def stream(seed: int) -> dict[str, Any]:
+    """Anchors with random vectors of a moving camera, of things that move by themselves, and of nothing."""
     random = np.random.default_rng(seed)
-    rows, cols, count = random.integers(1, 24, 2).tolist() + [seed % 5 + 1]
-    vectors, before = random.normal(0, 3, (rows, cols, 2)).round(2), random.normal(0, 2, (rows, cols, 3))
-    inter, spans = random.random((rows, cols)) < 0.8, np.arange(1.0, count + 1)
-    known = np.where(inter & (random.random((rows, cols)) < 0.3), random.integers(0, count, (rows, cols)), -1)
-    chosen, again = both(lambda: kernels.choose(vectors, inter, spans, before, known))
-    np.testing.assert_array_equal(chosen, again)
-    assert ((chosen >= 0) == inter).all()
-    np.testing.assert_array_equal(chosen[known >= 0], known[known >= 0])
+    anchors, (rows, cols) = 9, random.integers(2, 24, 2).tolist()
+    times = random.uniform(0.02, 0.05, anchors).cumsum()
+    count = seed % 4 + 1
+    candidates = np.full((anchors, count), np.nan)
+    key = np.zeros(anchors, np.bool_)
+    key[[0, 5]] = seed % 2 == 0, seed % 3 == 0
+    shifts = np.zeros((anchors, rows, cols, 2))
+    for k in range(1, anchors):
+        number = 1 if k == 1 else random.integers(0, count + 1)
+        candidates[k, :number] = times[np.maximum(k - 1 - random.permutation(number), 0)]
+        if number > 1 and random.random() < 0.3:
+            candidates[k, number - 1] -= 0.01  # a B picture, between two anchors
+        pan = random.normal(0, 4, 2) + (random.normal(0, 8, (rows, cols, 2)) if seed % 5 == 0 else 0)
+        shifts[k] = pan * random.integers(1, count + 1, (rows, cols, 1)) + random.normal(0, 1, (rows, cols, 2))
+    inter = random.random((anchors, rows, cols)) < 0.8
+    inter[~np.isfinite(candidates).any(-1)] &= seed % 2 == 0  # vectors to nobody knows where
+    return {
+        "shifts": np.rint(shifts).astype(np.int16),
+        "inter": inter,
+        "times": times,
+        "key": key,
+        "believed": random.choice([1.0, 0.2], anchors),
+        "candidates": candidates,
+        "size": (cols * 8, rows * 8),
+        "spacing": 8,
+        "rate": 30.0,
+    }
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_follow(both: Any, seed: int) -> None:
+    made = stream(seed)
+    results = both(lambda: kernels.follow(**made))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    chosen, velocities, trust = results[0]
+    known = np.isfinite(made["candidates"]).any(-1)[:, None, None] & made["inter"]
+    assert ((chosen >= 0) == known).all() and (trust[known] > 0).all()
+    assert np.isfinite(velocities).all() and not velocities[trust == 0].any()
+    assert (chosen < np.isfinite(made["candidates"]).sum(-1)[:, None, None]).all()
 
 
 def test_choose_finds_the_reference_under_which_all_move_as_before() -> None:
@@ -84,41 +116,46 @@ def test_choose_finds_the_reference_under_which_all_move_as_before() -> None:
     truth = random.integers(0, 3, (12, 16))
     spans = np.array([1.0, 2.0, 3.0])
     vectors = spans[truth][..., None] * np.array([4.0, -2.5])
-    before = np.broadcast_to([-4.0, 2.5, 1.0], (12, 16, 3))
+    before = np.broadcast_to([-4.0, 2.5], (12, 16, 2)), np.ones((12, 16), np.bool_)
     inter, unknown = np.ones((12, 16), np.bool_), np.full((12, 16), -1)
     np.testing.assert_array_equal(kernels.choose(vectors, inter, spans, before, unknown), truth)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_explain(both: Any, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    rows, cols, count = random.integers(1, 24, 2).tolist() + [seed % 5 + 1]
-    points, shifts = random.normal(0, 200, (rows, cols, 2)), random.normal(0, 2, (rows, cols, 2)).round(2)
-    back = np.eye(3) + random.normal(0, 0.01, (count, 3, 3)) * [1, 1, 100]
-    camera = np.eye(3) + random.normal(0, 0.001, (3, 3)) * [1, 1, 100]
-    (chosen, way), (chosen_again, way_again) = both(lambda: kernels.explain(points, shifts, back, camera))
-    np.testing.assert_array_equal(chosen, chosen_again)
-    np.testing.assert_array_equal(way, way_again)
-    assert rows * cols < 50 or 0 < (chosen >= 0).mean() < 1
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_walk(both: Any, seed: int) -> None:
     random = np.random.default_rng(seed)
-    anchors, (rows, cols) = 7, random.integers(1, 24, 2)
-    times = random.random(anchors).cumsum()
-    trust = np.where(random.random((anchors, rows, cols)) < 0.9, random.random((anchors, rows, cols)), 0)
-    earlier = np.maximum(np.arange(anchors) - 1 - random.integers(0, 2, anchors), 0)
-    targets = np.where(random.random(trust.shape) < 0.8, times[earlier][:, None, None], np.nan)
-    targets = np.where(random.random(trust.shape) < 0.1, targets - 0.01, targets)  # between two anchors
-    targets[0] = np.nan
-    shifts, velocities = random.normal(0, 4, (*trust.shape, 2)), random.normal(0, 9, (*trust.shape, 2))
+    made = stream(seed)
+    times, rows, cols = made["times"], *made["inter"].shape[1:]
+    fields = kernels.follow(**made)
     points = random.random((200, 2)) * [cols * 8, rows * 8]
     start = times[-2] if seed % 2 else random.uniform(times[1], times[-1])
     end = times[1] if seed % 4 == 1 else random.uniform(times[0] - 0.1, start)
-    size = (int(cols * 8), int(rows * 8))
+    chosen, velocities, trust = fields
+    arrays = (times, made["candidates"], chosen, made["shifts"], velocities, trust)
     (ends, sure), (ends_again, sure_again) = both(
-        lambda: kernels.walk(points, start, end, times, targets, shifts, velocities, trust, size, 8)
+        lambda: kernels.walk(points, start, end, *arrays, made["size"], made["spacing"])
     )
     np.testing.assert_array_equal(sure, sure_again)
     np.testing.assert_array_equal(ends[sure > 0], ends_again[sure > 0])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_agree(both: Any, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, cols = random.integers(1, 24, 2)
+    vectors = random.normal(0, 1.5, (rows, cols, 2)).astype(np.float32)
+    confidence = np.maximum(random.uniform(-0.5, 1, (rows, cols)), 0).astype(np.float32)
+    (mean, sure), (mean_again, sure_again) = both(lambda: kernels.agree(vectors, confidence))
+    np.testing.assert_array_equal(mean, mean_again)
+    np.testing.assert_array_equal(sure, sure_again)
+    assert ((sure > 0) == (confidence > 0)).all() and (sure <= confidence).all()
+
+
+def test_agreement_averages_within_a_thing_and_not_across_its_edge() -> None:
+    random = np.random.default_rng(0)
+    vectors = np.zeros((16, 20, 2), np.float32)
+    vectors[:, 10:, 0] = 9
+    noisy = vectors + random.normal(0, 0.2, vectors.shape).astype(np.float32)
+    mean, sure = kernels.agree(noisy, np.ones((16, 20), np.float32))
+    assert np.abs(mean - vectors).mean() < 0.45 * np.abs(noisy - vectors).mean()
+    assert (sure[:, 8:12] < sure[:, :6].min()).all()

@@ -6,7 +6,8 @@ block there refers to. B pictures are passed over: their own vectors make the wa
 anchors does.
 
 FFmpeg does not say which of several reference pictures a vector points to. The slice headers say which ones there are
-(`h264.py`), and `references_of` picks the one under which a block moves as its neighbours do, now and before.
+(`h264.py`), and `follow` in `kernels.py` picks the one under which a block moves as the camera, its neighbours and the
+content before do.
 
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.camera import STILL, fit_camera, part_of
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.h264 import ReferenceTracker
-from motiontune.motion.kernels import QUARTERS, choose, explain, interpolate, walk
+from motiontune.motion.kernels import FILLED, QUARTERS, agree, follow, interpolate, walk
 from motiontune.motion.pixels import neighbours, padded_times
 from motiontune.motion.vectors import CodecMotion, has_vectors
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from motiontune.clip import Clip
 
 
-# How much less a vector is worth that comes from its neighbours, or from the picture before or after
-TRUST_FILLED = 0.8
+# How much less a vector is worth that comes from the picture before or after
 TRUST_BRIDGED = 0.85
 # Points of a patch that end this far apart halve its confidence (pixels of the resized frame)
 SPREAD = 4.0
@@ -40,8 +39,6 @@ SPREAD = 4.0
 MIN_INTER = 0.5
 # A B picture with fewer vectors than this says nothing of acceleration
 MIN_SEEN = 0.1
-# The camera's motion is found from about so many points, at least so many with vectors; it must explain a share of all
-POINTS, MIN_POINTS, MOST = 200, 20, 0.3
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
 
@@ -75,7 +72,7 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
             found = _per_patch(moved.reshape(points.shape), trust.reshape(points.shape[:-1]))
         else:
             found = _at_start(ends * to_grid, moved, trust, grid)
-        vectors[here], confidence[here] = found
+        vectors[here], confidence[here] = agree(*found)
     return MotionField.from_confidence(vectors, confidence, times, "codec", direction)
 
 
@@ -159,103 +156,30 @@ class Track:
     """The motion between a stream's anchors, ready to follow points through.
 
     Attributes:
-        targets: float64 [A, r, c], when the picture was shown that the vector leads to; nan where there is no vector.
-        shifts: float64 [A, r, c, 2], the way to there in decoded pixels.
-        velocities: float64 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
-        trust: float64 [A, r, c], from 0 (unknown) to 1.
-        cameras: of each anchor, the camera's motion since the anchor before, float64 [3, 3], where it is known.
+        chosen: int8 [A, r, c], which of the picture's candidates the vector leads to; -1 where there is no vector.
+        velocities: float32 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
+        trust: float32 [A, r, c], from 0 (unknown) to 1.
         bends: of some anchors, float64 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
             the time since the anchor before, from where it would have been had it moved steadily; decoded pixels.
     """
 
     def __init__(self, motion: CodecMotion) -> None:
         self.motion = motion
-        self.shifts = motion.shifts / float(QUARTERS)
-        self.targets = np.full(motion.inter.shape, np.nan)
-        self.velocities = np.zeros(self.shifts.shape)
-        self.trust = np.zeros(motion.inter.shape)
-        self.cameras: dict[int, NDArray[np.float64]] = {}
+        self.chosen, self.velocities, self.trust = follow(
+            motion.shifts,
+            motion.inter,
+            motion.times,
+            motion.key,
+            motion.trust,
+            motion.candidates,
+            (motion.width, motion.height),
+            motion.spacing,
+            motion.rate,
+        )
         self.bends: dict[int, NDArray[np.float64]] = {}
-        self._ambiguous = motion.references > 1
-        rows, cols = motion.inter.shape[1:]
-        self._step = max(1, int(np.sqrt(rows * cols / POINTS)))
-        y, x = np.mgrid[:rows, :cols] + 0.5
-        middle = (motion.width / 2, motion.height / 2)
-        self._points = np.stack([x, y], axis=-1) * motion.spacing - middle
-        before = np.zeros((rows, cols, 3))
-        for k, key in enumerate(motion.key):
-            spans = motion.times[k] - motion.candidates[k]
-            known = np.isfinite(spans) & (spans > 1e-6)
-            if known.any():
-                self._follow(k, motion.candidates[k][known], spans[known], before)
-                before = np.dstack([self.velocities[k], self.trust[k]])
-            elif key:
-                before = np.zeros_like(before)
         for time, shifts, inter in zip(motion.between_times, motion.between_shifts, motion.between_inter, strict=True):
             self._look_between(time, shifts / float(QUARTERS), inter)
         self._bridge()
-
-    def _follow(
-        self, k: int, candidates: NDArray[np.float64], spans: NDArray[np.float64], before: NDArray[np.float64]
-    ) -> None:
-        """Choose each vector's reference, and fill the holes."""
-        motion, rate = self.motion, self.motion.rate
-        known, way = self._with_camera(k, candidates)
-        before_in_frames = before * np.array([1 / rate, 1 / rate, 1])
-        chosen = choose(self.shifts[k], motion.inter[k], spans * rate, before_in_frames, known)
-        inter = chosen >= 0
-        self.targets[k][inter] = candidates[chosen[inter]]
-        velocity = -self.shifts[k] / spans[np.maximum(chosen, 0)][..., None]
-        velocity = np.where((known >= 0)[..., None], -way / (motion.times[k] - motion.times[k - 1]), velocity)
-        velocity, near = _from_neighbours(velocity, inter)
-        later = ~inter & ~near & (before[..., 2] > 0)
-        velocity[later] = before[later][:, :2]
-        self.velocities[k] = np.where((inter | near | later)[..., None], velocity, 0)
-        self.trust[k] = motion.trust[k] * np.where(inter, 1.0, np.where(near | later, TRUST_FILLED, 0.0))
-
-    def _with_camera(self, k: int, candidates: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Choose the references of the vectors that go with the camera.
-
-        Returns:
-            int64 [r, c], the number of the candidate, -1 where the camera does not explain the vector; and
-            float64 [r, c, 2], the way from there to the anchor before, in decoded pixels.
-        """
-        shifts, inter = self.shifts[k], self.motion.inter[k]
-        nothing = np.full(inter.shape, -1), shifts
-        coarse = (slice(None, None, self._step),) * 2
-        sample = inter[coarse]
-        if not self._ambiguous or sample.sum() < MIN_POINTS:
-            return nothing
-        since = [(number, self._since(time, k - 1)) for number, time in enumerate(candidates)]
-        known = [(number, camera) for number, camera in since if camera is not None]
-        if not known:
-            return nothing
-        back = np.stack([camera for _, camera in known])
-        guess = None
-        if k - 1 in self.cameras:
-            times = self.motion.times
-            guess = part_of(self.cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
-        camera = fit_camera(self._points[coarse][sample], shifts[coarse][sample], back, guess)
-        chosen, way = explain(self._points, shifts, back, camera)
-        fits = inter & (chosen >= 0)
-        if fits.sum() < MOST * inter.sum():
-            return nothing
-        self.cameras[k] = camera
-        return np.where(fits, np.array([number for number, _ in known])[chosen], -1), way
-
-    def _since(self, time: float, k: int) -> NDArray[np.float64] | None:
-        """The camera's motion from a time to that of anchor k, as a map from there to here; None where it is not
-        known."""
-        times, chain = self.motion.times, STILL
-        while k > 0 and times[k] > time + 1e-6:
-            if k not in self.cameras:
-                return None
-            part = min(1.0, (times[k] - time) / (times[k] - times[k - 1]))
-            chain = part_of(self.cameras[k], part) @ chain
-            k -= 1
-        if k < 0 or times[k] > time + 1e-6:
-            return None
-        return np.asarray(np.linalg.inv(chain), np.float64)
 
     def _look_between(self, time: float, shifts: NDArray[np.float64], inter: NDArray[np.bool_]) -> None:
         """Learn from a B picture how the content moved between the anchors on its sides, if the later one does not say
@@ -276,7 +200,7 @@ class Track:
         if not self.trust[k].any() and both.mean() >= MIN_INTER:
             velocity, near = _from_neighbours((shifts[1] - shifts[0]) / span, both)
             self.velocities[k] = np.where((both | near)[..., None], velocity, 0)
-            self.trust[k] = np.where(both, 1.0, np.where(near, TRUST_FILLED, 0.0))
+            self.trust[k] = np.where(both, 1.0, np.where(near, FILLED, 0.0))
         # vectors to both sides need nothing else; where these are rare, the anchor's own motion takes one's place
         seen = inter & (both if both.mean() >= MIN_SEEN else self.trust[k] > 0)
         if seen.any(axis=0).mean() >= MIN_SEEN:
@@ -302,9 +226,21 @@ class Track:
         Returns:
             float64 [N, 2], where they were at `end`, and float64 [N], how surely; 0 where it is not known.
         """
-        motion, fields = self.motion, (self.targets, self.shifts, self.velocities, self.trust)
+        motion = self.motion
         points = points - self._bent(points, start)
-        ends, sure = walk(points, start, end, motion.times, *fields, (motion.width, motion.height), motion.spacing)
+        ends, sure = walk(
+            points,
+            start,
+            end,
+            motion.times,
+            motion.candidates,
+            self.chosen,
+            motion.shifts,
+            self.velocities,
+            self.trust,
+            (motion.width, motion.height),
+            motion.spacing,
+        )
         return ends + self._bent(ends, end), sure
 
     def _bent(self, points: NDArray[np.float64], time: float) -> NDArray[np.float64]:

@@ -401,7 +401,8 @@ class ReferenceTracker:
                 self._parameter_set(unit)
             elif kind in PARTITIONS:
                 raise HeaderError("data partitions are not followed")
-            elif kind in (SLICE, IDR_SLICE):
+            # the standard forbids IDR slices that are no reference; files are around whose SEI lacks its first byte
+            elif kind == SLICE or kind == IDR_SLICE and unit[0] & 0x60:
                 slices.append(parse_slice(unit, self.pictures, self.sequences))
         return slices
 

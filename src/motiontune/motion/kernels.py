@@ -1,13 +1,16 @@
 """The loops that run for every vector of every picture: with numba where it is installed (extra `fast`, `loops.py`),
 else with numpy. Both do the same sums in the same order and give the same numbers, bit for bit; a test compares them.
 
-Shapes: A anchors, K candidate references, r x c points of the lattice, N points that are followed.
+Shapes: A anchors, K candidate references, r x c points of the lattice over the decoded frame, N points that are
+followed, R x C patches.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from motiontune.motion.camera import OTHER, fit_camera, part_of, since
 
 
 loops: Any  # the module, or None
@@ -16,7 +19,7 @@ try:
 except ImportError:
     loops = None
 
-Floats = NDArray[np.float64]
+Floats, Singles = NDArray[np.float64], NDArray[np.float32]
 
 # libavutil's AVMotionVector
 RECORD = np.dtype(
@@ -41,17 +44,27 @@ QUARTERS = 4
 # vector spans, and pixels per frame
 LIKE = (0.12, 0.35, 0.1)
 # What speaks for a candidate: a neighbour that fits with its own second reference counts less than with its first
-OTHER, BEFORE, FIRST = 0.6, 1.2, 0.35
+NEIGHBOUR, BEFORE, FIRST = 0.6, 1.2, 0.35
 # A vector shorter than this says little of its reference (pixels)
-STILL = 0.5
+LEAST = 0.5
 # Vectors further apart than this belong to different things (pixels)
 EDGE = 2.0
-# A vector goes with the camera if it differs no more than this from its motion: pixels, and share of that motion
-NEAR = (0.75, 0.02)
-# How much worse it is to lead to another candidate than the first; at 1, half of the motion over twice the time would
-# do as well
-OTHER_REFERENCE = 1.05
+# A vector goes with the camera if it differs no more than this from its motion: pixels, of a frame of this width or a
+# wider one, and share of that motion. Under another candidate it must differ by this (pixels; an encoder's steps are
+# quarters): what is too slow for the camera to tell candidates apart is left to neighbours.
+NEAR, NEAR_WIDTH, APART = (0.75, 0.02), 640, 0.2
+# The camera's motion is found from about so many points, at least so many with vectors; it must explain a share of all
+POINTS, MIN_POINTS, MOST = 200, 20, 0.3
+# How much less a velocity is worth that comes from the neighbours, or from before
+FILLED = 0.8
+# References are shown at least this much before a picture (seconds)
+SOON = 1e-6
 NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+# Patches that differ by this in their motion have nothing to do with each other (pixels of the resized frame)
+UNLIKE = 2.0
+# How much a patch is trusted less for each pixel that those around it differ on average, and what counts at most
+DOUBT, MOST_DOUBT = 0.05, 16.0
+AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
 
 
 def spread(
@@ -95,19 +108,131 @@ def spread(
     inter[r[part], c[part]] = True
 
 
-def choose(
-    vectors: Floats, inter: NDArray[np.bool_], spans: Floats, before: Floats, known: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Say which of its picture's candidate references each vector points to.
+def follow(
+    shifts: NDArray[np.int16],
+    inter: NDArray[np.bool_],
+    times: Floats,
+    key: NDArray[np.bool_],
+    believed: Floats,
+    candidates: Floats,
+    size: tuple[int, int],
+    spacing: int,
+    rate: float,
+) -> tuple[NDArray[np.int8], Singles, Singles]:
+    """Choose each vector's reference, and say how the content moved since the anchor before.
 
-    A candidate stands the better, the more the velocity that it implies is like the neighbours' and like the one
-    before; the encoder's first reference has an advantage, because it is the cheapest to name.
+    A vector goes with the camera where that tells its candidates apart (`camera.py`). Of the others' candidates one
+    stands the better, the more the velocity that it implies is like the neighbours' and like the one before; the
+    encoder's first reference has an advantage, because it is the cheapest to name. A hole is filled from its
+    neighbours, or with the velocity before.
+
+    Args:
+        shifts: int16 [A, r, c, 2], from each point to its reference in quarters of a pixel.
+        inter: bool [A, r, c], whether the point has a vector.
+        times: [A], seconds.
+        key: bool [A], true for I pictures.
+        believed: [A], how far the vectors of a picture can be believed.
+        candidates: [A, K], when the pictures were shown that blocks may refer to, seconds; nan where there is none.
+        size: width and height of the frame in pixels.
+        spacing: pixels between neighbouring points.
+        rate: frames per second.
+
+    Returns:
+        int8 [A, r, c], the number of the candidate, -1 where there is no vector or nothing is known of the references;
+        float32 [A, r, c, 2], pixels per second; float32 [A, r, c], what the velocity is trusted, 0 where it is not
+        known.
+    """
+    chosen = np.full(inter.shape, -1, np.int8)
+    velocities, trust = np.zeros((*inter.shape, 2), np.float32), np.zeros(inter.shape, np.float32)
+    rows, cols = inter.shape[1:]
+    step = max(1, int(np.sqrt(rows * cols / POINTS)))
+    small = min(1.0, size[0] / NEAR_WIDTH)
+    rules = (*LIKE, NEIGHBOUR, BEFORE, FIRST, LEAST, NEAR[0] * small, NEAR[1], APART, MOST, MIN_POINTS, FILLED)
+    middle = (size[0] / 2, size[1] / 2)
+    if loops is not None:
+        fixed = (float(middle[0]), float(middle[1]), float(spacing), float(rate), step)
+        loops.follow(shifts, inter, times, key, believed, candidates, fixed, rules, chosen, velocities, trust)
+        return chosen, velocities, trust
+    y, x = np.mgrid[:rows, :cols] + 0.5
+    points = np.stack([x * spacing - middle[0], y * spacing - middle[1]], axis=-1)
+    cameras, moving = np.zeros((len(times), 2, 3)), np.zeros(len(times), np.bool_)
+    ambiguous = np.isfinite(candidates).sum(-1).max(initial=0) > 1
+    coarse = (slice(None, None, step),) * 2
+    before = -1
+    for k in range(len(times)):
+        spans = times[k] - candidates[k]
+        with np.errstate(invalid="ignore"):
+            numbers = np.flatnonzero(np.isfinite(spans) & (spans > SOON))
+        if not len(numbers):
+            before = -1 if key[k] else before
+            continue
+        vectors = shifts[k] / QUARTERS
+        with_camera, way = np.full((rows, cols), -1), vectors
+        sample = inter[k][coarse]
+        if ambiguous and sample.sum() >= MIN_POINTS:
+            back = np.zeros((len(numbers), 2, 3))
+            at = candidates[k][numbers]
+            known = [n for n in range(len(at)) if since(at[n], k - 1, times, cameras, moving, back[n])]
+            if known:
+                guess = None
+                if moving[k - 1]:
+                    guess = part_of(cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
+                cameras[k] = fit_camera(points[coarse][sample], vectors[coarse][sample], back[known], guess)
+                fits, way = explain(points, vectors, back[known], cameras[k], rules[7:10])
+                fits[~inter[k]] = -1
+                moving[k] = (fits >= 0).sum() >= MOST * inter[k].sum()
+                if moving[k]:
+                    with_camera = np.where(fits >= 0, np.array(known)[fits], -1)
+        earlier = (velocities[before].astype(np.float64) * (1.0 / rate), trust[before] > 0) if before >= 0 else None
+        candidate = choose(vectors, inter[k], spans[numbers] * rate, earlier, with_camera)
+        chosen[k] = np.where(inter[k], numbers[candidate], -1)
+        velocity = np.where(
+            (with_camera >= 0)[..., None],
+            -way / (times[k] - times[k - 1]),
+            -vectors / spans[numbers][np.maximum(candidate, 0)][..., None],
+        )
+        velocities[k] = np.where(inter[k][..., None], velocity, 0)
+        trust[k][inter[k]] = believed[k]
+        near = _fill(velocities[k], inter[k])
+        later = ~inter[k] & ~near
+        if before >= 0:
+            later &= trust[before] > 0
+            velocities[k][later] = velocities[before][later]
+            near |= later
+        trust[k][near] = believed[k] * FILLED
+        before = k
+    return chosen, velocities, trust
+
+
+def _fill(velocity: Singles, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill holes of [r, c, 2] with the mean of at least three neighbours; return which [r, c] were filled."""
+    rows, cols = known.shape
+    padded, there = np.pad(velocity, ((1, 1), (1, 1), (0, 0))), np.pad(known, 1)
+    sums, count = np.zeros((rows, cols, 2)), np.zeros((rows, cols), np.int64)
+    for down in range(3):
+        for right in range(3):
+            part = there[down : down + rows, right : right + cols]
+            sums += np.where(part[..., None], padded[down : down + rows, right : right + cols], 0)
+            count += part
+    near = ~known & (count >= 3)
+    velocity[near] = sums[near] / count[near][:, None]
+    return near
+
+
+def choose(
+    vectors: Floats,
+    inter: NDArray[np.bool_],
+    spans: Floats,
+    before: tuple[Floats, NDArray[np.bool_]] | None,
+    known: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Say which of its picture's candidate references each vector points to, by its neighbours and what was before.
 
     Args:
         vectors: [r, c, 2], from each point to its reference in pixels.
         inter: [r, c], whether a point has a vector.
         spans: [K], frames from each candidate to this picture.
-        before: [r, c, 3], the content's velocity in the anchor before in pixels per frame, and above 0 if known.
+        before: [r, c, 2], the content's velocity in the anchor before in pixels per frame, and where it is known.
         known: int64 [r, c], the candidates of vectors that need no choice, else -1.
 
     Returns:
@@ -117,9 +242,6 @@ def choose(
         return np.where(inter, 0, -1)
     unknown = inter & (known < 0)
     chosen = np.where(unknown, 0, known)
-    if loops is not None:
-        loops.choose(vectors, inter, unknown, spans, before, (*LIKE, OTHER, BEFORE, FIRST, STILL), chosen)
-        return chosen
     rows, cols = inter.shape
     x, y = vectors[..., 0], vectors[..., 1]
     length = np.sqrt(x * x + y * y)
@@ -142,53 +264,57 @@ def choose(
             for m, (vx, vy) in enumerate(implied):
                 dx, dy = ux[here] - vx[there], uy[here] - vy[there]
                 like = 1.0 - np.sqrt(dx * dx + dy * dy) / tolerance[here]
-                near = np.maximum(near, like if m == 0 else OTHER * like)
+                near = np.maximum(near, like if m == 0 else NEIGHBOUR * like)
             total[here] += np.where(inter[there], near, 0.0)
         score = np.where(neighbours > 0, total / np.maximum(neighbours, 1), 0.0)
-        # velocities point the way that content went, vectors back to where it came from
-        dx, dy = ux + before[..., 0], uy + before[..., 1]
-        like = 1.0 - np.sqrt(dx * dx + dy * dy) / (2.0 * tolerance)
-        score += np.where((before[..., 2] > 0) & (like > 0), BEFORE * like, 0.0)
+        if before is not None:
+            # velocities point the way that content went, vectors back to where it came from
+            dx, dy = ux + before[0][..., 0], uy + before[0][..., 1]
+            like = 1.0 - np.sqrt(dx * dx + dy * dy) / (2.0 * tolerance)
+            score += np.where(before[1] & (like > 0), BEFORE * like, 0.0)
         if k == 0:
             score += FIRST
-        better = unknown & (length > STILL) & (score > best)
+        better = unknown & (length > LEAST) & (score > best)
         best[better] = score[better]
         chosen[better] = k
     return chosen
 
 
-def explain(points: Floats, shifts: Floats, back: Floats, camera: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Say which of its picture's candidate references each vector points to, if it goes with the camera.
+def explain(
+    points: Floats, vectors: Floats, back: Floats, camera: Floats, near: tuple[float, float, float]
+) -> tuple[NDArray[np.int64], Floats]:
+    """Say which of its picture's candidate references each vector points to, if the camera's motion tells.
 
     Args:
         points: [r, c, 2], in pixels from the middle of the frame.
-        shifts: [r, c, 2], from each point to its reference in pixels.
-        back: [K, 3, 3], the camera's motion from each candidate to the anchor before.
-        camera: [3, 3], the camera's motion from this picture to the anchor before.
+        vectors: [r, c, 2], from each point to its reference in pixels.
+        back: [K, 2, 3], the camera's motion from each candidate to the anchor before.
+        camera: [2, 3], the camera's motion from this picture to the anchor before.
+        near: how far a vector may be off, in pixels and as a share of the motion; and how far it must be off under
+            every other candidate.
 
     Returns:
-        int64 [r, c], number of the candidate, -1 where the camera does not explain the vector; and [r, c, 2], the way
-        from the points to where their content was in the anchor before, if it does.
+        int64 [r, c], number of the candidate, -1 where the camera does not tell; and [r, c, 2], the way from the
+        points to where their content was in the anchor before, if it does.
     """
-    chosen, way = np.zeros(points.shape[:2], np.int64), np.zeros(points.shape)
-    if loops is not None:
-        loops.explain(points, shifts, back, camera, (*NEAR, OTHER_REFERENCE), chosen, way)
-        return chosen, way
     px, py = points[..., 0], points[..., 1]
-    x, y = px + shifts[..., 0], py + shifts[..., 1]
+    x, y = px + vectors[..., 0], py + vectors[..., 1]
     ex = camera[0, 0] * px + camera[0, 1] * py + camera[0, 2] - px
     ey = camera[1, 0] * px + camera[1, 1] * py + camera[1, 2] - py
-    least, error = np.full(px.shape, np.inf), np.zeros(px.shape)
+    chosen, way = np.zeros(px.shape, np.int64), np.zeros(points.shape)
+    least, error, second = np.full(px.shape, np.inf), np.zeros(px.shape), np.full(px.shape, np.inf)
     for k, b in enumerate(back):
         wx = b[0, 0] * x + b[0, 1] * y + b[0, 2] - px
         wy = b[1, 0] * x + b[1, 1] * y + b[1, 2] - py
         off = (wx - ex) * (wx - ex) + (wy - ey) * (wy - ey)
-        cost = 1.0 + off if k == 0 else OTHER_REFERENCE * (1.0 + off)
+        cost = 1.0 + off if k == 0 else OTHER * (1.0 + off)
         better = cost < least
+        if k > 0:
+            second = np.where(better, np.minimum(second, error), np.minimum(second, off))
         least[better], error[better], chosen[better] = cost[better], off[better], k
         way[better, 0], way[better, 1] = wx[better], wy[better]
-    near = NEAR[0] + NEAR[1] * np.sqrt(ex * ex + ey * ey)
-    return np.where(np.sqrt(error) < near, chosen, -1), way
+    fits = np.sqrt(error) < near[0] + near[1] * np.sqrt(ex * ex + ey * ey)
+    return np.where(fits & (np.sqrt(second) >= near[2]), chosen, -1), way
 
 
 def walk(
@@ -196,10 +322,11 @@ def walk(
     start: float,
     end: float,
     times: Floats,
-    targets: Floats,
-    shifts: Floats,
-    velocities: Floats,
-    trust: Floats,
+    candidates: Floats,
+    chosen: NDArray[np.int8],
+    shifts: NDArray[np.int16],
+    velocities: Singles,
+    trust: Singles,
     size: tuple[int, int],
     spacing: int,
 ) -> tuple[Floats, Floats]:
@@ -213,12 +340,13 @@ def walk(
         start: seconds.
         end: seconds, before `start`.
         times: [A], seconds.
-        targets: [A, r, c], when the picture was shown that the vector leads to; nan where there is no vector.
-        shifts: [A, r, c, 2], pixels.
-        velocities: [A, r, c, 2], pixels per second since the anchor before.
-        trust: [A, r, c], from 0 (nothing is known) to 1.
+        candidates: [A, K], seconds; see `follow`, as for the next four.
+        chosen: int8 [A, r, c].
+        shifts: int16 [A, r, c, 2].
+        velocities: float32 [A, r, c, 2].
+        trust: float32 [A, r, c].
         size: width and height of the frame in pixels.
-        spacing: pixels between neighbouring points of the lattice.
+        spacing: pixels between neighbouring points.
 
     Returns:
         [N, 2], where the points were at `end`, and [N], the product of what their vectors are trusted; 0 for a point
@@ -226,9 +354,8 @@ def walk(
     """
     if loops is not None:
         ends, sure = points.copy(), np.zeros(len(points))
-        loops.walk(
-            start, end, times, targets, shifts, velocities, trust, *map(float, (*size, spacing)), EDGE, ends, sure
-        )
+        fixed = (*map(float, (start, end, *size, spacing)), EDGE)
+        loops.walk(fixed, times, candidates, chosen, shifts, velocities, trust, ends, sure)
         return ends, sure
     x, y = points[:, 0].copy(), points[:, 1].copy()
     now, sure = np.full(len(x), start), np.ones(len(x))
@@ -252,16 +379,16 @@ def walk(
             row = np.clip(np.floor(gy + 0.5).astype(np.int64), 0, trust.shape[1] - 1)
             col = np.clip(np.floor(gx + 0.5).astype(np.int64), 0, trust.shape[2] - 1)
             sure[moving] *= trust[k, row, col]
-            target = targets[k, row, col]
-            with np.errstate(invalid="ignore"):
-                jumps = at_anchor & (target < t) & ((target >= end) | (target >= times[k - 1]))
+            choice = chosen[k, row, col]
+            target = np.where(choice >= 0, candidates[k][choice], np.inf)
+            jumps = at_anchor & (target < t) & ((target >= end) | (target >= times[k - 1]))
             following = np.maximum(times[k - 1], end)
             vx, vy = interpolate(velocities[k], trust[k], gx, gy)
             nx, ny = px - vx * (t - following), py - vy * (t - following)
             arrival = np.full(len(moving), following)
             if jumps.any():
                 j = np.flatnonzero(jumps)
-                sx, sy = _same_thing(shifts[k], targets[k], gx[j], gy[j], row[j], col[j])
+                sx, sy = _same_thing(shifts[k], chosen[k], gx[j], gy[j], row[j], col[j])
                 whole = t[j] - target[j]
                 part = np.where(target[j] < end, (t[j] - end) / whole, 1.0)
                 nx[j], ny[j] = px[j] + sx * part, py[j] + sy * part
@@ -275,7 +402,7 @@ def walk(
     return np.stack([x, y], axis=-1), sure
 
 
-def interpolate(field: Floats, trust: Floats, gx: Floats, gy: Floats) -> tuple[Floats, Floats]:
+def interpolate(field: NDArray[Any], trust: NDArray[Any], gx: Floats, gy: Floats) -> tuple[Floats, Floats]:
     """Interpolate between the known ones of the four points around (gx, gy), in units of the lattice."""
     rows, cols = trust.shape
     gx, gy = np.minimum(np.maximum(gx, 0.0), cols - 1.0), np.minimum(np.maximum(gy, 0.0), rows - 1.0)
@@ -295,27 +422,73 @@ def interpolate(field: Floats, trust: Floats, gx: Floats, gy: Floats) -> tuple[F
 
 
 def _same_thing(
-    shifts: Floats, targets: Floats, gx: Floats, gy: Floats, row: NDArray[np.int64], col: NDArray[np.int64]
+    shifts: NDArray[np.int16],
+    chosen: NDArray[np.int8],
+    gx: Floats,
+    gy: Floats,
+    row: NDArray[np.int64],
+    col: NDArray[np.int64],
 ) -> tuple[Floats, Floats]:
     """Interpolate between those of the four vectors around (gx, gy) that lead to the same picture as the nearest one
-    at (row, col), and not elsewhere in it."""
-    rows, cols = targets.shape
+    at (row, col), and not elsewhere in it; pixels."""
+    rows, cols = chosen.shape
     fx, fy = np.floor(gx).astype(np.int64), np.floor(gy).astype(np.int64)
+    shift = shifts.astype(np.float64)
     sx, sy, weight = np.zeros(len(gx)), np.zeros(len(gx)), np.zeros(len(gx))
     for down in range(2):
         for right in range(2):
             inside = (fy + down >= 0) & (fx + right >= 0) & (fy + down < rows) & (fx + right < cols)
             a, b = np.clip(fy + down, 0, rows - 1), np.clip(fx + right, 0, cols - 1)
-            dx, dy = shifts[a, b, 0] - shifts[row, col, 0], shifts[a, b, 1] - shifts[row, col, 1]
-            part = inside & (targets[a, b] == targets[row, col]) & (dx * dx + dy * dy <= EDGE * EDGE)
+            dx, dy = shift[a, b, 0] - shift[row, col, 0], shift[a, b, 1] - shift[row, col, 1]
+            apart = dx * dx + dy * dy
+            part = inside & (chosen[a, b] == chosen[row, col]) & (apart <= (EDGE * QUARTERS) * (EDGE * QUARTERS))
             q = (1.0 - np.abs(gx - (fx + right))) * (1.0 - np.abs(gy - (fy + down)))
             q = np.where(part, q, 0.0)
-            sx += q * shifts[a, b, 0]
-            sy += q * shifts[a, b, 1]
+            sx += q * shift[a, b, 0]
+            sy += q * shift[a, b, 1]
             weight += q
     found = weight > 0
     weight = np.where(found, weight, 1.0)
     return (
-        np.where(found, sx / weight, shifts[row, col, 0]),
-        np.where(found, sy / weight, shifts[row, col, 1]),
+        np.where(found, sx / weight, shift[row, col, 0]) / QUARTERS,
+        np.where(found, sy / weight, shift[row, col, 1]) / QUARTERS,
     )
+
+
+def agree(vectors: Singles, confidence: Singles) -> tuple[Singles, Singles]:
+    """Average each patch with those around it that move alike, and trust it less where they don't.
+
+    An encoder's vectors are rounded and chosen for the fewest bits; what they are off by differs from block to block.
+
+    Args:
+        vectors: float32 [R, C, 2], pixels of the resized frame.
+        confidence: float32 [R, C].
+
+    Returns:
+        The same two.
+    """
+    rows, cols = confidence.shape
+    rules = (UNLIKE, DOUBT, MOST_DOUBT)
+    if loops is not None:
+        out, sure = np.zeros_like(vectors), np.zeros_like(confidence)
+        loops.agree(vectors, confidence, rules, AROUND, out, sure)
+        return out, sure
+    reach = len(AROUND) // 2
+    padded = np.pad(vectors.astype(np.float64), ((reach, reach), (reach, reach), (0, 0)))
+    there = np.pad(confidence.astype(np.float64), reach)
+    sx, sy, weight, apart, count = np.zeros((5, rows, cols))
+    for down, vertical in enumerate(AROUND):
+        for right, horizontal in enumerate(AROUND):
+            part = (slice(down, down + rows), slice(right, right + cols))
+            x, y = padded[part][..., 0], padded[part][..., 1]
+            dx, dy = x - vectors[..., 0], y - vectors[..., 1]
+            distance = np.sqrt(dx * dx + dy * dy)
+            near = vertical * horizontal
+            q = near * there[part] * np.maximum(1.0 - distance / UNLIKE, 0.0)
+            sx, sy, weight = sx + q * x, sy + q * y, weight + q
+            apart += np.where(there[part] > 0, near * np.minimum(distance, MOST_DOUBT), 0.0)
+            count += np.where(there[part] > 0, near, 0.0)
+    known = confidence > 0
+    mean = np.stack([sx, sy], axis=-1) / np.where(known, weight, 1.0)[..., None]
+    sure = confidence / (1.0 + DOUBT * apart / np.where(known, count, 1.0))
+    return np.where(known[..., None], mean, 0).astype(np.float32), np.where(known, sure, 0).astype(np.float32)

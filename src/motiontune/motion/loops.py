@@ -6,6 +6,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from motiontune.motion import camera
+from motiontune.motion.camera import COARSE, FINE, FIRST, GOOD, OTHER
+
+
+SOON = 1e-6  # as in kernels.py
+_since = njit(cache=True, nogil=True)(camera.since)
+_solve = njit(cache=True, nogil=True)(camera.solve)
+
 
 @njit(cache=True, nogil=True)
 def spread(records: Any, spacing: int, left: int, top: int, shifts: Any, inter: Any) -> None:
@@ -33,93 +41,295 @@ def spread(records: Any, spacing: int, left: int, top: int, shifts: Any, inter: 
 
 
 @njit(cache=True, nogil=True)
-def choose(vectors: Any, inter: Any, unknown: Any, spans: Any, before: Any, rules: Any, chosen: Any) -> None:
-    share, pixels, frame, other, earlier, first, still = rules
+def follow(
+    shifts: Any,
+    inter: Any,
+    times: Any,
+    key: Any,
+    believed: Any,
+    candidates: Any,
+    fixed: Any,
+    rules: Any,
+    chosen: Any,
+    velocities: Any,
+    trust: Any,
+) -> None:
+    middle_x, middle_y, spacing, rate, step = fixed
+    most, min_points, filled = rules[10], rules[11], rules[12]
+    anchors, rows, cols = inter.shape
+    ambiguous = False
+    for k in range(anchors):
+        ambiguous |= np.isfinite(candidates[k]).sum() > 1
+    cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
+    fits, way = np.zeros((rows, cols), np.int8), np.zeros((rows, cols, 2))
+    count = candidates.shape[1]
+    back, spans, numbers, known = (
+        np.zeros((count, 2, 3)),
+        np.zeros(count),
+        np.zeros(count, np.int8),
+        np.zeros(count, np.int8),
+    )
+    points, vectors = np.zeros((rows * cols, 2)), np.zeros((rows * cols, 2))
+    before = -1
+    for k in range(anchors):
+        count = 0
+        for m in range(candidates.shape[1]):
+            span = times[k] - candidates[k, m]
+            if math.isfinite(span) and span > SOON:
+                numbers[count], spans[count] = m, span
+                count += 1
+        if count == 0:
+            before = -1 if key[k] else before
+            continue
+        fits[:] = -1
+        sampled = 0
+        if ambiguous:
+            for i in range(0, rows, step):
+                for j in range(0, cols, step):
+                    if inter[k, i, j]:
+                        points[sampled, 0], points[sampled, 1] = (
+                            (j + 0.5) * spacing - middle_x,
+                            (i + 0.5) * spacing - middle_y,
+                        )
+                        vectors[sampled, 0], vectors[sampled, 1] = shifts[k, i, j, 0] / 4, shifts[k, i, j, 1] / 4
+                        sampled += 1
+        if ambiguous and sampled >= min_points:
+            cases = 0
+            for n in range(count):
+                if _since(candidates[k, numbers[n]], k - 1, times, cameras, moving, back[cases]):
+                    known[cases] = n
+                    cases += 1
+            if cases > 0:
+                guess = cameras[k]  # not yet written
+                if moving[k - 1]:
+                    part = (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2])
+                    for n in range(2):
+                        for m in range(3):
+                            still = 1.0 if n == m else 0.0
+                            guess[n, m] = still + part * (cameras[k - 1, n, m] - still)
+                _fit_camera(points[:sampled], vectors[:sampled], back[:cases], moving[k - 1], guess)
+                found, total = _explain(shifts[k], inter[k], back[:cases], cameras[k], fixed, rules, fits, way)
+                moving[k] = found >= most * total
+                for i in range(rows):
+                    for j in range(cols):
+                        fits[i, j] = known[fits[i, j]] if moving[k] and fits[i, j] >= 0 else -1
+        _choose(k, before, shifts[k], inter[k], spans[:count], fits, rate, velocities, trust, rules)
+        since_last = times[k] - times[k - 1]
+        for i in range(rows):
+            for j in range(cols):
+                if not inter[k, i, j]:
+                    continue
+                n = abs(fits[i, j]) - 2 if fits[i, j] < -1 else fits[i, j]
+                if fits[i, j] >= 0:
+                    velocities[k, i, j, 0] = -way[i, j, 0] / since_last
+                    velocities[k, i, j, 1] = -way[i, j, 1] / since_last
+                else:
+                    velocities[k, i, j, 0] = -(shifts[k, i, j, 0] / 4) / spans[n]
+                    velocities[k, i, j, 1] = -(shifts[k, i, j, 1] / 4) / spans[n]
+                chosen[k, i, j] = numbers[n]
+                trust[k, i, j] = believed[k]
+        for i in range(rows):
+            for j in range(cols):
+                if inter[k, i, j]:
+                    continue
+                sx, sy, neighbours = 0.0, 0.0, 0
+                for a in range(max(i - 1, 0), min(i + 2, rows)):
+                    for b in range(max(j - 1, 0), min(j + 2, cols)):
+                        if inter[k, a, b]:
+                            sx += velocities[k, a, b, 0]
+                            sy += velocities[k, a, b, 1]
+                            neighbours += 1
+                if neighbours >= 3:
+                    velocities[k, i, j, 0], velocities[k, i, j, 1] = sx / neighbours, sy / neighbours
+                elif before >= 0 and trust[before, i, j] > 0:
+                    velocities[k, i, j, 0], velocities[k, i, j, 1] = (
+                        velocities[before, i, j, 0],
+                        velocities[before, i, j, 1],
+                    )
+                else:
+                    continue
+                trust[k, i, j] = believed[k] * filled
+        before = k
+
+
+@njit(cache=True, nogil=True)
+def _choose(
+    k: int,
+    before: int,
+    shifts: Any,
+    inter: Any,
+    spans: Any,
+    fits: Any,
+    rate: float,
+    velocities: Any,
+    trust: Any,
+    rules: Any,
+) -> None:
+    """Write -2 - n into `fits`, for candidate n, where the camera has chosen none."""
+    share, pixels, frame, other, earlier, first, least = rules[:7]
     rows, cols = inter.shape
     count = len(spans)
+    frames = spans * rate
     for i in range(rows):
         for j in range(cols):
-            if not unknown[i, j]:
+            if not inter[i, j] or fits[i, j] >= 0:
                 continue
-            x, y = vectors[i, j, 0], vectors[i, j, 1]
+            fits[i, j] = -2
+            x, y = shifts[i, j, 0] / 4, shifts[i, j, 1] / 4
             length = math.sqrt(x * x + y * y)
-            if length <= still:
+            if count == 1 or length <= least:
                 continue
             best = -1.0
-            for k in range(count):
-                tolerance = (share * length + pixels) / abs(spans[k]) + frame
-                ux, uy = x / spans[k], y / spans[k]
+            for n in range(count):
+                tolerance = (share * length + pixels) / abs(frames[n]) + frame
+                ux, uy = x / frames[n], y / frames[n]
                 total, neighbours = 0.0, 0
-                for n in range(4):
-                    a, b = i + (-1, 0, 0, 1)[n], j + (0, -1, 1, 0)[n]
+                for side in range(4):
+                    a, b = i + (-1, 0, 0, 1)[side], j + (0, -1, 1, 0)[side]
                     if a < 0 or b < 0 or a >= rows or b >= cols or not inter[a, b]:
                         continue
                     neighbours += 1
                     near = 0.0
                     for m in range(count):
-                        dx, dy = ux - vectors[a, b, 0] / spans[m], uy - vectors[a, b, 1] / spans[m]
+                        dx, dy = ux - shifts[a, b, 0] / 4 / frames[m], uy - shifts[a, b, 1] / 4 / frames[m]
                         like = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
                         if m > 0:
                             like = other * like
                         near = max(near, like)
                     total += near
                 score = total / neighbours if neighbours > 0 else 0.0
-                if before[i, j, 2] > 0.0:
-                    dx, dy = ux + before[i, j, 0], uy + before[i, j, 1]
+                if before >= 0 and trust[before, i, j] > 0.0:
+                    dx = ux + velocities[before, i, j, 0] * (1.0 / rate)
+                    dy = uy + velocities[before, i, j, 1] * (1.0 / rate)
                     like = 1.0 - math.sqrt(dx * dx + dy * dy) / (2.0 * tolerance)
                     if like > 0.0:
                         score += earlier * like
-                if k == 0:
+                if n == 0:
                     score += first
                 if score > best:
                     best = score
-                    chosen[i, j] = k
+                    fits[i, j] = -2 - n
 
 
 @njit(cache=True, nogil=True)
-def explain(points: Any, shifts: Any, back: Any, camera: Any, rules: Any, chosen: Any, way: Any) -> None:
-    pixels, share, other = rules
-    rows, cols = chosen.shape
+def _fit_camera(points: Any, vectors: Any, back: Any, guessed: bool, camera: Any) -> None:
+    """Fit to `camera`, which holds the guess, if there is one."""
+    number, cases = len(points), len(back)
+    way = np.empty((cases, number, 2))
+    for n in range(cases):
+        for p in range(number):
+            x, y = points[p, 0] + vectors[p, 0], points[p, 1] + vectors[p, 1]
+            way[n, p, 0] = back[n, 0, 0] * x + back[n, 0, 1] * y + back[n, 0, 2] - points[p, 0]
+            way[n, p, 1] = back[n, 1, 0] * x + back[n, 1, 1] * y + back[n, 1, 2] - points[p, 1]
+    trial, best, sums = camera.copy(), camera.copy(), np.zeros(12)
+    most = -1.0
+    for attempt in range(0 if guessed else 1, 2):
+        if attempt == 1:
+            for row in range(2):
+                ordered = np.sort(way[0, :, row])
+                trial[row, 0], trial[row, 1] = 1.0 - row, float(row)
+                trial[row, 2] = (ordered[(number - 1) // 2] + ordered[number // 2]) / 2
+        firsts = 0
+        for turn in range(4):
+            if turn < 2 and attempt == 0:
+                continue
+            scale = (COARSE[0], COARSE[1], FINE[0], FINE[1])[turn]
+            firsts = 0
+            sums[:] = 0.0
+            for p in range(number):
+                x, y = points[p, 0], points[p, 1]
+                ex = trial[0, 0] * x + trial[0, 1] * y + trial[0, 2] - x
+                ey = trial[1, 0] * x + trial[1, 1] * y + trial[1, 2] - y
+                least, u, v, first = np.inf, 0.0, 0.0, True
+                for n in range(1 if turn < 2 else cases):
+                    dx, dy = (way[n, p, 0] - ex) / scale, (way[n, p, 1] - ey) / scale
+                    cost = 1.0 + dx * dx + dy * dy
+                    if n > 0:
+                        cost *= OTHER
+                    if cost < least:
+                        least, u, v, first = cost, way[n, p, 0], way[n, p, 1], n == 0
+                firsts += first
+                weight = 1.0 / (least * least)
+                wx, wy, wu, wv = weight * x, weight * y, weight * u, weight * v
+                sums[0] += weight
+                sums[1] += wx
+                sums[2] += wy
+                sums[3] += wx * x
+                sums[4] += wx * y
+                sums[5] += wy * y
+                sums[6] += wu
+                sums[7] += wu * x
+                sums[8] += wu * y
+                sums[9] += wv
+                sums[10] += wv * x
+                sums[11] += wv * y
+            _solve(sums, trial)
+        if sums[0] > most:
+            most = sums[0]
+            best[:] = trial
+            if most > GOOD * number and firsts > FIRST * number:
+                break
+    camera[:] = best
+
+
+@njit(cache=True, nogil=True)
+def _explain(
+    shifts: Any, inter: Any, back: Any, camera: Any, fixed: Any, rules: Any, fits: Any, way: Any
+) -> tuple[int, int]:
+    middle_x, middle_y, spacing = fixed[:3]
+    pixels, share, apart = rules[7:10]
+    rows, cols = fits.shape
+    found, total = 0, 0
     for i in range(rows):
         for j in range(cols):
-            px, py = points[i, j, 0], points[i, j, 1]
-            x, y = px + shifts[i, j, 0], py + shifts[i, j, 1]
+            if not inter[i, j]:
+                continue
+            total += 1
+            px, py = (j + 0.5) * spacing - middle_x, (i + 0.5) * spacing - middle_y
+            x, y = px + shifts[i, j, 0] / 4, py + shifts[i, j, 1] / 4
             ex = camera[0, 0] * px + camera[0, 1] * py + camera[0, 2] - px
             ey = camera[1, 0] * px + camera[1, 1] * py + camera[1, 2] - py
-            least, error = np.inf, 0.0
-            for k in range(len(back)):
-                wx = back[k, 0, 0] * x + back[k, 0, 1] * y + back[k, 0, 2] - px
-                wy = back[k, 1, 0] * x + back[k, 1, 1] * y + back[k, 1, 2] - py
+            least, error, second = np.inf, 0.0, np.inf
+            for n in range(len(back)):
+                wx = back[n, 0, 0] * x + back[n, 0, 1] * y + back[n, 0, 2] - px
+                wy = back[n, 1, 0] * x + back[n, 1, 1] * y + back[n, 1, 2] - py
                 off = (wx - ex) * (wx - ex) + (wy - ey) * (wy - ey)
-                cost = 1.0 + off if k == 0 else other * (1.0 + off)
+                cost = 1.0 + off if n == 0 else OTHER * (1.0 + off)
                 if cost < least:
-                    least, error, chosen[i, j] = cost, off, k
+                    if n > 0:
+                        second = min(second, error)
+                    least, error, fits[i, j] = cost, off, n
                     way[i, j, 0], way[i, j, 1] = wx, wy
-            if not math.sqrt(error) < pixels + share * math.sqrt(ex * ex + ey * ey):
-                chosen[i, j] = -1
+                else:
+                    second = min(second, off)
+            if math.sqrt(error) < pixels + share * math.sqrt(ex * ex + ey * ey) and math.sqrt(second) >= apart:
+                found += 1
+            else:
+                fits[i, j] = -1
+    return found, total
 
 
 @njit(cache=True, nogil=True)
 def walk(
-    start: Any,
-    end: Any,
+    fixed: Any,
     times: Any,
-    targets: Any,
+    candidates: Any,
+    chosen: Any,
     shifts: Any,
     velocities: Any,
     trust: Any,
-    width: Any,
-    height: Any,
-    spacing: Any,
-    edge: float,
     ends: Any,
     sure: Any,
 ) -> None:
-    rows, cols = targets.shape[1], targets.shape[2]
+    start, end, width, height, spacing, edge = fixed
+    rows, cols = chosen.shape[1], chosen.shape[2]
+    last = np.searchsorted(times, start)
     for p in range(len(ends)):
         x, y, now, product = ends[p, 0], ends[p, 1], start, 1.0
+        k = last
         while now > end and product > 0.0:
-            k = np.searchsorted(times, now)
+            while k > 0 and times[k - 1] >= now:
+                k -= 1
             if k >= len(times) or k < 1:
                 product = 0.0
                 break
@@ -135,9 +345,10 @@ def walk(
             product *= trust[k, row, col]
             if product <= 0.0:
                 break
-            target = targets[k, row, col]
+            choice = chosen[k, row, col]
+            target = candidates[k, choice] if choice >= 0 else np.inf
             if at_anchor and target < now and (target >= end or target >= times[k - 1]):
-                sx, sy = _same_thing(shifts[k], targets[k], gx, gy, row, col, edge)
+                sx, sy = _same_thing(shifts[k], chosen[k], gx, gy, row, col, edge)
                 if target < end:
                     part = (now - end) / (now - target)
                     x, y, now = x + sx * part, y + sy * part, end
@@ -174,23 +385,52 @@ def _lookup(field: Any, trust: Any, gx: float, gy: float) -> tuple[float, float]
 
 @njit(cache=True, nogil=True)
 def _same_thing(
-    shifts: Any, targets: Any, gx: float, gy: float, row: int, col: int, edge: float
+    shifts: Any, chosen: Any, gx: float, gy: float, row: int, col: int, edge: float
 ) -> tuple[float, float]:
-    rows, cols = targets.shape
+    rows, cols = chosen.shape
     fx, fy = int(math.floor(gx)), int(math.floor(gy))
     sx, sy, weight = 0.0, 0.0, 0.0
     for down in range(2):
         for right in range(2):
             a, b = fy + down, fx + right
-            if a < 0 or b < 0 or a >= rows or b >= cols or targets[a, b] != targets[row, col]:
+            if a < 0 or b < 0 or a >= rows or b >= cols or chosen[a, b] != chosen[row, col]:
                 continue
-            dx, dy = shifts[a, b, 0] - shifts[row, col, 0], shifts[a, b, 1] - shifts[row, col, 1]
-            if dx * dx + dy * dy > edge * edge:
+            dx, dy = float(shifts[a, b, 0] - shifts[row, col, 0]), float(shifts[a, b, 1] - shifts[row, col, 1])
+            if dx * dx + dy * dy > (edge * 4) * (edge * 4):
                 continue
             q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
             sx += q * shifts[a, b, 0]
             sy += q * shifts[a, b, 1]
             weight += q
     if weight <= 0.0:
-        return shifts[row, col, 0], shifts[row, col, 1]
-    return sx / weight, sy / weight
+        return shifts[row, col, 0] / 4, shifts[row, col, 1] / 4
+    return sx / weight / 4, sy / weight / 4
+
+
+@njit(cache=True, nogil=True)
+def agree(vectors: Any, confidence: Any, rules: Any, around: Any, out: Any, sure: Any) -> None:
+    unlike, doubt, most = rules
+    rows, cols = confidence.shape
+    reach = len(around) // 2
+    for i in range(rows):
+        for j in range(cols):
+            if confidence[i, j] <= 0:
+                continue
+            sx, sy, weight, apart, count = 0.0, 0.0, 0.0, 0.0, 0.0
+            for down in range(len(around)):
+                for right in range(len(around)):
+                    a, b = i + down - reach, j + right - reach
+                    if a < 0 or b < 0 or a >= rows or b >= cols or confidence[a, b] <= 0:
+                        continue
+                    x, y = np.float64(vectors[a, b, 0]), np.float64(vectors[a, b, 1])
+                    dx, dy = x - np.float64(vectors[i, j, 0]), y - np.float64(vectors[i, j, 1])
+                    distance = math.sqrt(dx * dx + dy * dy)
+                    near = around[down] * around[right]
+                    q = near * np.float64(confidence[a, b]) * max(1.0 - distance / unlike, 0.0)
+                    sx += q * x
+                    sy += q * y
+                    weight += q
+                    apart += near * min(distance, most)
+                    count += near
+            out[i, j, 0], out[i, j, 1] = sx / weight, sy / weight
+            sure[i, j] = np.float64(confidence[i, j]) / (1.0 + doubt * apart / count)
