@@ -19,7 +19,8 @@ try:
 except ImportError:
     loops = None
 
-Floats, Singles = NDArray[np.float64], NDArray[np.float32]
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 # libavutil's AVMotionVector
 RECORD = np.dtype(

@@ -337,7 +337,7 @@ def walk(
             ax, ay = x, y
             if not at_anchor:
                 for _ in range(2):
-                    vx, vy = _lookup(velocities[k], trust[k], ax / spacing - 0.5, ay / spacing - 0.5)
+                    vx, vy = _lookup(velocities, trust, k, ax / spacing - 0.5, ay / spacing - 0.5)
                     ax, ay = x + vx * (times[k] - now), y + vy * (times[k] - now)
             gx, gy = ax / spacing - 0.5, ay / spacing - 0.5
             row = min(max(int(math.floor(gy + 0.5)), 0), rows - 1)
@@ -348,7 +348,7 @@ def walk(
             choice = chosen[k, row, col]
             target = candidates[k, choice] if choice >= 0 else np.inf
             if at_anchor and target < now and (target >= end or target >= times[k - 1]):
-                sx, sy = _same_thing(shifts[k], chosen[k], gx, gy, row, col, edge)
+                sx, sy = _same_thing(shifts, chosen, k, gx, gy, row, col, edge)
                 if target < end:
                     part = (now - end) / (now - target)
                     x, y, now = x + sx * part, y + sy * part, end
@@ -356,7 +356,7 @@ def walk(
                     x, y, now = x + sx, y + sy, target
             else:
                 following = max(times[k - 1], end)
-                vx, vy = _lookup(velocities[k], trust[k], gx, gy)
+                vx, vy = _lookup(velocities, trust, k, gx, gy)
                 x, y = x - vx * (now - following), y - vy * (now - following)
                 now = following
             if x < 0.0 or y < 0.0 or x > width or y > height:
@@ -365,18 +365,18 @@ def walk(
 
 
 @njit(cache=True, nogil=True)
-def _lookup(field: Any, trust: Any, gx: float, gy: float) -> tuple[float, float]:
-    rows, cols = trust.shape
+def _lookup(field: Any, trust: Any, k: int, gx: float, gy: float) -> tuple[float, float]:
+    rows, cols = trust.shape[1:]
     gx, gy = min(max(gx, 0.0), cols - 1.0), min(max(gy, 0.0), rows - 1.0)
     fx, fy = int(gx), int(gy)
     sx, sy, weight = 0.0, 0.0, 0.0
     for down in range(2):
         for right in range(2):
             a, b = min(fy + down, rows - 1), min(fx + right, cols - 1)
-            if trust[a, b] > 0.0:
+            if trust[k, a, b] > 0.0:
                 q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
-                sx += q * field[a, b, 0]
-                sy += q * field[a, b, 1]
+                sx += q * field[k, a, b, 0]
+                sy += q * field[k, a, b, 1]
                 weight += q
     if weight <= 0.0:
         return 0.0, 0.0
@@ -385,25 +385,28 @@ def _lookup(field: Any, trust: Any, gx: float, gy: float) -> tuple[float, float]
 
 @njit(cache=True, nogil=True)
 def _same_thing(
-    shifts: Any, chosen: Any, gx: float, gy: float, row: int, col: int, edge: float
+    shifts: Any, chosen: Any, k: int, gx: float, gy: float, row: int, col: int, edge: float
 ) -> tuple[float, float]:
-    rows, cols = chosen.shape
+    rows, cols = chosen.shape[1:]
     fx, fy = int(math.floor(gx)), int(math.floor(gy))
     sx, sy, weight = 0.0, 0.0, 0.0
     for down in range(2):
         for right in range(2):
             a, b = fy + down, fx + right
-            if a < 0 or b < 0 or a >= rows or b >= cols or chosen[a, b] != chosen[row, col]:
+            if a < 0 or b < 0 or a >= rows or b >= cols or chosen[k, a, b] != chosen[k, row, col]:
                 continue
-            dx, dy = float(shifts[a, b, 0] - shifts[row, col, 0]), float(shifts[a, b, 1] - shifts[row, col, 1])
+            dx, dy = (
+                float(shifts[k, a, b, 0] - shifts[k, row, col, 0]),
+                float(shifts[k, a, b, 1] - shifts[k, row, col, 1]),
+            )
             if dx * dx + dy * dy > (edge * 4) * (edge * 4):
                 continue
             q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
-            sx += q * shifts[a, b, 0]
-            sy += q * shifts[a, b, 1]
+            sx += q * shifts[k, a, b, 0]
+            sy += q * shifts[k, a, b, 1]
             weight += q
     if weight <= 0.0:
-        return shifts[row, col, 0] / 4, shifts[row, col, 1] / 4
+        return shifts[k, row, col, 0] / 4, shifts[k, row, col, 1] / 4
     return sx / weight / 4, sy / weight / 4
 
 
