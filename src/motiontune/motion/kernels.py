@@ -491,5 +491,5 @@ def agree(vectors: Singles, confidence: Singles) -> tuple[Singles, Singles]:
             count += np.where(there[part] > 0, near, 0.0)
     known = confidence > 0
     mean = np.stack([sx, sy], axis=-1) / np.where(known, weight, 1.0)[..., None]
-    sure = confidence / (1.0 + DOUBT * apart / np.where(known, count, 1.0))
-    return np.where(known[..., None], mean, 0).astype(np.float32), np.where(known, sure, 0).astype(np.float32)
+    trust = confidence / (1.0 + DOUBT * apart / np.where(known, count, 1.0))
+    return np.where(known[..., None], mean, 0).astype(np.float32), np.where(known, trust, 0).astype(np.float32)
