@@ -14,7 +14,7 @@ from motiontune.clip import Clip
 from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
 from motiontune.errors import ConfigError, MotiontuneError, nearest
 from motiontune.evaluation.metrics import MOVING_PIXELS
-from motiontune.extract import Reader, find_clips
+from motiontune.extract import Reader, list_clips
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
@@ -81,7 +81,7 @@ class Library:
         self._clips: dict[str, list[ClipOfSample]] = {}
         self.measured: dict[tuple[str, MotionOptions], Measured] = {}
         if paths:
-            self._clips[FILES] = [ClipOfSample(path, "", "") for path in find_clips(paths, "").values()]
+            self._clips[FILES] = [ClipOfSample(path, "", "") for _, path in list_clips(paths)]
         self.names = [*self._clips]
         folders = [*allowed, *(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths)]
         if dataset_dir is not None:

@@ -244,7 +244,7 @@ def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.fl
 def _clips_section(clips: Sequence[ReportClip]) -> str:
     if not clips:
         return ""
-    wheel = _data_uri(colour_wheel_legend(144))
+    wheel = data_uri(colour_wheel_legend(144))
     legend = (
         f'<div class=legend><img src="{wheel}" alt="colour wheel: right is red, down yellow, left cyan, up blue">'
         "<p>An arrow starts at its patch and points where the content moves; its colour is its direction. "
@@ -282,7 +282,7 @@ def _cell_width(prediction: MotionComparison) -> int:
 
 def _strip(label: str, cells: Sequence[SheetCell]) -> str:
     pictures = "".join(
-        f'<img src="{_data_uri(cell.image)}" alt="{label} motion at {cell.time:.2f} s" loading=lazy>' for cell in cells
+        f'<img src="{data_uri(cell.image)}" alt="{label} motion at {cell.time:.2f} s" loading=lazy>' for cell in cells
     )
     return f"<b>{label}</b>{pictures}"
 
@@ -322,7 +322,7 @@ def _captions(clip: ReportClip) -> str:
 # Small parts
 
 
-def _data_uri(image: NDArray[np.uint8]) -> str:
+def data_uri(image: NDArray[np.uint8]) -> str:
     """The picture as PNG, or as JPEG where film would make that several times as large."""
     png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
     kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
