@@ -45,7 +45,9 @@ def red(pictures: np.ndarray) -> np.ndarray:
 def test_a_frame_shows_the_motion_of_the_pair_that_it_lies_in(direction, show, tmp_path):
     clip, grid, field = clip_and_field(direction)
     nothing = replace(field, vectors=0 * field.vectors, valid=field.valid & False, confidence=0 * field.confidence)
-    count = write_overlay(tmp_path / "film.mp4", clip, grid, [Panel("a", field, show), Panel("b", nothing, show)], "said")
+    count = write_overlay(
+        tmp_path / "film.mp4", clip, grid, [Panel("a", field, show), Panel("b", nothing, show)], "said"
+    )
     pictures = frames_of(tmp_path / "film.mp4")
     assert count == len(pictures) == len(read_clip(str(CLIP), fps=1000).frames)
     first, then = clip.indices[:2] if direction == "past" else clip.indices[1:3]

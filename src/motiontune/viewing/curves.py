@@ -39,6 +39,7 @@ def draw_curves(
     levels: Mapping[str, float | None] | None = None,
     over: str = "step",
     size: tuple[float, float] = (6.0, 3.4),
+    may_be_log: bool = True,
 ) -> Curves:
     """Draw curves.
 
@@ -48,6 +49,7 @@ def draw_curves(
         levels: dotted lines in the colour of the curve of that name.
         over: label of the x axis.
         size: width and height in inches.
+        may_be_log: values far apart get a logarithmic axis.
 
     Raises:
         ImportError: without matplotlib.
@@ -66,7 +68,7 @@ def draw_curves(
             if level is not None:
                 axes.axhline(level, color=colour, linestyle=":", linewidth=1.3)
         values = np.concatenate([points[:, 1] for points in series.values()])
-        if values.min() > 0 and values.max() > 20 * values.min():
+        if may_be_log and values.min() > 0 and values.max() > 20 * values.min():
             axes.set_yscale("log")
         axes.set_xlabel(over)
         axes.set_ylabel(label)

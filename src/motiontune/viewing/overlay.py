@@ -26,6 +26,9 @@ SHOWS: tuple[str, ...] = get_args(Show)
 MAX_HEIGHT, MIN_HEIGHT, MAX_WIDTH = 480, 240, 1280
 """Frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels."""
 
+SAMPLED_WIDTH = 960
+"""`MAX_WIDTH` of films of the sampled frames, which are seen in a page."""
+
 _SPACING = 20  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
 _HEAD = _LINE + 6
@@ -93,8 +96,9 @@ def write_overlay(
     """
     path = Path(path)
     columns = min(columns or len(panels), len(panels))
+    widest = SAMPLED_WIDTH if sampled else MAX_WIDTH
     aspect = clip.info.width / clip.info.height
-    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), MAX_WIDTH / columns / aspect)) // 2 * 2
+    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
     size = (max(2, round(aspect * height / 2) * 2), height)
     scales = {show: _scale(panels, grid, height, show) for show in {panel.show for panel in panels}}
     layers = [

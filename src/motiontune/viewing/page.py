@@ -49,14 +49,16 @@ ROWS = 200
 
 _SHOWS = ("arrows", "colours", "none")
 _KEPT_FILMS = 40
-_HEADERS = ["#", "clip", "answer", "moving", "no vector", "mean px", "note"]
-_WIDTHS = ["52px", "150px", "190px", "80px", "90px", "80px", "200px"]
+_HEADERS = ["#", "clip", "moving %", "no vector %", "mean px", "answer", "note"]
+_WIDTHS = ["56px", "160px", "102px", "116px", "96px", "220px", "260px"]
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
     "worker-src 'self' blob:; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-_ELSEWHERE = re.compile(r'<(?:link|script)\b[^>]*?\s(?:href|src)="https?://[^>]*>(?:\s*</script>)?')
+_ELSEWHERE = re.compile(
+    r'<(?:link|script)\b[^>]*?\s(?:href|src)="https?://[^>]*>(?:\s*</script>)?|<link rel="manifest"[^>]*>'
+)
 
 
 @dataclass(frozen=True)
@@ -234,11 +236,11 @@ class Viewer:
 def _row(number: int, clip: ClipOfSample, measured: Measured | None) -> list[Any]:
     name = Path(clip.path).name
     if measured is None:
-        return [number, name, clip.answer, "", "", "", ""]
+        return [number, name, "", "", "", clip.answer, ""]
     if not measured.readable:
-        return [number, name, clip.answer, "", "", "", measured.problem]
-    numbers = [_percent(measured.moving), _percent(measured.invalid), f"{measured.mean_motion:.2f}"]
-    return [number, name, clip.answer, *numbers, measured.problem or measured.source]
+        return [number, name, "", "", "", clip.answer, measured.problem]
+    numbers = [round(100 * measured.moving), round(100 * measured.invalid), round(measured.mean_motion, 2)]
+    return [number, name, *numbers, clip.answer, measured.problem or measured.source]
 
 
 def _percent(share: float) -> str:
@@ -311,7 +313,7 @@ def compare(said: "MotionPrediction") -> str:
     curve = error_curve(said.field, said.target)
     series = {"this model": curve.error, "no motion": curve.no_motion}
     points = {name: np.stack([curve.times, values], axis=-1) for name, values in series.items()}
-    drawn = draw_curves(points, "end-point error, px", over="time, s", size=(9.0, 2.6))
+    drawn = draw_curves(points, "end-point error, px", over="time, s", size=(9.0, 2.6), may_be_log=False)
     data = json.dumps({"box": drawn.box, "limits": drawn.limits})
     cursor = "<div class=mt-cursor hidden></div>"
     return (
@@ -351,7 +353,7 @@ def build(viewer: Viewer) -> Any:
     sources = [name for name in SOURCES if name != "raft"]
     if settings.options.source not in sources:
         sources.append(settings.options.source)
-    hidden: dict[str, Any] = {"show_progress": "hidden", "show_api": False}
+    hidden: dict[str, Any] = {"show_progress": "hidden"}
     with gr.Blocks(
         title="motiontune view",
         theme=theme,
@@ -368,7 +370,7 @@ def build(viewer: Viewer) -> Any:
                     dataset = gr.Dropdown(
                         library.names, value=settings.dataset, label="Data set", elem_id="dataset", scale=2
                     )
-                    words = gr.Textbox(label="Name or answer contains", elem_id="words", scale=2)
+                    words = gr.Textbox(label="Name or answer contains", elem_id="words", scale=2, max_lines=1)
                 with gr.Row():
                     kind = gr.Radio(list(KINDS), value="all", label="Show clips that are", elem_id="kind")
                 with gr.Accordion(
@@ -384,29 +386,33 @@ def build(viewer: Viewer) -> Any:
                 progress = gr.HTML(elem_id="progress")
                 table = gr.Dataframe(
                     headers=_HEADERS,
-                    datatype=["number", *["str"] * 6],
+                    datatype="str",  # a number that is missing would be 0
                     column_widths=_WIDTHS,
                     interactive=False,
                     show_label=False,
-                    max_height=460,
+                    max_height=400,
                     elem_id="clips",
                 )
-                drop = gr.File(label="Or drop a clip here: it stays on this machine", elem_id="drop", height=120)
+                drop = gr.File(label="Or drop a clip here: it stays on this machine", elem_id="drop", height=110)
             with gr.Column(scale=7, min_width=560):
                 with gr.Row():
-                    show = gr.Radio(list(_SHOWS), value="arrows", label="Motion as", elem_id="show")
+                    show = gr.Radio(list(_SHOWS), value="arrows", label="Motion as", elem_id="show", scale=3)
                     source = gr.Dropdown(
-                        sources, value=settings.options.source, label="Target from", elem_id="source", min_width=120
+                        sources,
+                        value=settings.options.source,
+                        label="Target from",
+                        elem_id="source",
+                        min_width=120,
+                        scale=2,
                     )
-                    all_sources = gr.Button("Compare all sources", elem_id="sources")
+                    all_sources = gr.Button("Compare all sources", elem_id="sources", min_width=120, scale=1)
+                with gr.Row(visible=model is not None):
+                    prompt = gr.Textbox(settings.prompt, label="Question", elem_id="prompt", scale=3, max_lines=3)
+                    answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", scale=4, max_lines=6)
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=80)
                 line = gr.HTML(status("Choose a clip in the table, or drop one."), elem_id="line")
                 facts = gr.HTML(elem_id="facts")
                 film = gr.HTML(elem_id="film")
-                with gr.Group(visible=model is not None):
-                    with gr.Row():
-                        prompt = gr.Textbox(settings.prompt, label="Question", elem_id="prompt", scale=4, lines=1)
-                        ask = gr.Button("Ask the model", variant="primary", elem_id="ask", scale=1, min_width=120)
-                    answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=2)
                 details = gr.HTML(elem_id="details")
 
         filters = [dataset, kind, words, still, invalid, source]
@@ -415,7 +421,7 @@ def build(viewer: Viewer) -> Any:
             event(**listed)
         measuring = start.click(viewer.measure, [dataset, most, source], progress, **hidden)
         measuring.success(**listed)
-        stop.click(cancels=[measuring], show_api=False).then(**listed)
+        stop.click(cancels=[measuring]).then(**listed)
 
         shown = {"fn": viewer.open, "inputs": [chosen, show, source]}
         shown |= {"outputs": [scene, line, facts, film, details, answer], **hidden}
@@ -551,6 +557,7 @@ def serving(
                 app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOCAL, "localhost"])
             with contextlib.redirect_stdout(io.StringIO()):  # Gradio prints where it mounts
                 app = gr.mount_gradio_app(app, page, "/", show_api=False, ssr_mode=False)
+            page.has_launched = True  # else Gradio 5.50 takes the path of any file for that of an uploaded one
             config = uvicorn.Config(_Guard(app), log_level="warning", timeout_graceful_shutdown=1)
             server = uvicorn.Server(config)
             thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -94,7 +94,7 @@ def prediction_scene(said: "MotionPrediction") -> Scene:
         if said.field is not None:
             wrong = difference(said.field, said.target)
             longest = long_motion(wrong.vectors[wrong.valid])
-            panels.append(Panel(f"error: black 0, yellow {longest:.1f} px or more", wrong, "heat"))
+            panels.append(Panel(f"error, 0 to {longest:.1f} px", wrong, "heat"))
     return Scene(said.clip, said.grid, panels or [Panel("clip", None)], said.problem)
 
 
