@@ -45,7 +45,9 @@ def red(pictures: np.ndarray) -> np.ndarray:
 def test_a_frame_shows_the_motion_of_the_pair_that_it_lies_in(direction, show, tmp_path):
     clip, grid, field = clip_and_field(direction)
     nothing = replace(field, vectors=0 * field.vectors, valid=field.valid & False, confidence=0 * field.confidence)
-    count = write_overlay(tmp_path / "film.mp4", clip, grid, [Panel("a", field), Panel("b", nothing)], "said", show)
+    count = write_overlay(
+        tmp_path / "film.mp4", clip, grid, [Panel("a", field, show), Panel("b", nothing, show)], "said"
+    )
     pictures = frames_of(tmp_path / "film.mp4")
     assert count == len(pictures) == len(read_clip(str(CLIP), fps=1000).frames)
     first, then = clip.indices[:2] if direction == "past" else clip.indices[1:3]
@@ -61,7 +63,7 @@ def test_the_size_and_the_text(tmp_path):
     clip, grid, field = clip_and_field()
     panels = [Panel("predicted", field)]
     write_overlay(tmp_path / "short.mp4", clip, grid, panels, "said")
-    write_overlay(tmp_path / "none.mp4", clip, grid, panels)
+    write_overlay(tmp_path / "none.mp4", clip, grid, panels, "")
     write_overlay(tmp_path / "long.mp4", clip, grid, panels, "word \n\b" * 80)
     short, none, long = (frames_of(tmp_path / f"{name}.mp4")[0] for name in ("short", "none", "long"))
     assert short.shape == none.shape == (26 + 240 + 52, 300, 3)  # a clip of 160 x 128, enlarged

@@ -66,8 +66,8 @@ def films(folder: Path) -> list[dict[str, Any]]:
             rates = []
             for _ in range(ROUNDS):
                 start = time.process_time()
-                titled = [Panel("predicted", field), Panel("target", field)][:panels]
-                count = write_overlay(folder / "film.mp4", clip, grid, titled, "The texture moves.", show)
+                titled = [Panel("predicted", field, show), Panel("target", field, show)][:panels]
+                count = write_overlay(folder / "film.mp4", clip, grid, titled, "The texture moves.")
                 rates.append(count / (time.process_time() - start))
             rate = round(statistics.median(rates), 1)
             rows.append({"show": show, "panels": panels, "frames": count, "frames_per_cpu_second": rate})

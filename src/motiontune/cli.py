@@ -8,6 +8,7 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from motiontune.errors import MotiontuneError
 
@@ -30,7 +31,7 @@ def exit_with_message(run: Callable[[], object]) -> None:
     except subprocess.CalledProcessError as error:  # torchrun has printed what happened
         sys.exit(error.returncode)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] != "llamafactory":
+        if (error.name or "").partition(".")[0] not in ("llamafactory", "gradio"):
             raise
         print(f"motiontune: {error}; install it with: pip install 'motiontune[llamafactory]'", file=sys.stderr)
         sys.exit(2)
@@ -141,9 +142,9 @@ def _extract(argv: list[str]) -> None:
         raise MotiontuneError(f"{failed} of {len(rows)} clips gave no motion, see the table above")
 
 
-def _add_reading(parser: argparse.ArgumentParser) -> None:
+def _add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The options of commands that load a model."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="a model or an adapter (folder or hub)")
+    parser.add_argument("--model", required=required, metavar="DIR", help="a model or an adapter (folder or hub)")
     parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
     parser.add_argument("--template", help="LLaMA-Factory's, if not the family's own")
     parser.add_argument("--fps", type=float, default=2.0, help="as video_fps in training (default: %(default)s)")
@@ -155,6 +156,20 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 def _check_reading(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.fps <= 0 or min(args.max_frames, args.max_pixels, args.max_new_tokens) < 1:
         parser.error("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+
+
+def _load_model(args: argparse.Namespace) -> Any:
+    """Load the model that the options of `_add_reading` name."""
+    from motiontune.llamafactory.predictor import MotionModel
+
+    return MotionModel.from_pretrained(
+        args.model,
+        base=args.base,
+        template=args.template,
+        fps=args.fps,
+        max_frames=args.max_frames,
+        max_pixels=args.max_pixels,
+    )
 
 
 def _predict(argv: list[str]) -> None:
@@ -179,18 +194,10 @@ def _predict(argv: list[str]) -> None:
     if args.target != "none":
         check_source(args.target)
     from motiontune.extract import find_clips
-    from motiontune.llamafactory.predictor import MotionModel
     from motiontune.predict import predict, table
 
     find_clips(args.clips, args.out)  # before the model, which takes long
-    model = MotionModel.from_pretrained(
-        args.model,
-        base=args.base,
-        template=args.template,
-        fps=args.fps,
-        max_frames=args.max_frames,
-        max_pixels=args.max_pixels,
-    )
+    model = _load_model(args)
     if model.head is None:
         print(f"{args.model} has no motion head: text alone, no motion", file=sys.stderr)
     rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens)
@@ -250,6 +257,54 @@ def _evaluate(argv: list[str]) -> None:
     print(result.table())
 
 
+def _view(argv: list[str]) -> None:
+    from motiontune.datasets.something_something import PROMPT
+    from motiontune.extract import FrameOptions
+    from motiontune.motion.options import MotionOptions
+    from motiontune.motion.sources import check_source
+
+    parser = argparse.ArgumentParser(
+        "motiontune view", description="Look through clips, their motion and what a model says of it, in the browser."
+    )
+    parser.add_argument("clips", nargs="*", metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--dataset-dir", metavar="DIR", help="the folder of dataset_info.json")
+    parser.add_argument("--dataset", metavar="NAME", help="the data set that is open at first")
+    parser.add_argument("--allow", action="append", default=[], metavar="DIR", help="a folder that clips may lie in")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="its port (default: the first free one from 7860)")
+    parser.add_argument("--prompt", default=PROMPT, help="the first question (default: %(default)r)")
+    parser.add_argument("--target", default="auto", help="the first source of motion (default: %(default)s)")
+    parser.add_argument("--motion-dir", metavar="DIR", help="as motion_dir, for --target file")
+    parser.add_argument("--raft-weights", metavar="FILE", help="as motion_raft_weights, for --target raft")
+    parser.add_argument("--direction", choices=("past", "future"), help="as motion_target (default: the model's)")
+    _add_reading(parser, required=False)
+    args = parser.parse_args(argv)
+    _check_reading(parser, args)
+    if args.port is not None and not 0 <= args.port < 65536:
+        parser.error("--port must be from 0 to 65535")
+    if args.model is None and (args.base or args.template):
+        parser.error("--base and --template are for --model")
+    check_source(args.target)
+    from motiontune.viewing.library import FILES, Library
+    from motiontune.viewing.page import Settings, view
+
+    library = Library(args.dataset_dir, args.clips, args.allow)
+    first = args.dataset or (FILES if args.clips else next(iter(library.names), None))
+    if first is not None:
+        library.clips(first)
+    model, reader = None, FrameOptions(args.fps, args.max_frames, args.max_pixels)
+    direction = args.direction or "past"
+    if args.model is not None:
+        print(f"motiontune view: loading LLaMA-Factory and {args.model}", flush=True)
+        model = _load_model(args)
+        if args.direction not in (None, model.direction) and model.head is not None:
+            raise MotiontuneError(f"--direction {args.direction}: the head of {args.model} says the {model.direction}")
+        reader, direction = model.reader, model.direction if model.head is not None else direction
+    options = MotionOptions(args.target, direction, motion_dir=args.motion_dir, raft_weights=args.raft_weights)
+    settings = Settings(options, first, args.prompt, args.max_new_tokens)
+    view(library, reader, settings, model, args.host, args.port)
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -278,6 +333,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "extract": (_extract, "write the motion of clips to files, with pictures to look at"),
     "predict": (_predict, "what a model says of clips: text, and motion as files and films"),
     "evaluate": (_evaluate, "how right a model's text and motion are over a data set, with intervals"),
+    "view": (_view, "look through clips, their motion and a model's, in the browser"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

@@ -108,26 +108,38 @@ class Extracted:
     problem: str = ""
 
 
+def list_clips(paths: Sequence[str]) -> list[tuple[Path, str]]:
+    """The clips that files and folders stand for: (name, the file), where a folder stands for the videos below it.
+
+    The name of a clip in a folder keeps the folder's structure.
+
+    Raises:
+        ConfigError: if there is no video in a folder.
+    """
+    found: list[tuple[Path, str]] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append((Path(Path(path).name), path))
+            continue
+        below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        if not below:
+            raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
+        found += [(clip.relative_to(path), str(clip)) for clip in below]
+    return found
+
+
 def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
     """Name the clips that files and folders stand for: {where to write, without suffix: clip}.
-
-    A folder stands for the videos in it and below, and keeps its structure.
 
     Raises:
         ConfigError: if there is none, or two would be written to the same place.
     """
     found: dict[Path, str] = {}
-    for path in paths:
-        below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-        clips = below if os.path.isdir(path) else [Path(path)]
-        if not clips:
-            raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
-        for clip in clips:
-            name = clip.relative_to(path) if os.path.isdir(path) else Path(clip.name)
-            target = Path(out) / name.with_suffix("")
-            if target in found:
-                raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
-            found[target] = str(clip)
+    for name, clip in list_clips(paths):
+        target = Path(out) / name.with_suffix("")
+        if target in found:
+            raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
+        found[target] = clip
     return found
 
 

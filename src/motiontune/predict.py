@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -53,7 +52,7 @@ def predict(
     out: str,
     prompt: str,
     target: str = "auto",
-    show: Show | Literal["none"] = "arrows",
+    show: Show = "arrows",
     max_new_tokens: int = 128,
 ) -> list[Predicted]:
     """Write what a model says of clips, and `predictions.json` about all of them. A bad clip does not stop the others.
@@ -89,19 +88,19 @@ def predict(
     return rows
 
 
-def _write(said: MotionPrediction, place: Path, show: Show | Literal["none"]) -> None:
+def _write(said: MotionPrediction, place: Path, show: Show) -> None:
     if said.field is None:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
     more = {"text": np.array(said.text)}
-    panels = [Panel("predicted", said.field)]
+    panels = [Panel("predicted", said.field, show)]
     if said.target is not None:
-        panels.append(Panel(f"target: {said.target.source}", said.target))
+        panels.append(Panel(f"target: {said.target.source}", said.target, show))
         more |= {"target": said.target.vectors, "target_valid": said.target.valid}
         more |= {"target_source": np.array(said.target.source)}
     write_npz(place.with_name(f"{place.name}.npz"), said.field, said.grid, **more)
     if show != "none":
-        write_overlay(place.with_name(f"{place.name}.mp4"), said.clip, said.grid, panels, said.text, show)
+        write_overlay(place.with_name(f"{place.name}.mp4"), said.clip, said.grid, panels, said.text)
 
 
 def _row(path: str, said: MotionPrediction, seconds: float) -> Predicted:

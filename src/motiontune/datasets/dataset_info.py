@@ -3,14 +3,105 @@
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line, nearest
 
 
 INFO_FILE = "dataset_info.json"
+
+
+@dataclass(frozen=True)
+class ClipOfSample:
+    """A clip of a data set, and what is asked and said of it.
+
+    Args:
+        path: the file, found as LLaMA-Factory finds it.
+        prompt: the first question.
+        answer: the last answer; "" where there is none.
+    """
+
+    path: str
+    prompt: str
+    answer: str
+
+
+def load_info(folder: str | Path) -> dict[str, Any]:
+    """Read a folder's `dataset_info.json`: {name of the data set: what it says of it}.
+
+    Raises:
+        ConfigError: if the file is missing or cannot be read.
+    """
+    file = Path(folder) / INFO_FILE
+    try:
+        info = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"dataset_dir: {file} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"dataset_dir: {file} cannot be read: {in_one_line(error)}") from error
+    if not isinstance(info, dict):
+        raise ConfigError(f"dataset_dir: {file} holds a {type(info).__name__}, not an object")
+    return info
+
+
+def check_listed(name: str, info: Mapping[str, Any], folder: str | Path) -> None:
+    """Refuse a data set that `dataset_info.json` does not list.
+
+    Raises:
+        ConfigError: naming the nearest one.
+    """
+    if name not in info:
+        raise ConfigError(f"dataset: {name!r} is not in {Path(folder) / INFO_FILE}" + nearest(name, info))
+
+
+def read_clips(folder: str | Path, name: str) -> list[ClipOfSample]:
+    """Read the clips of a data set, without decoding any; a clip that several samples have is there several times.
+
+    Args:
+        folder: LLaMA-Factory's `dataset_dir`.
+        name: of the data set. Its file must be a `.json` or `.jsonl`.
+
+    Raises:
+        ConfigError: if there is no such data set, or it cannot be read, or has no videos.
+    """
+    info = load_info(folder)
+    check_listed(name, info, folder)
+    about = info[name]
+    file = Path(folder) / str(about.get("file_name", ""))
+    if file.suffix not in (".json", ".jsonl"):
+        raise ConfigError(f"dataset: {name!r} is no .json or .jsonl file of its own, which is all that can be shown")
+    videos = about.get("columns", {}).get("videos")
+    if not videos:
+        raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
+    try:
+        text = file.read_text("utf-8")
+        rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
+        return [clip for row in rows for clip in _clips_of(row, videos, about, Path(folder))]
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f"dataset: {name!r}: {file} cannot be read: {in_one_line(error)}") from error
+
+
+def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], folder: Path) -> list[ClipOfSample]:
+    columns, tags = about.get("columns", {}), about.get("tags", {})
+    if about.get("formatting", "alpaca") == "alpaca":
+        asked = "\n".join(filter(None, (row.get(columns.get(*pair)) for pair in _ALPACA[:2])))
+        said = row.get(columns.get(*_ALPACA[2])) or ""
+    else:
+        turns = row[columns.get("messages", "conversations")]
+        role, content = tags.get("role_tag", "from"), tags.get("content_tag", "value")
+        asked = next((turn[content] for turn in turns if turn[role] == tags.get("user_tag", "human")), "")
+        answers = [turn[content] for turn in turns if turn[role] == tags.get("assistant_tag", "gpt")]
+        said = answers[-1] if answers else ""
+    paths = row.get(videos) or []
+    paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
+    found = (str(folder / path) if (folder / path).is_file() else path for path in paths)
+    return [ClipOfSample(path, asked.replace("<video>", "").strip(), said.strip()) for path in found]
+
+
+_ALPACA = (("prompt", "instruction"), ("query", "input"), ("response", "output"))
 
 
 def make_sample(video: str, prompt: str, answer: str, **columns: Any) -> dict[str, Any]:

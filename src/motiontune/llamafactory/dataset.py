@@ -1,19 +1,17 @@
 """What happens to samples before training: clips are checked, each data set says where its motion will come from."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.data.processor.processor_utils import DatasetProcessor
-from llamafactory.extras.constants import DATA_CONFIG
 
-from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, in_one_line, nearest
+from motiontune.datasets.dataset_info import check_listed, load_info
+from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.llamafactory.compat import get_logger
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
@@ -97,19 +95,12 @@ def check_names(data_args: Any) -> None:
     """
     if not isinstance(data_args.dataset_dir, str) or data_args.dataset_dir.startswith(("ONLINE", "REMOTE:")):
         return
-    file = Path(data_args.dataset_dir) / DATA_CONFIG
     names = [*(data_args.dataset or []), *(data_args.eval_dataset or [])]
     if not names or (data_args.tokenized_path and os.path.isdir(data_args.tokenized_path)):
         return
-    try:
-        known = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"dataset_dir: {file} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"dataset_dir: {file} cannot be read: {in_one_line(error)}") from error
+    known = load_info(data_args.dataset_dir)
     for name in names:
-        if name not in known:
-            raise ConfigError(f"dataset: {name!r} is not in {file}" + nearest(name, known))
+        check_listed(name, known, data_args.dataset_dir)
 
 
 def say_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:

@@ -1,16 +1,21 @@
 """A trained model in a few lines of Python: `MotionModel.from_pretrained(folder).predict("clip.mp4")`."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
+import torch
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
 from numpy.typing import NDArray
 from PIL import Image
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from motiontune.clip import Clip
 from motiontune.datasets.something_something import PROMPT
@@ -77,6 +82,16 @@ class MotionPrediction:
             length = row_length(target)  # of both, or they could not be compared
             rows = [replace(target, length=length), replace(rows[0], length=length)]
         return Image.fromarray(contact_sheet(rows, columns))
+
+
+class _Stop(StoppingCriteria):
+    """Ends generation once its event is set."""
+
+    def __init__(self) -> None:
+        self.event = Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class MotionModel:
@@ -187,6 +202,36 @@ class MotionModel:
         unpadded = replace(grid, frames=len(clip.frames), temporal_patch=1)
         wanted, problem = self._target(clip, unpadded, target)
         return MotionPrediction(text, field, wanted, clip, unpadded, problem)
+
+    def stream(self, video: str | Path, prompt: str = PROMPT, **options: Any) -> "Iterator[str | MotionPrediction]":
+        """Predict as `predict` does, and yield the text so far whenever it has grown, and at last the prediction.
+
+        A stream that is closed before its end stops the model.
+
+        Args:
+            video: the clip.
+            prompt: the question.
+            options: the other arguments of `predict`.
+
+        Raises:
+            MotiontuneError: as `predict`.
+        """
+        streamer = TextIteratorStreamer(
+            self.reader.tokenizer_module["tokenizer"], skip_prompt=True, skip_special_tokens=True
+        )
+        stopped = _Stop()
+        options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stopped])}
+        with ThreadPoolExecutor(1) as pool:
+            prediction = pool.submit(self.predict, video, prompt, **options)
+            prediction.add_done_callback(lambda _: streamer.end())  # else a mistake would leave us waiting for text
+            try:
+                text = ""
+                for piece in streamer:
+                    if piece:
+                        yield (text := text + piece)
+                yield prediction.result()
+            finally:
+                stopped.event.set()
 
     def _batch(self, clip: Clip, prompt: str) -> Any:
         """Make the batch of one clip that LLaMA-Factory's prediction makes, without labels."""

@@ -1,7 +1,7 @@
-"""A clip as a film with its motion drawn on it: every frame of the file, at its own speed."""
+"""A clip as a film with its motion drawn on it: every frame of the file at its own speed, or the sampled ones."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,24 +20,35 @@ from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.viewing.contact_sheet import long_motion, printable, shorten, write_texts
 
 
-Show = Literal["arrows", "colours"]
+Show = Literal["arrows", "colours", "heat", "none"]
 SHOWS: tuple[str, ...] = get_args(Show)
 
 MAX_HEIGHT, MIN_HEIGHT, MAX_WIDTH = 480, 240, 1280
 """Frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels."""
 
+SAMPLED_WIDTH = 960
+"""`MAX_WIDTH` of films of the sampled frames, which are seen in a page."""
+
 _SPACING = 20  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
+_HEAD = _LINE + 6
 _OPACITY = 0.65  # of colours; the frame stays visible below
 _MAX_RATE = 240  # frames per second; a header that promises more is wrong
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One of the pictures that stand side by side: what stands above it, and its motion."""
+    """One of the pictures that stand side by side.
+
+    Args:
+        title: stands above it.
+        field: the motion; None where there is none, and the frame stands alone.
+        show: "arrows", "colours" of the wheel, "heat" for the vectors' lengths alone, or "none".
+    """
 
     title: str
-    field: MotionField
+    field: MotionField | None
+    show: Show = "arrows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +64,16 @@ class _Layer:
 
 
 def write_overlay(
-    path: str | Path, clip: Clip, grid: VideoGrid, panels: Sequence[Panel], text: str = "", show: Show = "arrows"
+    path: str | Path,
+    clip: Clip,
+    grid: VideoGrid,
+    panels: Sequence[Panel],
+    text: str | None = None,
+    *,
+    sampled: bool = False,
+    columns: int | None = None,
 ) -> int:
-    """Write the clip's file as H.264, the motion drawn on it, the panels side by side and a text below.
+    """Write a clip as H.264, its motion drawn on it, the panels side by side and a text below.
 
     A frame between two sampled ones shows the motion between these two, with each arrow where the motion's field has
     it: at the patches of the later frame for the past, of the earlier one for the future.
@@ -64,9 +82,11 @@ def write_overlay(
         path: the film to write. Whole or not at all.
         clip: the sampled frames of a file.
         grid: where the patches of the sampled frames lie, as many frames as the fields have.
-        panels: one or more fields on the grid; arrows and colours of all have one scale.
-        text: stands below.
-        show: how motion is drawn.
+        panels: one or more; those that show motion in the same way have one scale.
+        text: stands below, with the colour wheel; None for neither.
+        sampled: only the sampled frames, as large as the model sees them, at their own times; else every frame of the
+            file at its own speed.
+        columns: panels in a row; None puts all into one.
 
     Returns:
         The number of frames that were written.
@@ -75,27 +95,38 @@ def write_overlay(
         ClipError: if the file cannot be decoded.
     """
     path = Path(path)
+    columns = min(columns or len(panels), len(panels))
+    widest = SAMPLED_WIDTH if sampled else MAX_WIDTH
     aspect = clip.info.width / clip.info.height
-    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), MAX_WIDTH / len(panels) / aspect)) // 2 * 2
+    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
     size = (max(2, round(aspect * height / 2) * 2), height)
-    layers = [_Layers(panel.field, grid, size, show, *_scale(panels, grid, height, show)) for panel in panels]
-    head, foot = _strips([panel.title for panel in panels], size[0], text, show)
-    rate = Fraction(min(max(clip.info.average_rate, 1.0), _MAX_RATE)).limit_denominator(1001)
+    scales = {show: _scale(panels, grid, height, show) for show in {panel.show for panel in panels}}
+    layers = [
+        _Layers(panel.field, grid, size, panel.show, *scales[panel.show])
+        if panel.field is not None and panel.show != "none"
+        else None
+        for panel in panels
+    ]
+    canvas, places = _lay_out([panel.title for panel in panels], size, columns)
+    if text is not None:
+        canvas = np.concatenate([canvas, _foot(text, canvas.shape[1])])
+    frames = _sampled_frames(clip, size) if sampled else _all_frames(clip, size)
+    rate = _sampled_rate(clip) if sampled else clip.info.average_rate
     unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     count = 0
     try:
-        with open_video(clip.path) as (source, video), av.open(str(unfinished), "w") as film:
-            video.thread_type = "AUTO"
-            stream: Any = film.add_stream("libx264", rate=rate, options={"crf": "25", "preset": "ultrafast"})
-            stream.width, stream.height = head.shape[1], head.shape[0] + height + foot.shape[0]
+        with av.open(str(unfinished), "w") as film:
+            stream: Any = film.add_stream(
+                "libx264",
+                rate=Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001),
+                options={"crf": "25", "preset": "ultrafast"},
+            )
+            stream.width, stream.height = canvas.shape[1], canvas.shape[0]
             stream.pix_fmt = "yuv420p"
-            canvas = np.concatenate([head, np.zeros((height, head.shape[1], 3), np.uint8), foot])
-            for number, frame in enumerate(source.decode(video)):
-                image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
-                image = np.asarray(image, np.uint8)
-                for index, layer in enumerate(layers):
-                    left = index * size[0]
-                    canvas[len(head) : len(head) + height, left : left + size[0]] = layer.of(number, clip).over(image)
+            for number, image in frames:
+                for layer, (top, left) in zip(layers, places, strict=True):
+                    picture = image if layer is None else layer.of(number, clip).over(image)
+                    canvas[top : top + height, left : left + size[0]] = picture
                 planes = cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
                 film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
                 count += 1
@@ -104,6 +135,25 @@ def write_overlay(
     finally:
         unfinished.unlink(missing_ok=True)
     return count
+
+
+def _all_frames(clip: Clip, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Every frame of the file with its number, uint8 [h, w, 3]."""
+    with open_video(clip.path) as (source, video):
+        video.thread_type = "AUTO"
+        for number, frame in enumerate(source.decode(video)):
+            image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
+            yield number, np.asarray(image, np.uint8)
+
+
+def _sampled_frames(clip: Clip, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    for number, frame in zip(clip.indices, clip.frames, strict=True):
+        yield int(number), np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _sampled_rate(clip: Clip) -> float:
+    spans = np.diff(clip.times)
+    return 1 / float(np.median(spans)) if len(spans) and np.median(spans) > 0 else 1.0
 
 
 class _Layers:
@@ -125,10 +175,12 @@ class _Layers:
         return self._last[1]
 
     def _draw(self, vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> _Layer:
-        if self.show == "colours":
-            colours = np.round(flow_to_rgb(vectors, self.length, valid) * (_OPACITY * valid[..., None]))
+        if self.show != "arrows":
+            wheel = self.show == "colours"
+            colours = flow_to_rgb(vectors, self.length, valid) if wheel else heat(vectors, self.length)
+            paint = np.round(colours * (_OPACITY * valid[..., None]))
             keep = np.round(255 * (1 - _OPACITY * valid[..., None].repeat(3, axis=-1)))
-            pictures = [np.asarray(part, np.uint8) for part in (colours, keep)]
+            pictures = [np.asarray(part, np.uint8) for part in (paint, keep)]
             return _Layer(*(cv2.resize(part, self.size, interpolation=cv2.INTER_NEAREST) for part in pictures))
         blank, scale = np.zeros((self.grid.height, self.grid.width, 4), np.uint8), self.size[1] / self.grid.height
         drawn = draw_arrows(blank, vectors, valid, self.grid.patch, scale, every=self.every, length=self.length)
@@ -140,31 +192,46 @@ def _at_or_before(indices: NDArray[np.int64], number: int) -> int:
     return int(np.searchsorted(indices, number, "right")) - 1
 
 
+def heat(vectors: NDArray[np.float32], longest: float) -> NDArray[np.uint8]:
+    """Colour lengths of vectors [..., cols, 2] from black (0) to bright yellow (`longest`): uint8 [..., cols, 3]."""
+    share = np.clip(np.linalg.norm(vectors, axis=-1) / longest, 0, 1)
+    flat = np.round(255 * share).astype(np.uint8).reshape(-1, share.shape[-1])
+    colours = cv2.cvtColor(cv2.applyColorMap(flat, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return np.asarray(colours, np.uint8).reshape(*share.shape, 3)
+
+
 def _scale(panels: Sequence[Panel], grid: VideoGrid, height: int, show: Show) -> tuple[int, float]:
     """How many patches share an arrow, and how much longer than the motion arrows are, or the longest colour."""
     every = max(1, round(_SPACING * grid.height / (height * grid.patch)))
-    fields = [panel.field for panel in panels]
+    fields = [panel.field for panel in panels if panel.field is not None and panel.show == show]
+    if not fields:
+        return every, 1.0
     if show == "arrows":
         vectors, valid = (np.concatenate([getattr(f, name) for f in fields]) for name in ("vectors", "valid"))
         return every, arrow_length(vectors, valid, grid.patch * every)
     return every, long_motion(np.concatenate([f.vectors[f.valid] for f in fields]))
 
 
-def _strips(titles: Sequence[str], width: int, text: str, show: Show) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The titles above the panels, and the text and legend below them: uint8 [h, panels * width, 3] each."""
-    total = width * len(titles)
+def _lay_out(
+    titles: Sequence[str], size: tuple[int, int], columns: int
+) -> tuple[NDArray[np.uint8], list[tuple[int, int]]]:
+    """A dark canvas uint8 [h, w, 3] with each panel's title, and the (top, left) of each panel's picture."""
+    width, height = size[0], size[1] + _HEAD
+    rows = -(-len(titles) // columns)
+    canvas = np.full((rows * height, columns * width, 3), 24, np.uint8)
+    corners = [(i // columns * height, i % columns * width) for i in range(len(titles))]
+    texts = [
+        (left + 8.0, top + 4.0, shorten(title, _TEXT, width - 16), _TEXT, (200, 200, 200))
+        for title, (top, left) in zip(titles, corners, strict=True)
+    ]
+    return write_texts(canvas, texts).copy(), [(top + _HEAD, left) for top, left in corners]
+
+
+def _foot(text: str, width: int) -> NDArray[np.uint8]:
+    """The text and the colour wheel: uint8 [h, width, 3]."""
     lines = textwrap.wrap(
-        printable(text), max(10, int((total - 3 * _LEGEND) / (0.56 * _TEXT))), max_lines=6, placeholder=" ..."
+        printable(text), max(10, int((width - 3 * _LEGEND) / (0.56 * _TEXT))), max_lines=6, placeholder=" ..."
     )
-    head = np.full((_LINE + 6, total, 3), 24, np.uint8)
-    foot = np.full((max(len(lines) * _LINE, _LEGEND) // 2 * 2 + 12, total, 3), 24, np.uint8)
+    foot = np.full((max(len(lines) * _LINE, _LEGEND) // 2 * 2 + 12, width, 3), 24, np.uint8)
     foot[6 : 6 + _LEGEND, -_LEGEND - 8 : -8] = colour_wheel_legend(_LEGEND)
-    head = write_texts(
-        head,
-        [
-            (8 + i * width, 4, shorten(title, _TEXT, width - 16), _TEXT, (200, 200, 200))
-            for i, title in enumerate(titles)
-        ],
-    )
-    foot = write_texts(foot, [(8, 6 + i * _LINE, line, _TEXT, (255, 255, 255)) for i, line in enumerate(lines)])
-    return head, foot
+    return write_texts(foot, [(8, 6 + i * _LINE, line, _TEXT, (255, 255, 255)) for i, line in enumerate(lines)])

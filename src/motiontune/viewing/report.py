@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from motiontune.evaluation.predictions import MotionComparison
 from motiontune.viewing.arrows import STILL_PIXELS
 from motiontune.viewing.colours import colour_wheel_legend
 from motiontune.viewing.contact_sheet import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
+from motiontune.viewing.curves import SMOOTH_FROM, draw_curves
 
 
 COLUMNS = 6
@@ -38,9 +38,6 @@ _SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", r
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
 _CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
 _HELD_OUT = {"epe": "all patches", "epe_moving": "moving patches"}
-_LINES = ("#4f8ef7", "#f0883e", "#2fae7a")  # readable on white and on near-black
-_INK = "#0a0b0c"  # stands for the page's text colour in a plot, see `_as_inline_svg`
-_SMOOTH_FROM = 60  # points
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,12 +217,12 @@ def _curves_section(log_history: Sequence[Mapping[str, Any]], numbers: Mapping[s
         return "<section><h2>Curves</h2><p class=quiet>matplotlib is not installed, so none were drawn.</p></section>"
     figures, smoothed = [], False
     if training:
-        smoothed = max(len(series) for series in training.values()) >= _SMOOTH_FROM
+        smoothed = max(len(series) for series in training.values()) >= SMOOTH_FROM
         note = f"Training loss per step{'; faint: as logged, bold: smoothed' if smoothed else ''}"
-        figures.append(f"<figure>{_plot(training, 'loss', {})}<figcaption>{note}</figcaption></figure>")
+        figures.append(f"<figure>{draw_curves(training, 'loss').svg}<figcaption>{note}</figcaption></figure>")
     if held_out:
         zeros = {label: numbers.get(f"{key}_zero_motion") for key, label in _HELD_OUT.items()}
-        picture = _plot(held_out, "end-point error, px", zeros)
+        picture = draw_curves(held_out, "end-point error, px", zeros).svg
         note = "End-point error on held-out clips; dotted: predicting no motion"
         figures.append(f"<figure>{picture}<figcaption>{note}</figcaption></figure>")
     return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
@@ -241,68 +238,13 @@ def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.fl
     return np.array(sorted(points.items()), np.float64).reshape(-1, 2)
 
 
-def _plot(series: Mapping[str, NDArray[np.float64]], label: str, levels: Mapping[str, float | None]) -> str:
-    """Draw curves [n, 2] over steps as inline SVG; `levels` are dotted lines in the curve's colour."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10, "text.color": _INK}
-    style |= {f"{part}color": _INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.")}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
-        axes = figure.add_subplot()
-        for (name, points), colour in zip(series.items(), _LINES, strict=False):
-            _draw_curve(axes, name, points, colour)
-            level = levels.get(name)
-            if level is not None:
-                axes.axhline(level, color=colour, linestyle=":", linewidth=1.3)
-        values = np.concatenate([points[:, 1] for points in series.values()])
-        if values.min() > 0 and values.max() > 20 * values.min():
-            axes.set_yscale("log")
-        axes.set_xlabel("step")
-        axes.set_ylabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, color=_INK, alpha=0.12, linewidth=0.7)
-        axes.legend(frameon=False)
-        drawn = StringIO()
-        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(drawn, format="svg", transparent=True, metadata=metadata)
-    return _as_inline_svg(drawn.getvalue(), f"{label} over steps")
-
-
-def _draw_curve(axes: Any, name: str, points: NDArray[np.float64], colour: str) -> None:
-    steps, values = points.T
-    if len(points) < _SMOOTH_FROM:
-        axes.plot(steps, values, color=colour, linewidth=1.8, label=name, marker="o" if len(points) < 12 else None)
-        return
-    window = len(points) // 30
-    kernel = np.ones(2 * window + 1)
-    # dividing by what the window covers keeps the ends true, where padding would bend them
-    smooth = np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
-    axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-    axes.plot(steps, smooth, color=colour, linewidth=1.9, label=name)
-
-
-def _as_inline_svg(svg: str, label: str) -> str:
-    """Make matplotlib's file a part of the page: as wide as there is room, in the page's font and text colour."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    head, rest = svg.split(">", 1)
-    head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
-    head += f' role="img" aria-label="{escape(label)}"'
-    rest = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", rest)
-    # matplotlib names every group; only what is referred to needs a name, and the others would be in the page twice
-    rest = re.sub(r' id="([^"]*)"', lambda name: name[0] if f"#{name[1]}" in rest else "", rest)
-    return f"{head}>{rest}".replace(_INK, "currentColor")
-
-
 # The clips
 
 
 def _clips_section(clips: Sequence[ReportClip]) -> str:
     if not clips:
         return ""
-    wheel = _data_uri(colour_wheel_legend(144))
+    wheel = data_uri(colour_wheel_legend(144))
     legend = (
         f'<div class=legend><img src="{wheel}" alt="colour wheel: right is red, down yellow, left cyan, up blue">'
         "<p>An arrow starts at its patch and points where the content moves; its colour is its direction. "
@@ -340,7 +282,7 @@ def _cell_width(prediction: MotionComparison) -> int:
 
 def _strip(label: str, cells: Sequence[SheetCell]) -> str:
     pictures = "".join(
-        f'<img src="{_data_uri(cell.image)}" alt="{label} motion at {cell.time:.2f} s" loading=lazy>' for cell in cells
+        f'<img src="{data_uri(cell.image)}" alt="{label} motion at {cell.time:.2f} s" loading=lazy>' for cell in cells
     )
     return f"<b>{label}</b>{pictures}"
 
@@ -380,7 +322,7 @@ def _captions(clip: ReportClip) -> str:
 # Small parts
 
 
-def _data_uri(image: NDArray[np.uint8]) -> str:
+def data_uri(image: NDArray[np.uint8]) -> str:
     """The picture as PNG, or as JPEG where film would make that several times as large."""
     png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
     kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)

@@ -1,0 +1,219 @@
+"""The clips that `motiontune view` may show: those of data sets, measured and filtered by their motion."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from motiontune.clip import Clip
+from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
+from motiontune.errors import ConfigError, MotiontuneError, nearest
+from motiontune.evaluation.metrics import MOVING_PIXELS
+from motiontune.extract import Reader, list_clips
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of, needs_vectors
+
+
+FILES = "files"
+"""The name that clips from the command line have among the data sets."""
+
+Kind = Literal["all", "moving", "still", "few vectors", "unreadable"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The motion of a clip in a few numbers.
+
+    Args:
+        frames: number of sampled frames.
+        moving: share of the valid patches whose vector is longer than `MOVING_PIXELS`, 0 to 1.
+        invalid: share of the patches without a vector, of those in frames that have a neighbour to move from or to.
+        mean_motion: mean length of the valid vectors, pixels of the resized frame.
+        source: the source that made them; "" where there is no motion.
+        problem: why there is no motion, or the clip cannot be read; "" where there is.
+        readable: whether the clip could be decoded.
+    """
+
+    frames: int = 0
+    moving: float = 0.0
+    invalid: float = 1.0
+    mean_motion: float = 0.0
+    source: str = ""
+    problem: str = ""
+    readable: bool = True
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where clips part.
+
+    Args:
+        still: a clip stands still if at most this share of its patches moves.
+        invalid: a clip has few vectors if more than this share of its patches has none.
+    """
+
+    still: float = 0.01
+    invalid: float = 0.5
+
+
+class Library:
+    """Data sets of a folder, and single clips.
+
+    Args:
+        dataset_dir: the folder of `dataset_info.json`; None for no data sets.
+        paths: clips, and folders of clips.
+        allowed: folders, beside `dataset_dir` and those of `paths`, that clips may lie in.
+
+    Raises:
+        ConfigError: if there is no `dataset_info.json`, or no clip in a path.
+    """
+
+    def __init__(self, dataset_dir: str | None, paths: Sequence[str] = (), allowed: Sequence[str] = ()) -> None:
+        self.dataset_dir = dataset_dir
+        self._clips: dict[str, list[ClipOfSample]] = {}
+        self.measured: dict[tuple[str, MotionOptions], Measured] = {}
+        if paths:
+            self._clips[FILES] = [ClipOfSample(path, "", "") for _, path in list_clips(paths)]
+        self.names = [*self._clips]
+        folders = [*allowed, *(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths)]
+        if dataset_dir is not None:
+            # a data set without videos has nothing to show
+            info = load_info(dataset_dir)
+            self.names += [name for name, about in info.items() if "videos" in about.get("columns", {})]
+            folders.append(dataset_dir)
+        for folder in allowed:
+            if not os.path.isdir(folder):
+                raise ConfigError(f"--allow {folder} is no folder")
+        self.folders = [Path(folder).resolve() for folder in folders]
+
+    def clips(self, name: str) -> list[ClipOfSample]:
+        """The clips of a data set; its file is read once.
+
+        Raises:
+            ConfigError: if there is no such data set, or it cannot be read.
+        """
+        if name not in self._clips:
+            if name not in self.names or self.dataset_dir is None:
+                raise ConfigError(f"dataset: {name!r} is none of {', '.join(self.names)}" + nearest(name, self.names))
+            self._clips[name] = read_clips(self.dataset_dir, name)
+        return self._clips[name]
+
+    def check_allowed(self, path: str) -> None:
+        """Refuse a clip outside of the allowed folders, wherever links lead.
+
+        Raises:
+            ConfigError: naming its real folder.
+        """
+        real = Path(path).resolve()
+        if not any(real.is_relative_to(folder) for folder in self.folders):
+            raise ConfigError(
+                f"{path}: lies outside of the allowed folders; to see it, start with --allow {real.parent}"
+            )
+
+    def measure(self, path: str, reader: Reader, options: MotionOptions) -> Measured:
+        """Measure a clip, once for each choice of options."""
+        key = path, options
+        if key not in self.measured:
+            try:
+                self.check_allowed(path)
+                self.measured[key] = measure(*read_motion(path, reader, options))
+            except MotiontuneError as error:
+                self.measured[key] = Measured(problem=reason(path, error), readable=False)
+        return self.measured[key]
+
+    def measure_all(
+        self, paths: Sequence[str], reader: Reader, options: MotionOptions, workers: int | None = None
+    ) -> Iterator[int]:
+        """Measure clips, several at a time, and yield how many are done; none is begun once the iterator is closed."""
+        todo, workers = iter(paths), workers or min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers) as pool:
+            running = {pool.submit(self.measure, path, reader, options) for path in islice(todo, workers)}
+            done = 0
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(self.measure, path, reader, options) for path in islice(todo, len(finished))}
+                for one in finished:
+                    one.result()  # a bug is not hidden
+                done += len(finished)
+                yield done
+
+
+def read_motion(path: str, reader: Reader, options: MotionOptions) -> tuple[Clip, VideoGrid, MotionField | None, str]:
+    """Decode a clip and compute its motion.
+
+    Returns:
+        The clip, its grid without padding, and the motion and "", or None and why there is none.
+
+    Raises:
+        ClipError: if the clip cannot be read.
+        ConfigError: if there is no such source.
+    """
+    clip = reader.read(path, needs_vectors(options.source))
+    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)
+    try:
+        return clip, grid, motion_of(clip, grid, options), ""
+    except ConfigError:
+        raise
+    except MotiontuneError as error:
+        return clip, grid, None, reason(path, error)
+
+
+def measure(clip: Clip, grid: VideoGrid, field: MotionField | None, problem: str) -> Measured:
+    """Sum a clip's motion up."""
+    if field is None:
+        return Measured(len(clip.frames), problem=problem)
+    lengths = np.linalg.norm(field.vectors, axis=-1)[field.valid]
+    possible = max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
+    return Measured(
+        frames=len(clip.frames),
+        moving=float((lengths > MOVING_PIXELS).mean()) if len(lengths) else 0.0,
+        invalid=1 - len(lengths) / possible,
+        mean_motion=float(lengths.mean()) if len(lengths) else 0.0,
+        source=field.source,
+    )
+
+
+def kinds_of(measured: Measured, limits: Limits) -> set[Kind]:
+    """What a clip counts as; a clip with few vectors may move or stand still by those that it has."""
+    if not measured.readable:
+        return {"all", "unreadable"}
+    kinds: set[Kind] = {"all"}
+    if measured.invalid > limits.invalid:
+        kinds.add("few vectors")
+    if measured.invalid < 1:
+        kinds.add("still" if measured.moving <= limits.still else "moving")
+    return kinds
+
+
+def choose(
+    clips: Sequence[ClipOfSample], measured: Mapping[str, Measured], kind: Kind, limits: Limits, words: str = ""
+) -> list[int]:
+    """The numbers of the clips of one kind whose path or answer holds all of some words, in any case.
+
+    Args:
+        clips: of a data set.
+        measured: by path; a clip that is not measured is of no kind but "all".
+        kind: what is wanted.
+        limits: where kinds part.
+        words: separated by spaces.
+    """
+    wanted = words.lower().split()
+    return [
+        number
+        for number, clip in enumerate(clips)
+        if (kind == "all" or (clip.path in measured and kind in kinds_of(measured[clip.path], limits)))
+        and all(word in f"{clip.path} {clip.answer}".lower() for word in wanted)
+    ]
+
+
+def reason(path: str, error: Exception) -> str:
+    """What an error says of a clip, without the clip's path."""
+    return str(error).removeprefix(f"{path}: ")

@@ -1,0 +1,144 @@
+"""What `motiontune view` shows of a clip: its motion, a model's beside it, or that of all sources."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.clip import Clip
+from motiontune.errors import MotiontuneError
+from motiontune.extract import Reader
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import SOURCES, motion_of
+from motiontune.viewing.contact_sheet import long_motion
+from motiontune.viewing.library import Measured, measure, read_motion, reason
+from motiontune.viewing.overlay import Panel, Show, write_overlay
+
+
+if TYPE_CHECKING:
+    from motiontune.llamafactory.predictor import MotionPrediction
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A clip and the pictures of it that stand side by side.
+
+    Args:
+        clip: the sampled frames.
+        grid: where their patches lie, without padding.
+        panels: how each shows motion is chosen when it is drawn, except for "heat".
+        problem: why there is no motion; "" where there is.
+        columns: panels in a row.
+    """
+
+    clip: Clip
+    grid: VideoGrid
+    panels: Sequence[Panel]
+    problem: str = ""
+    columns: int = 3
+
+    def draw(self, path: Path, show: Show) -> Path:
+        """Write the scene as a film of the sampled frames, and return where it is."""
+        panels = [panel if panel.show == "heat" else replace(panel, show=show) for panel in self.panels]
+        write_overlay(path, self.clip, self.grid, panels, sampled=True, columns=self.columns)
+        return path
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """What one source says of a clip: its numbers and the seconds that it took after decoding."""
+
+    source: str
+    measured: Measured
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorCurve:
+    """A prediction's error over time.
+
+    Args:
+        times: float64 [n], seconds, of the frames with a valid patch.
+        error: float64 [n], mean end-point error of each frame, pixels of the resized frame.
+        no_motion: float64 [n], that of predicting no motion.
+    """
+
+    times: NDArray[np.float64]
+    error: NDArray[np.float64]
+    no_motion: NDArray[np.float64]
+
+
+def clip_scene(path: str, reader: Reader, options: MotionOptions) -> tuple[Scene, Measured]:
+    """A clip with the motion that a source sees in it.
+
+    Raises:
+        ClipError: if the clip cannot be read.
+        ConfigError: if there is no such source.
+    """
+    clip, grid, field, problem = read_motion(path, reader, options)
+    title = options.source if field is None else f"target: {field.source}"
+    return Scene(clip, grid, [Panel(title, field)], problem), measure(clip, grid, field, problem)
+
+
+def prediction_scene(said: "MotionPrediction") -> Scene:
+    """A model's motion beside the target and, where there is one, the error as heat."""
+    panels = [Panel("predicted", said.field)] if said.field is not None else []
+    if said.target is not None:
+        panels.insert(0, Panel(f"target: {said.target.source}", said.target))
+        if said.field is not None:
+            wrong = difference(said.field, said.target)
+            longest = long_motion(wrong.vectors[wrong.valid])
+            panels.append(Panel(f"error, 0 to {longest:.1f} px", wrong, "heat"))
+    return Scene(said.clip, said.grid, panels or [Panel("clip", None)], said.problem)
+
+
+def sources_scene(path: str, reader: Reader, options: MotionOptions) -> Iterator[str | tuple[Scene, list[SourceRow]]]:
+    """A clip with the motion of every source beside the others.
+
+    Yields:
+        What is being worked on, and at last the scene and a row for each source.
+
+    Raises:
+        ClipError: if the clip cannot be read.
+    """
+    yield "decoding"
+    clip = reader.read(path, with_vectors=True)
+    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)
+    panels, rows = [], []
+    for source in SOURCES:
+        if source == "raft" and options.raft_weights is None:
+            continue  # its weights are not here
+        yield source
+        start, field, problem = time.perf_counter(), None, ""
+        try:
+            field = motion_of(clip, grid, replace(options, source=source))
+        except MotiontuneError as error:
+            problem = reason(path, error)
+        rows.append(SourceRow(source, measure(clip, grid, field, problem), time.perf_counter() - start))
+        name = source if field is None or field.source == source else f"{source}: {field.source}"
+        panels.append(Panel(name + (" (no motion)" if problem else ""), field))
+    yield Scene(clip, grid, panels), rows
+
+
+def difference(one: MotionField, other: MotionField) -> MotionField:
+    """One field minus another, valid where both are."""
+    valid = one.valid & other.valid
+    vectors = np.where(valid[..., None], one.vectors - other.vectors, np.float32(0))
+    return MotionField(vectors, valid, one.times, "difference", one.direction)
+
+
+def error_curve(field: MotionField, target: MotionField) -> ErrorCurve:
+    """The error of each frame in which both fields have a valid patch."""
+    wrong = difference(field, target)
+    counts = wrong.valid.sum((1, 2))
+    some = counts > 0
+    target_lengths = np.linalg.norm(target.vectors, axis=-1) * wrong.valid
+    sums = (np.linalg.norm(wrong.vectors, axis=-1).sum((1, 2), np.float64), target_lengths.sum((1, 2), np.float64))
+    error, no_motion = (one[some] / counts[some] for one in sums)
+    return ErrorCurve(field.times[some], error, no_motion)

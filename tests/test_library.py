@@ -1,0 +1,247 @@
+"""What the viewer knows of clips: which it may open, how they move, what stands side by side. No page, no browser."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import training
+from make_clips import pan_clip
+from motiontune.clip import Clip
+from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, write_dataset
+from motiontune.errors import ClipError, ConfigError
+from motiontune.extract import FrameOptions
+from motiontune.motion.field import MotionField
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import SOURCES
+from motiontune.viewing.library import FILES, Library, Limits, Measured, choose, kinds_of
+from motiontune.viewing.scenes import clip_scene, difference, error_curve, sources_scene
+
+
+READER = FrameOptions(fps=8.0)
+OPTIONS = MotionOptions()
+MOVING = training.clips()[0]
+LIMITS = Limits()
+
+
+@pytest.fixture
+def still(tmp_path):
+    return training.write_clip(tmp_path / "data" / "still.mp4", frames=8, dx=0, dy=0)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / "data" / "broken.mp4"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"no video")
+    return path
+
+
+# ---- data sets ----
+
+
+def write_info(folder: Path, **info: object) -> None:
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def test_clips_of_every_layout_are_found_as_training_finds_them(tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").touch()
+    turns = [{"from": "human", "value": "<video>What?"}, {"from": "gpt", "value": " First. "}]
+    turns += [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "Second."}]
+    (tmp_path / "share.json").write_text(json.dumps([{"conversations": turns, "films": ["films/a.mp4", "b.mp4"]}]))
+    row = {"instruction": "<video>What?", "input": "In short.", "output": "A.", "videos": "films/a.mp4"}
+    frames = {"instruction": "What?", "output": "B.", "videos": [["1.jpg", "2.jpg"]]}
+    (tmp_path / "alpaca.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(frames)}\n")
+    write_info(
+        tmp_path,
+        share={"file_name": "share.json", "formatting": "sharegpt", "columns": {"videos": "films"}},
+        alpaca={"file_name": "alpaca.jsonl", "columns": {"videos": "videos"}},
+    )
+    here = str(tmp_path / "films" / "a.mp4")
+    assert read_clips(tmp_path, "share") == [
+        ClipOfSample(here, "What?", "Second."),
+        ClipOfSample("b.mp4", "What?", "Second."),
+    ]
+    assert read_clips(tmp_path, "alpaca") == [ClipOfSample(here, "What?\nIn short.", "A.")]
+
+
+def test_the_paths_are_those_of_llamafactory(tmp_path):
+    """The demo's layout, read by both."""
+    training.start()
+    from llamafactory.data.loader import _load_single_dataset
+    from llamafactory.data.parser import get_dataset_list
+    from llamafactory.hparams import DataArguments, ModelArguments
+
+    (tmp_path / "a.mp4").touch()
+    rows = [make_sample("a.mp4", "What?", "That."), make_sample("/nowhere/b.mp4", "<video>Why?", "So.")]
+    write_dataset(tmp_path, "toy", rows)
+    (attr,) = get_dataset_list(["toy"], str(tmp_path))
+    keys = training.keys_for()
+    from motiontune.llamafactory.install import get_train_args, install
+
+    install()
+    data_args = DataArguments(dataset_dir=str(tmp_path), media_dir=str(tmp_path))
+    training_args = get_train_args(keys)[2]
+    theirs = _load_single_dataset(attr, ModelArguments(model_name_or_path="x"), data_args, training_args)
+    mine = read_clips(tmp_path, "toy")
+    assert [clip.path for clip in mine] == [path for row in theirs for path in row["_videos"]]
+    assert [clip.answer for clip in mine] == [row["_response"][0]["content"] for row in theirs]
+    prompts = [row["_prompt"][0]["content"] for row in theirs]
+    assert [clip.prompt for clip in mine] == [prompt.removeprefix("<video>") for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        ({"toyy": {"file_name": "toy.json"}}, "'toy' is not in .*did you mean 'toyy'"),
+        ({"toy": {"hf_hub_url": "some/where"}}, "no .json or .jsonl file"),
+        ({"toy": {"file_name": "toy.json"}}, "no column `videos`"),
+        ({"toy": {"file_name": "gone.json", "columns": {"videos": "videos"}}}, r"gone\.json cannot be read"),
+        ({"toy": {"file_name": "toy.json", "columns": {"videos": "videos"}}}, r"toy\.json cannot be read"),
+        ([], "holds a list, not an object"),
+    ],
+)
+def test_data_sets_that_cannot_be_shown(info, said, tmp_path):
+    (tmp_path / "toy.json").write_text('["no object"]')
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_clips(tmp_path, "toy")
+    assert "\n" not in str(caught.value)
+
+
+# ---- which clips may be opened ----
+
+
+def test_only_clips_in_allowed_folders_are_opened(tmp_path, still):
+    outside = training.write_clip(tmp_path / "elsewhere" / "secret.mp4")
+    link = still.parent / "link.mp4"
+    link.symlink_to(outside)
+    up = still.parent / ".." / "elsewhere" / "secret.mp4"
+    write_dataset(still.parent, "toy", [make_sample(str(one), "", "") for one in (still, outside, link, up)])
+    library = Library(str(still.parent))
+    library.check_allowed(str(still))
+    for path in (outside, link, up):
+        with pytest.raises(ConfigError, match="outside of the allowed folders") as caught:
+            library.check_allowed(str(path))
+        assert f"--allow {outside.parent}" in str(caught.value)
+        measured = library.measure(str(path), READER, OPTIONS)
+        assert not measured.readable and "outside of the allowed folders" in measured.problem
+    Library(str(still.parent), allowed=[str(outside.parent)]).check_allowed(str(link))
+    with pytest.raises(ConfigError, match="--allow .*nowhere is no folder"):
+        Library(None, allowed=[str(tmp_path / "nowhere")])
+
+
+def test_names_and_files(tmp_path, still, broken):
+    write_info(still.parent, toy={"columns": {"videos": "videos"}}, text={"file_name": "text.json"})
+    library = Library(str(still.parent), [str(still), str(still.parent)])
+    assert library.names == [FILES, "toy"]
+    assert [Path(clip.path).name for clip in library.clips(FILES)] == ["still.mp4", "broken.mp4", "still.mp4"]
+    with pytest.raises(ConfigError, match="'toyy' is none of files, toy: did you mean 'toy'"):
+        library.clips("toyy")
+    with pytest.raises(ConfigError, match="does not exist"):
+        Library(str(tmp_path))
+
+
+# ---- how clips move ----
+
+
+def test_measuring_tells_moving_still_and_broken_clips_apart(still, broken):
+    library = Library(None, [str(MOVING), str(still), str(broken)])
+    paths = [clip.path for clip in library.clips(FILES)]
+    assert list(library.measure_all(paths, READER, OPTIONS, workers=2))[-1] == 3
+    moving, stands, bad = (library.measured[path, OPTIONS] for path in paths)
+    # 2 px right and 1 px down each frame
+    assert moving.moving > 0.9 and moving.mean_motion == pytest.approx(5**0.5, abs=0.3) and moving.frames == 16
+    assert stands.moving == 0 and stands.mean_motion < 0.1 and stands.source == "codec+flow"
+    assert not bad.readable and "cannot be read as a video" in bad.problem and str(broken) not in bad.problem
+    clips, known = library.clips(FILES), {path: library.measured[path, OPTIONS] for path in paths}
+    found = {kind: choose(clips, known, kind, LIMITS) for kind in ("all", "moving", "still", "unreadable")}
+    assert found == {"all": [0, 1, 2], "moving": [0], "still": [1], "unreadable": [2]}
+    assert choose(clips, known, "all", LIMITS, "STILL mp4") == [1]
+    assert choose(clips, {}, "moving", LIMITS) == []
+
+
+def test_a_clip_without_vectors_is_found_by_their_share():
+    library = Library(None, [str(training.clips()[2])])  # VP9
+    measured = library.measure(str(training.clips()[2]), READER, replace(OPTIONS, source="codec"))
+    assert measured.readable and measured.invalid == 1 and "vp9" in measured.problem
+    assert kinds_of(measured, LIMITS) == {"all", "few vectors"}
+    assert kinds_of(Measured(8, moving=0.2, invalid=0.6), LIMITS) == {"all", "few vectors", "moving"}
+    assert kinds_of(Measured(8, moving=0.2, invalid=0.5), Limits(0.2, 0.5)) == {"all", "still"}
+
+
+def test_measuring_that_is_stopped_begins_no_other_clip(tmp_path):
+    paths = [str(training.write_clip(tmp_path / f"{i}.mp4", frames=4)) for i in range(8)]
+    library = Library(None, paths)
+    begun = library.measure_all(paths, READER, OPTIONS, workers=1)
+    assert next(begun) == 1
+    begun.close()
+    assert 1 <= len(library.measured) <= 2
+
+
+# ---- scenes ----
+
+
+def frames_of(path: Path) -> tuple[np.ndarray, float]:
+    with av.open(str(path)) as film:
+        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+        return pictures, float(film.streams.video[0].average_rate)
+
+
+@pytest.mark.parametrize("show", ["arrows", "colours", "none"])
+def test_the_film_of_a_clip_has_the_models_frames(show, tmp_path):
+    scene, measured = clip_scene(str(pan_clip("h264", ".mp4")), FrameOptions(fps=4.0), OPTIONS)
+    pictures, rate = frames_of(scene.draw(tmp_path / "film.mp4", show))
+    assert len(pictures) == measured.frames == len(scene.clip.frames)
+    assert rate == pytest.approx(1 / np.median(np.diff(scene.clip.times)), rel=0.01)
+    plain, _ = frames_of(scene.draw(tmp_path / "plain.mp4", "none"))
+    changed = np.abs(pictures.astype(int) - plain).mean((1, 2, 3))
+    assert changed[0] < 8 and (changed[1:].min() > 2) == (show != "none")
+
+
+def test_all_sources_stand_side_by_side(tmp_path):
+    *working_on, (scene, rows) = sources_scene(str(training.clips()[2]), READER, OPTIONS)
+    names = [name for name in SOURCES if name != "raft"]
+    assert working_on == ["decoding", *names] and [row.source for row in rows] == names
+    by_name = {row.source: row.measured for row in rows}
+    assert "vp9" in by_name["codec"].problem and by_name["blockmatch"].source == "blockmatch"
+    assert by_name["auto"].source == "blockmatch+flow" and by_name["flow"].mean_motion > 1
+    pictures, _ = frames_of(scene.draw(tmp_path / "film.mp4", "arrows"))
+    assert pictures.shape[1:3] == (2 * (26 + 240), 3 * 240)
+
+
+def test_a_clip_that_cannot_be_read_raises(broken):
+    with pytest.raises(ClipError, match=r"broken\.mp4"):
+        clip_scene(str(broken), READER, OPTIONS)
+    with pytest.raises(ClipError, match=r"broken\.mp4"):
+        list(sources_scene(str(broken), READER, OPTIONS))
+
+
+def test_the_error_over_time():
+    rng = np.random.default_rng(0)
+    said, true = (rng.normal(0, 3, (4, 2, 3, 2)).astype(np.float32) for _ in range(2))
+    valid = rng.random((2, 4, 2, 3)) < 0.7
+    valid[:, 2] = False
+    times = np.arange(4) / 4
+    fields = [
+        MotionField(np.where(v[..., None], x, np.float32(0)), v, times, "x")
+        for x, v in zip((said, true), valid, strict=True)
+    ]
+    curve = error_curve(*fields)
+    both = valid[0] & valid[1]
+    assert curve.times.tolist() == [times[i] for i in (0, 1, 3)]
+    for number, i in enumerate((0, 1, 3)):
+        assert curve.error[number] == pytest.approx(np.linalg.norm(said[i] - true[i], axis=-1)[both[i]].mean())
+        assert curve.no_motion[number] == pytest.approx(np.linalg.norm(true[i], axis=-1)[both[i]].mean())
+    np.testing.assert_array_equal(difference(*fields).valid, both)
+
+
+def test_the_library_is_light_to_import():
+    code = "import sys, motiontune.viewing.page; assert not {'torch', 'llamafactory', 'gradio'} & set(sys.modules)"
+    training.run_command("-c", code, env={"PATH": os.environ["PATH"]})
+    assert isinstance(READER.read(str(MOVING), False), Clip)
