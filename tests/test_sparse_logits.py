@@ -111,6 +111,8 @@ OTHERS = {
     "accumulated": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 1},
     "prompt": {"train_on_prompt": True},
     "no checkpointing": {**LORA, "disable_gradient_checkpointing": True},
+    "vision": {**LORA, "freeze_vision_tower": False, "freeze_multi_modal_projector": False},
+    "projector": {"freeze_multi_modal_projector": False},
     "output layer": {**LORA, "additional_target": "embed_tokens,lm_head"},
 }
 
@@ -221,6 +223,24 @@ def test_no_hidden_state_is_kept_but_the_last(objective):
     outputs = Outputs()
     run(callbacks=[outputs], **objective)
     assert outputs.kept == [None, None]
+
+
+class Vision(TrainerCallback):
+    """Notes whether the last layer of the vision encoder keeps a graph for the backward pass."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.graphs = set()
+        last = base_of(model).model.visual.blocks[-1]
+        last.register_forward_hook(lambda module, args, output: self.graphs.add(output.requires_grad))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("objective", [SPARSE, BOTH], ids=["text", "both"])
+def test_a_frozen_vision_encoder_keeps_nothing_for_the_backward_pass(family, objective):
+    for frozen in (True, False):
+        seen = Vision()
+        run(family, callbacks=[seen], **objective, **LORA, max_steps=1, freeze_vision_tower=frozen)
+        assert (True in seen.graphs) == (not frozen)  # reentrant checkpointing runs it without, then with one
 
 
 # ---- together with motion, and refused ----

@@ -33,6 +33,18 @@ def is_frozen(lm_head: Any) -> bool:
     return not any(tensor.requires_grad for tensor in (lm_head.weight, *lm_head.parameters()))
 
 
+def run_frozen_vision_without_graph(base: PreTrainedModel) -> None:
+    """Keep the activations of a vision encoder that isn't trained out of the backward pass, which ends in nothing.
+
+    For gradient checkpointing PEFT calls `enable_input_require_grads`, which marks the first layer of the vision
+    encoder, too, since transformers 5 (huggingface/transformers#41993; modelscope/ms-swift#10214 met the same): all
+    its layers are then kept, and gone through backwards, for no weight. The merger, behind them, may be trained.
+    """
+    visual: Any = base.model.visual
+    if not any(parameter.requires_grad for name, parameter in visual.named_parameters() if "merger" not in name):
+        visual.patch_embed.register_forward_hook(lambda module, args, output: output.detach())
+
+
 def language_model_of(base: PreTrainedModel) -> Any:
     """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
     return base.model.language_model

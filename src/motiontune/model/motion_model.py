@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from motiontune.errors import ConfigError
-from motiontune.model.compat import base_of, language_model_of
+from motiontune.model.compat import base_of, language_model_of, run_frozen_vision_without_graph
 from motiontune.model.head import MotionHead
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
 
@@ -225,6 +225,7 @@ def attach_head(model: nn.Module, head: MotionHead, objective: MotionObjective) 
     check_video_model(base.config)
     original: Any = type(base)
     base.__class__ = _with_motion(original)
+    run_frozen_vision_without_graph(base)
     base.motion_head = head.to(base.lm_head.weight.device)
     base.motion_objective = objective
     base._motion_tap = HiddenTap(base, head.config.input)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from motiontune.model.compat import base_of
+from motiontune.model.compat import base_of, run_frozen_vision_without_graph
 from motiontune.model.losses import supervised_positions, token_cross_entropy
 from motiontune.model.motion_model import check_video_model
 
@@ -44,6 +44,7 @@ def use_sparse_logits(model: nn.Module) -> None:
     check_video_model(base.config, "sparse_logits")
     original: Any = type(base)
     base.__class__ = _with_sparse_logits(original)
+    run_frozen_vision_without_graph(base)
 
 
 @functools.cache
