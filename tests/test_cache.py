@@ -17,9 +17,10 @@ from motiontune.cache import Cache, FrameCache, MotionCache, file_digest, frames
 from motiontune.clip import read_clip
 from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
-from training import BOTH, PROMPT, clips, dataset, keys_for, run, sample, start, weights
+from training import BOTH, PROMPT, clips, dataset, keys_for, logged, run, sample, start, tiny, weights
 
 
 READING = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 65536, "video_min_pixels": 256}
@@ -89,12 +90,48 @@ def test_the_code_and_the_versions_are_part_of_a_key(monkeypatch: pytest.MonkeyP
     assert len({before, changed, code}) == 3 and frames_key("content", READING) == before
 
 
+def test_every_key_of_a_run_makes_another_name() -> None:
+    """The settings reach the name by way of LLaMA-Factory's processor, which must carry them."""
+    start()
+    from motiontune.llamafactory.install import get_train_args, install
+    from motiontune.llamafactory.workflow import load_processor, motion_options
+
+    install()
+
+    def name(family: str = "qwen2_vl", **keys: Any) -> str:
+        model_args, data_args, *_ = get_train_args(keys_for(family, **BOTH, **keys))
+        _, tokens, template = load_processor(model_args, data_args)
+        plugin, options = template.mm_plugin, motion_options(data_args)
+        key: str = plugin.motion_key(str(clips()[0]), tokens["processor"], options)
+        return key
+
+    changes: list[dict[str, Any]] = [
+        {},
+        {"video_fps": 4.0},
+        {"video_maxlen": 8},
+        {"video_max_pixels": 3136},
+        {"video_min_pixels": 784},
+        {"motion_source": "blockmatch"},
+        {"motion_quality": "best"},
+        {"motion_target": "future"},
+        {"motion_min_confidence": 0.5},
+        {"model_name_or_path": str(tiny(min_pixels=7840))},
+        {"model_name_or_path": str(tiny(max_pixels=7840))},
+        {"family": "qwen3_vl"},
+    ]
+    names = [name(**keys) for keys in changes]
+    assert len(set(names)) == len(names) and name() == names[0]
+
+
+@pytest.mark.parametrize("kind", ["motion", "frames"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "another"])
-def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path) -> None:
-    cache = MotionCache(str(tmp_path))
-    clip = read_clip(str(pan_clip("mpeg4", ".avi")), fps=2.0)
-    field = motion_of(clip, VideoGrid(4, 8, 10), MotionOptions("blockmatch"))
-    cache.save("ab12", field)
+def test_a_damaged_file_is_computed_again(damage: str, kind: str, tmp_path: Path) -> None:
+    file = str(pan_clip("mpeg4", ".avi"))
+    clip = read_clip(file, fps=2.0)
+    cache: Any = MotionCache(str(tmp_path)) if kind == "motion" else FrameCache(str(tmp_path))
+    kept: Any = motion_of(clip, VideoGrid(4, 8, 10), MotionOptions("blockmatch")) if kind == "motion" else clip
+    more = () if kind == "motion" else (file,)
+    cache.save("ab12", kept)
     path = tmp_path / "ab" / "ab12.npz"
     data = bytearray(path.read_bytes())
     if damage == "cut":
@@ -107,9 +144,48 @@ def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path) -> None:
     if damage == "another":
         np.savez(path, vectors=np.zeros(3))
     with pytest.warns(UserWarning, match="ab12.npz is damaged and computed again"):
-        assert cache.load("ab12") is None
-    cache.save("ab12", field)
-    assert cache.load("ab12") is not None and not list(tmp_path.rglob("*.part"))
+        assert cache.load("ab12", *more) is None
+    cache.save("ab12", kept)
+    assert cache.load("ab12", *more) is not None and not list(tmp_path.rglob("*.part"))
+
+
+def test_any_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    """No byte of a file, whatever it becomes, gives other motion or another error than a warning."""
+    cache = MotionCache(str(tmp_path))
+    vectors = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2)
+    valid = np.ones((2, 2, 2), np.bool_)
+    cache.save("ab12", MotionField(vectors, valid, np.arange(2.0), "codec"))
+    path = tmp_path / "ab" / "ab12.npz"
+    data = path.read_bytes()
+    rebuilt = 0
+    for place in range(len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 255
+        path.write_bytes(changed)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            field = cache.load("ab12")
+        if field is None:
+            rebuilt += 1
+            assert "is damaged and computed again" in str(said[0].message)
+        else:
+            np.testing.assert_array_equal(field.vectors, vectors)
+            np.testing.assert_array_equal(field.valid, valid)
+            assert (field.source, field.direction, field.times.tolist()) == ("codec", "past", [0, 1])
+    assert rebuilt > len(data) / 2
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(str(tmp_path))
+
+    def killed(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.put("ab12", {})
+    assert "ab12" not in cache and cache.get("ab12") is None and cache.size() == (0, 0)
 
 
 def _write(folder: str, number: int) -> None:
@@ -198,7 +274,11 @@ def test_a_run_with_workers_fills_the_caches_and_trains_the_same(tmp_path: Path)
     keys = {**data, **BOTH, "max_steps": 3, "dataloader_num_workers": 2}
     plain = run(**keys)
     folders = {"motion_cache_dir": str(tmp_path / "motion"), "frame_cache_dir": str(tmp_path / "frames")}
-    kept = [run(**keys, **folders) for _ in range(2)]
+    with logged() as messages:
+        kept = [run(**keys, **folders) for _ in range(2)]
+    for folder in folders.values():
+        files, size = Cache(folder).size()
+        assert f"{folder} keeps {files} clips in {size / 1e6:,.1f} MB." in messages
     assert Cache(folders["motion_cache_dir"]).size()[0] > 2 and Cache(folders["frame_cache_dir"]).size()[0] > 2
     for folder in kept:
         ours, theirs = weights(folder), weights(plain)

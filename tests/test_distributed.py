@@ -100,6 +100,7 @@ EXPERIMENTS = {
     "vision": {**BOTH, **VISION},
     "motion-vision": {**MOTION, **VISION, "family": "qwen3_vl"},
     "tied": {**MOTION, "tied": True},
+    "tied-text": {**BOTH, "tied": True},
     "weighted": {**BOTH, "motion_confidence_weighting": True, "gradient_accumulation_steps": 2},
 }
 

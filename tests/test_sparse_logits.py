@@ -1,5 +1,8 @@
 """`lm_head` at the labelled tokens alone trains what LLaMA-Factory trains, whatever the model and the data."""
 
+import sys
+import types
+
 import cv2
 import numpy as np
 import pytest
@@ -159,7 +162,11 @@ def test_long_answers_in_pieces_are_one_piece(objective, mixed, monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("objective", [SPARSE, BOTH, MOTION], ids=["text", "both", "motion"])
-@pytest.mark.parametrize("keys", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "keys",
+    [{}, LORA, {"finetuning_type": "freeze", "freeze_trainable_layers": 1}],
+    ids=["full", "lora", "freeze"],
+)
 def test_the_output_layer_sees_the_labelled_rows_only(family, objective, keys):
     data = dataset([sample(PROMPT, "It stops.", videos=[clips()[i]]) for i in (0, 1)])
     counted = Rows()
@@ -241,6 +248,33 @@ def test_a_frozen_vision_encoder_keeps_nothing_for_the_backward_pass(family, obj
         seen = Vision()
         run(family, callbacks=[seen], **objective, **LORA, max_steps=1, freeze_vision_tower=frozen)
         assert (True in seen.graphs) == (not frozen)  # reentrant checkpointing runs it without, then with one
+
+
+@pytest.mark.parametrize("objective", [SPARSE, BOTH], ids=["text", "both"])
+def test_ligers_layers_run_but_not_its_loss(objective, monkeypatch):
+    """With `enable_liger_kernel`. The real kernels need a GPU; these only note that they were called."""
+    from transformers.models.qwen2_vl import modeling_qwen2_vl as qwen
+
+    called = []
+
+    def apply():
+        norm = qwen.Qwen2VLRMSNorm.forward
+        for cls, forward in (
+            (qwen.Qwen2VLRMSNorm, lambda self, hidden: called.append("norm") or norm(self, hidden)),
+            (qwen.Qwen2VLForConditionalGeneration, lambda *_, **__: called.append("loss") or 1 / 0),
+        ):
+            monkeypatch.setattr(cls, "forward", forward)
+
+    liger = types.ModuleType("liger_kernel.transformers")
+    liger.apply_liger_kernel_to_qwen2_vl = apply
+    monkeypatch.setitem(sys.modules, "liger_kernel", types.ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", liger)
+    without = run(**objective)
+    with_liger = run(**objective, enable_liger_kernel=True)
+    assert set(called) == {"norm"}
+    assert distance(weights(without), weights(with_liger)) == 0
+    with pytest.raises(ZeroDivisionError):  # LLaMA-Factory itself takes Liger's loss
+        run(enable_liger_kernel=True)
 
 
 # ---- together with motion, and refused ----

@@ -24,7 +24,8 @@ def load(name: str) -> dict[str, Any]:
     return results
 
 
-def _grid(lines: Sequence[Sequence[str]]) -> str:
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first line is its head."""
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, "|" + "---|" * len(lines[0]), *body]) + "\n"
 
@@ -43,7 +44,7 @@ def accuracy_table(results: dict[str, Any], gap: str) -> str:
     names = list(dict.fromkeys(map(_name, rows)))
     found = {(row["encoding"], _name(row)): row for row in rows}
     encodings = dict.fromkeys(row["encoding"] for row in rows)
-    return _grid([[gap, *names], *([e, *(_cell(found.get((e, name))) for name in names)] for e in encodings)])
+    return grid([[gap, *names], *([e, *(_cell(found.get((e, name))) for name in names)] for e in encodings)])
 
 
 def auc_table(results: dict[str, Any]) -> str:
@@ -52,7 +53,7 @@ def auc_table(results: dict[str, Any]) -> str:
     names = list(dict.fromkeys(map(_name, rows)))
     found = {(row["encoding"], _name(row)): f"{row['auc']:.3f}" for row in rows}
     encodings = dict.fromkeys(row["encoding"] for row in rows)
-    return _grid([["AUC", *names], *([e, *(found.get((e, name), "-") for name in names)] for e in encodings)])
+    return grid([["AUC", *names], *([e, *(found.get((e, name), "-") for name in names)] for e in encodings)])
 
 
 def pan_table(results: dict[str, Any]) -> str:
@@ -65,7 +66,7 @@ def pan_table(results: dict[str, Any]) -> str:
     for name, encoding in dict.fromkeys((_name(row), row["encoding"]) for row in rows):
         cells = [found[name, encoding, pan] for pan in pans]
         lines.append([name, encoding, *(f"{row['epe_valid']:.3f} ({row['median_valid']:.3f})" for row in cells)])
-    return _grid(lines)
+    return grid(lines)
 
 
 def docs_table(results: dict[str, Any]) -> str:
@@ -74,7 +75,7 @@ def docs_table(results: dict[str, Any]) -> str:
     found = {(row["encoding"], _name(row)): row for row in rows}
     names = dict.fromkeys(map(_name, rows))
     cost = {name: found.get(("x264 default", name), {}).get("ms_per_pair") for name in names}
-    return _grid(
+    return grid(
         [
             ["", *SHOWN, "ms per pair"],
             *([name, *(_cell(found.get((e, name))) for e in SHOWN), f"{cost[name]:.0f}"] for name in names),
@@ -92,7 +93,7 @@ def real_table(results: dict[str, Any]) -> str:
         cells = [found.get((clip, name)) for name in names]
         lines.append([clip, *("-" if row is None else f"{row['error']:.2f}" for row in cells)])
     mean = {_name(row): row["error"] for row in results["summaries"]}
-    return _grid([*lines, ["**mean**", *(f"**{mean[name]:.2f}**" for name in names)]])
+    return grid([*lines, ["**mean**", *(f"**{mean[name]:.2f}**" for name in names)]])
 
 
 def speed_table(results: dict[str, Any]) -> str:
@@ -105,7 +106,7 @@ def speed_table(results: dict[str, Any]) -> str:
     for job in dict.fromkeys(row["job"] for row in rows):
         cells = [found.get((kind, job)) for kind in kinds]
         lines.append([job, *("-" if r is None else f"{r['ratio']:.2f} ({r['cpu_ratio']:.2f})" for r in cells)])
-    return _grid(lines)
+    return grid(lines)
 
 
 def with_table(text: str, name: str, table: str) -> str:

@@ -1,4 +1,4 @@
-"""Models of a given shape with random weights, clips and answers of a given length, and the keys that train on them."""
+"""Models of a given shape with random weights, clips, answers of a given length, and the keys that train on them."""
 
 import json
 from dataclasses import dataclass
@@ -164,6 +164,7 @@ def keys_for(model: Path, data: Path, out: Path, steps: int, device: str, **keys
         "learning_rate": 1e-4,
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
+        "pure_bf16": device == "cuda" and keys["finetuning_type"] == "full",  # else its weights are kept in float32
         **keys,
     }
 
@@ -173,6 +174,6 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def machine(device: str) -> str:
-    """The GPU's name, or nothing for the CPU, which the results name anyway."""
-    return torch.cuda.get_device_name() if device == "cuda" else ""
+def device_name(device: str) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name() if device == "cuda" else device

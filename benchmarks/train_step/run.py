@@ -9,12 +9,12 @@ steps that follow each other. A step is forward, backward, clipping and optimize
 Peak memory has the weights, gradients, optimizer and activations: on the CPU what is resident, less what was before
 the model was loaded, on a GPU what torch allocated. Results go to results/DEVICE-PART.json.
 
-`--device cuda` trains the true shapes of Qwen2-VL-2B and 7B with random weights in bfloat16, two runs at a time: plain
-LLaMA-Factory beside each of the others. It needs 80 GB for 7B.
+`--device cuda` trains the true shapes of Qwen2-VL-2B and 7B with random weights in bfloat16, for which it needs 80 GB.
 """
 
 import argparse
 import gc
+import importlib.util
 import multiprocessing
 import os
 import statistics
@@ -32,7 +32,7 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
 
-from experiment import KINDS, SHAPES, keys_for, machine, versions, write_clip, write_data, write_model
+from experiment import KINDS, SHAPES, device_name, keys_for, versions, write_clip, write_data, write_model
 from loading import write_results
 
 from motiontune.model.compat import base_of
@@ -78,12 +78,23 @@ def cases(part: str, device: str) -> list[Case]:
     small, large = ("101M", "0.5B") if device == "cpu" else ("2B", "7B")
     both = ("lora", "full")
     if part == "prototype":
-        return [Case(small, method, checkpointing) for method in both for checkpointing in (True, False)]
+        lora = ALL if liger_left_out(device) else (*ALL, "liger")
+        kinds = {"lora": lora, "full": ALL if device == "cpu" else PAIR}  # a GPU has no room for more at once
+        return [
+            Case(small, name, checkpointing, kinds=kinds[name]) for name in both for checkpointing in (True, False)
+        ]
     if part == "answers":
-        return [Case(small, method, labels=n, kinds=PAIR) for method in both for n in (11, 64, 256, 1024, 2048)]
+        return [Case(small, name, labels=n, kinds=PAIR) for name in both for n in (11, 64, 256, 1024, 2048)]
     if part == "lengths":
         return [Case(small, frames=n, kinds=PAIR) for n in ((4, 16, 32) if device == "cpu" else (16, 64, 128))]
     return [Case(model, labels=n, kinds=PAIR) for model in (small, large) for n in (11, 1024)]
+
+
+def liger_left_out(device: str) -> str:
+    """Why Liger is not measured, or nothing."""
+    if device == "cpu":
+        return "its kernels are Triton's, which has no driver for the CPU"
+    return "" if importlib.util.find_spec("liger_kernel") else "liger-kernel is not installed"
 
 
 class Worker:
@@ -234,23 +245,19 @@ class Resident:
 def measure(case: Case, device: str, rounds: int) -> list[dict[str, Any]]:
     """Time all kinds of a case in turns: a row each."""
     with tempfile.TemporaryDirectory() as name:
-        work, rows = Path(name), []
+        work = Path(name)
         model = write_model(work / "model", SHAPES[case.model], "float32" if device == "cpu" else "bfloat16")
         steps = rounds + 2
         data = write_data(work / "data", [write_clip(work / "clip.mp4", case.frames)] * steps, case.labels)
-        groups = [case.kinds] if device == "cpu" else [("plain", kind) for kind in case.kinds if kind != "plain"]
-        for group in groups:
-            keys = [
-                keys_for(model, data, work / kind, steps, device, **case.keys, **KINDS[kind]) for kind in group
-            ]
-            workers = {kind: Worker(one, device) for kind, one in zip(group, keys, strict=True)}
-            try:
-                found = take_turns(workers, rounds)
-            finally:
-                for worker in workers.values():
-                    worker.stop()
-            rows += [row for row in compare(case, found) if row["kind"] not in {old["kind"] for old in rows}]
-    return rows
+        keys = {
+            kind: keys_for(model, data, work / kind, steps, device, **case.keys, **KINDS[kind]) for kind in case.kinds
+        }
+        workers = {kind: Worker(one, device) for kind, one in keys.items()}
+        try:
+            return compare(case, take_turns(workers, rounds))
+        finally:
+            for worker in workers.values():
+                worker.stop()
 
 
 def take_turns(workers: dict[str, Worker], rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -313,7 +320,9 @@ def main() -> None:
             rows += measure(case, args.device, args.rounds)
             for row in rows[-len(case.kinds) :]:
                 print(row, flush=True)
-        about = {"rounds": args.rounds, "device": machine(args.device) or "cpu", "versions": versions()}
+        about = {"rounds": args.rounds, "device": device_name(args.device), "versions": versions()}
+        if liger_left_out(args.device):
+            about["liger_left_out"] = liger_left_out(args.device)
         write_results(args.out / f"{args.device}-{part}.json", about, {"rows": rows})
 
 

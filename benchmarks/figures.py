@@ -1,0 +1,155 @@
+"""Write all tables and plots of the documentation again from benchmarks/*/results/*.json.
+
+    python benchmarks/figures.py
+
+Tables stand between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+
+sys.path.insert(0, str(Path(__file__).parent / "motion"))
+
+import tables
+from tables import grid, with_table
+
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+PLOT = ROOT / "docs" / "cost.svg"
+Row = dict[str, Any]
+METHODS = {"lora": "LoRA", "full": "full"}
+
+
+def load(name: str) -> list[Row]:
+    """The rows of a file of results, such as "train_step/cpu-answers"."""
+    folder, _, file = name.partition("/")
+    results = json.loads((FOLDER / folder / "results" / f"{file}.json").read_text("utf-8"))
+    rows: list[Row] = results.get("summaries") or results["rows"]
+    return rows
+
+
+def ratios(row: Row) -> list[str]:
+    """Time (with quartiles) and memory, LLaMA-Factory's being 1."""
+    low, high = row["time_to_llamafactory_low"], row["time_to_llamafactory_high"]
+    return [f"{row['time_to_llamafactory']:.2f} ({low:.2f} to {high:.2f})", f"{row['memory_to_llamafactory']:.2f}"]
+
+
+def method(row: Row) -> str:
+    """How the weights are trained."""
+    return f"{METHODS[row['method']]}{'' if row['checkpointing'] else ', no checkpointing'}"
+
+
+def step_table(rows: list[Row]) -> str:
+    """The step of the prototype's setting: a row for each way of training, time and memory for each kind."""
+    kinds = [kind for kind in dict.fromkeys(row["kind"] for row in rows) if kind != "plain"]
+    lines = [["", *(head for kind in kinds for head in (f"{kind}: time", "memory"))]]
+    for name in dict.fromkeys(map(method, rows)):
+        found = {row["kind"]: row for row in rows if method(row) == name}
+        lines.append([name, *(cell for kind in kinds for cell in ratios(found[kind]))])
+    return grid(lines)
+
+
+def size_table(rows: list[Row]) -> str:
+    """Motion and text against LLaMA-Factory's text, for clips and answers of different length and different models."""
+    lines = [["weights", "training", "video tokens", "labelled tokens", "time", "memory"]]
+    for row in rows:
+        if row["kind"] == "motion+CE":
+            cells = [row["model"], method(row), f"{row['video_tokens']:,}", f"{row['labels']:,}"]
+            lines.append([*cells, *ratios(row)])
+    return grid(lines)
+
+
+def reading_table(rows: list[Row]) -> str:
+    """Clips per second of each reader, LLaMA-Factory's being 1."""
+    names = {"frames": "frames, without motion", "cached": "second epoch, motion and frames cached"}
+    lines = [["reader", "clips", "clips per second", "slowest clip"]]
+    for row in rows:
+        if row["job"] != "llamafactory":
+            cells = [names.get(row["job"], row["job"]), str(row["clips"])]
+            lines.append([*cells, f"{row['ratio_to_llamafactory']:.2f}", f"{row['least_ratio']:.2f}"])
+    return grid(lines)
+
+
+def waiting_table(rows: list[Row]) -> str:
+    """The share of training that is spent waiting for data."""
+    lines = [["reader", "workers", "waited per step", "step", "share"]]
+    for row in rows:
+        name = {"llamafactory": "LLaMA-Factory, text alone"}.get(row["reader"], row["reader"])
+        cells = [name, str(row["workers"]), f"{row['waited_ms_per_step']:.0f} ms", f"{row['step_ms']:.0f} ms"]
+        lines.append([*cells, f"{row['waiting_share']:.1%}"])
+    return grid(lines)
+
+
+def memory_table(rows: list[Row]) -> str:
+    """Resident memory over many samples."""
+    lines = [["reader", "samples", "first", "last", "highest", "growth per 1,000 samples"]]
+    for row in rows:
+        cells = [f"{row[key]:,.0f} MB" for key in ("first_mb", "last_mb", "highest_mb")]
+        lines.append([row["reader"], f"{row['samples']:,}", *cells, f"{row['mb_per_1000_samples']:.1f} MB"])
+    return grid(lines)
+
+
+TABLES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"step": lambda: step_table(load("train_step/cpu-prototype"))},
+    FOLDER / "train_step/README.md": {
+        "answers": lambda: size_table(load("train_step/cpu-answers")),
+        "lengths": lambda: size_table(load("train_step/cpu-lengths")),
+        "models": lambda: size_table(load("train_step/cpu-models")),
+        "reading": lambda: reading_table(load("data_path/cpu")),
+        "waiting": lambda: waiting_table(load("data_path/waiting")),
+        "memory": lambda: memory_table(load("memory_over_time/cpu")),
+    },
+}
+
+
+def current(path: Path) -> str:
+    """A document's text with its tables made again."""
+    text = path.read_text("utf-8")
+    for name, table in TABLES[path].items():
+        text = with_table(text, name, table())
+    return text
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Time and memory of motion and text over those of LLaMA-Factory's text, against the answer's length."""
+    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(8, 2.8), layout="constrained")
+        for axis, key, title in zip(
+            figure.subplots(1, 2, sharey=True),
+            ("time_to_llamafactory", "memory_to_llamafactory"),
+            ("time of a step", "peak memory"),
+            strict=True,
+        ):
+            for name, colour in (("lora", "#1f6f8b"), ("full", "#b5493a")):
+                found = [row for row in rows if row["method"] == name and row["kind"] == "motion+CE"]
+                labels, values = [row["labels"] for row in found], [row[key] for row in found]
+                axis.plot(labels, values, "o-", color=colour, label=METHODS[name])
+                if f"{key}_low" in found[0]:
+                    ends = ([row[f"{key}_{end}"] for row in found] for end in ("low", "high"))
+                    axis.fill_between(labels, *ends, color=colour, alpha=0.2, linewidth=0)
+            axis.axhline(1, color="black", linewidth=0.8)
+            axis.set(title=title, xscale="log", xlabel="labelled tokens of the answer", ylim=(0, None))
+            axis.grid(alpha=0.25, linewidth=0.4)
+            axis.legend(loc="lower right")
+        figure.axes[0].set_ylabel("motion + text over\nLLaMA-Factory's text")
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write all of it."""
+    tables.main()
+    for path in TABLES:
+        path.write_text(current(path), "utf-8")
+    plot(load("train_step/cpu-answers"), PLOT)
+
+
+if __name__ == "__main__":
+    main()
