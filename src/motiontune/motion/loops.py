@@ -62,6 +62,7 @@ def follow(
         ambiguous |= np.isfinite(candidates[k]).sum() > 1
     cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
     fits, way = np.zeros((rows, cols), np.int8), np.zeros((rows, cols, 2))
+    implied = np.zeros((rows, cols, candidates.shape[1], 2))
     count = candidates.shape[1]
     back, spans, numbers, known = (
         np.zeros((count, 2, 3)),
@@ -113,7 +114,7 @@ def follow(
                 for i in range(rows):
                     for j in range(cols):
                         fits[i, j] = known[fits[i, j]] if moving[k] and fits[i, j] >= 0 else -1
-        _choose(k, before, shifts[k], inter[k], spans[:count], fits, rate, velocities, trust, rules)
+        _choose(k, before, shifts, inter, spans[:count], fits, implied, rate, velocities, trust, rules)
         since_last = times[k] - times[k - 1]
         for i in range(rows):
             for j in range(cols):
@@ -160,6 +161,7 @@ def _choose(
     inter: Any,
     spans: Any,
     fits: Any,
+    implied: Any,
     rate: float,
     velocities: Any,
     trust: Any,
@@ -167,31 +169,37 @@ def _choose(
 ) -> None:
     """Write -2 - n into `fits`, for candidate n, where the camera has chosen none."""
     share, pixels, frame, other, earlier, first, least = rules[:7]
-    rows, cols = inter.shape
+    rows, cols = fits.shape
     count = len(spans)
     frames = spans * rate
+    if count > 1:
+        for i in range(rows):
+            for j in range(cols):
+                for n in range(count):
+                    implied[i, j, n, 0] = shifts[k, i, j, 0] / 4 / frames[n]
+                    implied[i, j, n, 1] = shifts[k, i, j, 1] / 4 / frames[n]
     for i in range(rows):
         for j in range(cols):
-            if not inter[i, j] or fits[i, j] >= 0:
+            if not inter[k, i, j] or fits[i, j] >= 0:
                 continue
             fits[i, j] = -2
-            x, y = shifts[i, j, 0] / 4, shifts[i, j, 1] / 4
+            x, y = shifts[k, i, j, 0] / 4, shifts[k, i, j, 1] / 4
             length = math.sqrt(x * x + y * y)
             if count == 1 or length <= least:
                 continue
             best = -1.0
             for n in range(count):
                 tolerance = (share * length + pixels) / abs(frames[n]) + frame
-                ux, uy = x / frames[n], y / frames[n]
+                ux, uy = implied[i, j, n, 0], implied[i, j, n, 1]
                 total, neighbours = 0.0, 0
                 for side in range(4):
                     a, b = i + (-1, 0, 0, 1)[side], j + (0, -1, 1, 0)[side]
-                    if a < 0 or b < 0 or a >= rows or b >= cols or not inter[a, b]:
+                    if a < 0 or b < 0 or a >= rows or b >= cols or not inter[k, a, b]:
                         continue
                     neighbours += 1
                     near = 0.0
                     for m in range(count):
-                        dx, dy = ux - shifts[a, b, 0] / 4 / frames[m], uy - shifts[a, b, 1] / 4 / frames[m]
+                        dx, dy = ux - implied[a, b, m, 0], uy - implied[a, b, m, 1]
                         like = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
                         if m > 0:
                             like = other * like
@@ -389,7 +397,7 @@ def _same_thing(
 ) -> tuple[float, float]:
     rows, cols = chosen.shape[1:]
     fx, fy = int(math.floor(gx)), int(math.floor(gy))
-    sx, sy, weight = 0.0, 0.0, 0.0
+    sx, sy, weight, alike = 0.0, 0.0, 0.0, True
     for down in range(2):
         for right in range(2):
             a, b = fy + down, fx + right
@@ -401,11 +409,12 @@ def _same_thing(
             )
             if dx * dx + dy * dy > (edge * 4) * (edge * 4):
                 continue
+            alike &= dx == 0.0 and dy == 0.0
             q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
             sx += q * shifts[k, a, b, 0]
             sy += q * shifts[k, a, b, 1]
             weight += q
-    if weight <= 0.0:
+    if weight <= 0.0 or alike:
         return shifts[k, row, col, 0] / 4, shifts[k, row, col, 1] / 4
     return sx / weight / 4, sy / weight / 4
 
