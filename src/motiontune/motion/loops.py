@@ -217,6 +217,8 @@ def _choose(
                 if score > best:
                     best = score
                     fits[i, j] = -2 - n
+                if n == 0 and score >= 1.0 + earlier:
+                    break  # no other candidate can have more
 
 
 @njit(cache=True, nogil=True)
