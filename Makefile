@@ -14,12 +14,13 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow clips lint format types lock clean
+.PHONY: help env demo test test-slow clips figures lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
 	@echo 'make test       run the tests; test-slow runs the ones that take long'
 	@echo 'make clips      fetch the real clips that some tests use'
+	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
 	@echo 'make lint       check style; format repairs it; types checks types'
 	@echo 'make lock       write requirements.lock again (ARGS=--upgrade for newer versions)'
 	@echo 'make clean      remove the environment and what was built; clips stay'
@@ -39,6 +40,9 @@ test-slow: $(STAMP)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)
+
+figures: $(STAMP)
+	$(BIN)/python benchmarks/figures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -57,6 +57,16 @@ def step_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+def part_table(rows: list[Row]) -> str:
+    """What motion adds to a step that computes few logits already."""
+    lines = [["", "motion+CE over sparse_logits", "head and loss, share of a step"]]
+    for row in rows:
+        if row["kind"] == "motion+CE":
+            middle, low, high = (row[f"time_to_sparse_logits{end}"] for end in ("", "_low", "_high"))
+            lines.append([method(row), f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{row['head_share']:.2%}"])
+    return grid(lines)
+
+
 def size_table(rows: list[Row]) -> str:
     """Motion and text against LLaMA-Factory's text, for clips and answers of different length and different models."""
     lines = [["weights", "training", "video tokens", "labelled tokens", "time", "memory"]]
@@ -100,6 +110,7 @@ def memory_table(rows: list[Row]) -> str:
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"step": lambda: step_table(load("train_step/cpu-prototype"))},
     FOLDER / "train_step/README.md": {
+        "part": lambda: part_table(load("train_step/cpu-prototype")),
         "answers": lambda: size_table(load("train_step/cpu-answers")),
         "lengths": lambda: size_table(load("train_step/cpu-lengths")),
         "models": lambda: size_table(load("train_step/cpu-models")),

@@ -1,7 +1,10 @@
 """Figures in the documentation are those of the committed results."""
 
+import importlib
 import json
 from pathlib import Path
+
+import pytest
 
 from motiontune.demo import format_table
 
@@ -31,3 +34,25 @@ def test_what_motion_adds_to_an_answer_is_as_measured():
     median = result["prediction"]["time_ratio_quartiles"][1]
     assert f"begin -->{100 * (median - 1):.1f}<!--" in (ROOT / "docs/see.md").read_text("utf-8") and median <= 1.05
     assert all(row["frames_per_cpu_second"] >= 100 for row in result["films"])
+
+
+@pytest.mark.parametrize("document", ["README.md", "benchmarks/train_step/README.md"])
+def test_the_tables_of_costs_are_those_of_the_results(document, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    text = (ROOT / document).read_text("utf-8")
+    assert figures.current(ROOT / document) == text and "| LoRA" in text
+
+
+def test_learning_motion_costs_less_than_llamafactorys_text():
+    rows = json.loads((ROOT / "benchmarks/train_step/results/cpu-prototype.json").read_text())["rows"]
+    row = next(row for row in rows if row["kind"] == "motion+CE" and row["method"] == "lora" and row["checkpointing"])
+    assert row["time_to_llamafactory"] <= 0.5 and row["memory_to_llamafactory"] <= 0.35
+    assert row["time_to_sparse_logits"] <= 1.03 and row["head_share"] < 0.01
+
+
+def test_the_plot_of_costs_is_that_of_its_result(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    figures.plot(figures.load("train_step/cpu-answers"), tmp_path / "cost.svg")
+    assert (tmp_path / "cost.svg").read_bytes() == figures.PLOT.read_bytes()

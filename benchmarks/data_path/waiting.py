@@ -11,7 +11,6 @@ milliseconds that are waited for with those of your own step.
 
 import argparse
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "train_step"))
 
-from experiment import KINDS, SHAPES, keys_for, versions, write_data, write_model
+from experiment import KINDS, SHAPES, keys_for, log_of, log_to, receive, versions, write_data, write_model
 from loading import real_clips, write_results
 
 
@@ -59,9 +58,9 @@ class Waits(TrainerCallback):  # type: ignore[misc]
 
 
 def _train(pipe: Any, keys: dict[str, Any], skipped: int) -> None:
+    log_to(log_of(keys))
     from motiontune.llamafactory.install import run_exp
 
-    sys.stdout = sys.stderr = open(os.devnull, "w")
     run_exp(keys, [Waits(pipe, skipped)])
 
 
@@ -89,7 +88,7 @@ def measure(reader: str, workers: int, clips: list[Path], work: Path) -> dict[st
     process = context.Process(target=_train, args=(theirs, keys, len(clips)))
     process.start()
     theirs.close()
-    waited, computed = ours.recv()
+    waited, computed = receive(ours, keys)
     process.join()
     return {
         "reader": reader,

@@ -1,6 +1,7 @@
 """Models of a given shape with random weights, clips, answers of a given length, and the keys that train on them."""
 
 import json
+import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -167,6 +168,31 @@ def keys_for(model: Path, data: Path, out: Path, steps: int, device: str, **keys
         "pure_bf16": device == "cuda" and keys["finetuning_type"] == "full",  # else its weights are kept in float32
         **keys,
     }
+
+
+def log_to(path: Path) -> None:
+    """Send all that this process and its libraries print from now on into a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+
+
+def log_of(keys: dict[str, Any]) -> Path:
+    """Where a run's process logs to."""
+    return Path(f"{keys['output_dir']}.log")
+
+
+def receive(pipe: Any, keys: dict[str, Any]) -> Any:
+    """What a run's process sends.
+
+    Raises:
+        SystemExit: with the end of its log, if it has died.
+    """
+    try:
+        return pipe.recv()
+    except EOFError:
+        text = log_of(keys).read_text("utf-8", errors="replace")
+        raise SystemExit(f"the run into {keys['output_dir']} has died:\n{text[-3000:]}") from None
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,6 @@ import argparse
 import gc
 import importlib.util
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -32,7 +31,19 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
 
-from experiment import KINDS, SHAPES, device_name, keys_for, versions, write_clip, write_data, write_model
+from experiment import (
+    KINDS,
+    SHAPES,
+    device_name,
+    keys_for,
+    log_of,
+    log_to,
+    receive,
+    versions,
+    write_clip,
+    write_data,
+    write_model,
+)
 from loading import write_results
 
 from motiontune.model.compat import base_of
@@ -87,7 +98,7 @@ def cases(part: str, device: str) -> list[Case]:
         return [Case(small, name, labels=n, kinds=PAIR) for name in both for n in (11, 64, 256, 1024, 2048)]
     if part == "lengths":
         return [Case(small, frames=n, kinds=PAIR) for n in ((4, 16, 32) if device == "cpu" else (16, 64, 128))]
-    return [Case(model, labels=n, kinds=PAIR) for model in (small, large) for n in (11, 1024)]
+    return [Case(large, labels=n, kinds=PAIR) for n in (11, 1024)]
 
 
 def liger_left_out(device: str) -> str:
@@ -103,16 +114,17 @@ class Worker:
     def __init__(self, keys: dict[str, Any], device: str) -> None:
         # a fork has imported all, but CUDA does not survive one
         context: Any = multiprocessing.get_context("fork" if device == "cpu" else "spawn")
+        self.keys = keys
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_train, args=(theirs, keys, device), daemon=True)
         self.process.start()
         theirs.close()
-        self.pipe.recv()
+        receive(self.pipe, keys)
 
     def step(self, memory: bool = False) -> dict[str, Any]:
         """Make a step and measure its time, or its memory; returns once the next one could begin."""
         self.pipe.send(memory)
-        measured: dict[str, Any] = self.pipe.recv()
+        measured: dict[str, Any] = receive(self.pipe, self.keys)
         return measured
 
     def stop(self) -> None:
@@ -122,9 +134,9 @@ class Worker:
 
 
 def _train(pipe: Any, keys: dict[str, Any], device: str) -> None:
+    log_to(log_of(keys))
     from motiontune.llamafactory.install import run_exp
 
-    sys.stdout = sys.stderr = open(os.devnull, "w")
     run_exp(keys, [Turns(pipe, device)])
 
 

@@ -12,6 +12,7 @@ content before do.
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import cv2
@@ -39,6 +40,8 @@ SPREAD = 4.0
 MIN_INTER = 0.5
 # A B picture with fewer vectors than this says nothing of acceleration
 MIN_SEEN = 0.1
+# Pairs of frames that are followed at once, as reading uses two threads, too
+THREADS = 2
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
 
@@ -64,15 +67,19 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
     track = Track(motion)
     points = _points(grid, motion)
     to_grid = np.array([grid.width / motion.width, grid.height / motion.height])
-    for here, there in neighbours(clip, direction):
-        later, earlier = max(here, there), min(here, there)
+
+    def follow_pair(pair: tuple[int, int]) -> None:
+        later, earlier = max(pair), min(pair)
         ends, trust = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
         moved = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
         if direction == "past":
             found = _per_patch(moved.reshape(points.shape), trust.reshape(points.shape[:-1]))
         else:
             found = _at_start(ends * to_grid, moved, trust, grid)
-        vectors[here], confidence[here] = agree(*found)
+        vectors[pair[0]], confidence[pair[0]] = agree(*found)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(follow_pair, neighbours(clip, direction)))
     return MotionField.from_confidence(vectors, confidence, times, "codec", direction)
 
 
