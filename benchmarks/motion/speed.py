@@ -7,7 +7,7 @@
 training does (2 frames per second, resized by LLaMA-Factory's function) and makes its motion; `frames` is the loader
 without motion, `llamafactory` LLaMA-Factory's own reader, without motion. Everything takes turns for some rounds; a
 ratio is that of decode's time to the other's in the same round, so above 1 is faster than decoding everything. Wall
-time counts the helper thread that resizes as free; processor time does not.
+time counts the second threads (that resizes, that follows vectors) as free; processor time does not.
 
 `--peer` names a folder with motion-vector-extractor (`pip install --no-deps --target FOLDER
 motion-vector-extractor==2.0.0`), which decodes the file and hands out its raw vectors, neither followed nor resized.

@@ -191,6 +191,13 @@ def _choose(
             for n in range(count):
                 tolerance = (share * length + pixels) / abs(frames[n]) + frame
                 ux, uy = implied[i, j, n, 0], implied[i, j, n, 1]
+                like = 0.0
+                if before >= 0 and trust[before, i, j] > 0.0:
+                    dx = ux + velocities[before, i, j, 0] * (1.0 / rate)
+                    dy = uy + velocities[before, i, j, 1] * (1.0 / rate)
+                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) / (2.0 * tolerance), 0.0)
+                if n > 0 and 1.0 + earlier * like <= best:
+                    continue  # whatever the neighbours say
                 total, neighbours = 0.0, 0
                 for side in range(4):
                     a, b = i + (-1, 0, 0, 1)[side], j + (0, -1, 1, 0)[side]
@@ -200,25 +207,18 @@ def _choose(
                     near = 0.0
                     for m in range(count):
                         dx, dy = ux - implied[a, b, m, 0], uy - implied[a, b, m, 1]
-                        like = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
+                        alike = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
                         if m > 0:
-                            like = other * like
-                        near = max(near, like)
+                            alike = other * alike
+                        near = max(near, alike)
                     total += near
                 score = total / neighbours if neighbours > 0 else 0.0
-                if before >= 0 and trust[before, i, j] > 0.0:
-                    dx = ux + velocities[before, i, j, 0] * (1.0 / rate)
-                    dy = uy + velocities[before, i, j, 1] * (1.0 / rate)
-                    like = 1.0 - math.sqrt(dx * dx + dy * dy) / (2.0 * tolerance)
-                    if like > 0.0:
-                        score += earlier * like
+                score += earlier * like
                 if n == 0:
                     score += first
                 if score > best:
                     best = score
                     fits[i, j] = -2 - n
-                if n == 0 and score >= 1.0 + earlier:
-                    break  # no other candidate can have more
 
 
 @njit(cache=True, nogil=True)
