@@ -293,7 +293,7 @@ def _view(argv: list[str]) -> None:
     if first is not None:
         library.clips(first)
     model, reader = None, FrameOptions(args.fps, args.max_frames, args.max_pixels)
-    direction = args.direction or "past"
+    direction: Any = args.direction or "past"
     if args.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {args.model}", flush=True)
         model = _load_model(args)

@@ -50,7 +50,7 @@ ROWS = 200
 _SHOWS = ("arrows", "colours", "none")
 _KEPT_FILMS = 40
 _HEADERS = ["#", "clip", "moving %", "no vector %", "mean px", "answer", "note"]
-_WIDTHS = ["56px", "160px", "102px", "116px", "96px", "220px", "260px"]
+_WIDTHS: list[str | int] = ["56px", "160px", "102px", "116px", "96px", "220px", "260px"]
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
