@@ -1,4 +1,4 @@
-"""The command line: `motiontune train | inspect | extract | predict | evaluate | export | prepare | demo`."""
+"""The command line: `motiontune train | inspect | extract | predict | evaluate | view | report | export | ...`."""
 
 import argparse
 import os
@@ -305,6 +305,23 @@ def _view(argv: list[str]) -> None:
     view(library, reader, settings, model, args.host, args.port)
 
 
+def _report(argv: list[str]) -> None:
+    from motiontune.report import CLIPS, report
+
+    parser = argparse.ArgumentParser(
+        "motiontune report", description="Write one page about a run: curves, metrics, clips, configuration."
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's output folder")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, metavar="N", help="best clips, and worst ones (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    if args.clips < 0:
+        parser.error("--clips must be 0 or more")
+    print(report(args.run, args.out, args.clips))
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -334,6 +351,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "predict": (_predict, "what a model says of clips: text, and motion as files and films"),
     "evaluate": (_evaluate, "how right a model's text and motion are over a data set, with intervals"),
     "view": (_view, "look through clips, their motion and a model's, in the browser"),
+    "report": (_report, "write one page about a run: curves, metrics, best and worst clips, configuration"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

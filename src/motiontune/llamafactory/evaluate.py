@@ -25,13 +25,12 @@ from motiontune.evaluation.templates import Templates, read_templates, without_b
 from motiontune.llamafactory.compat import quiet_loggers
 from motiontune.llamafactory.install import run_exp
 from motiontune.llamafactory.reader import model_keys
-from motiontune.llamafactory.trainer import PREDICTIONS_FOLDER
 from motiontune.model.head import find_head
+from motiontune.run_folder import EVALUATION, prediction_files, read_texts
 from motiontune.viewing.contact_sheet import contact_sheet, save_png
 from motiontune.viewing.report import prediction_rows
 
 
-RESULT, ROWS = "evaluation.json", "generated_predictions.jsonl"
 PLOT_COLUMNS, PLOT_WIDTH = 6, 240
 
 
@@ -172,8 +171,9 @@ def evaluate(
             **(keys or {}),
         }
         run_exp(configuration)
-    texts = _texts(Path(out))
-    comparisons = _comparisons(Path(out)) if with_motion else {}
+    texts = read_texts(Path(out))
+    files = prediction_files(Path(out)) if with_motion else {}
+    comparisons = {key: MotionComparison.load(file) for key, file in files.items()}
     samples = {number for number, _ in comparisons}
     readable = [number for number in range(len(texts)) if not with_motion or number in samples]
     result = Evaluation(
@@ -184,24 +184,9 @@ def evaluate(
         text=_measure_text([texts[number] for number in readable], _templates_of(dataset_dir, dataset), known, rounds),
     )
     about = {"model": model, "dataset": dataset, "keys": configuration, "bootstrap_rounds": rounds}
-    Path(out, RESULT).write_text(json.dumps(about | result.as_json(), indent=1) + "\n", "utf-8")
+    Path(out, EVALUATION).write_text(json.dumps(about | result.as_json(), indent=1) + "\n", "utf-8")
     _save_plots(Path(out) / "plots", list(comparisons.items())[:plots], configuration)
     return result
-
-
-def _texts(out: Path) -> list[tuple[str, str]]:
-    """What was said and what should have been, of each sample."""
-    rows = (json.loads(line) for line in (out / ROWS).read_text("utf-8").splitlines())
-    return [(row["predict"], row["label"]) for row in rows]
-
-
-def _comparisons(out: Path) -> dict[tuple[int, int], MotionComparison]:
-    """The motion of each clip, by the numbers of the sample and of the clip in it."""
-    found = {}
-    for file in sorted((out / PREDICTIONS_FOLDER).glob("*.npz")):
-        sample, _, number = file.stem.partition("-")
-        found[int(sample), int(number or 0)] = MotionComparison.load(file)
-    return found
 
 
 def _measure_motion(clips: Sequence[MotionComparison], rounds: int) -> dict[str, dict[str, Metric]]:

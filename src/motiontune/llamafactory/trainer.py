@@ -28,6 +28,7 @@ from motiontune.model.compat import base_of, is_peft
 from motiontune.model.head import save_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.motion_model import captured_motion
+from motiontune.run_folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.viewing.contact_sheet import contact_sheet, save_png
 from motiontune.viewing.report import prediction_rows
 
@@ -36,8 +37,6 @@ logger = get_logger(__name__)
 
 NOT_TENSORS = ("motion_videos", "motion_skipped", "motion_samples")
 MOTION_TENSORS = ("motion_targets", "motion_mask", "motion_weights")
-PREDICTIONS_FOLDER = "motion_predictions"
-PICTURES_FOLDER = "motion_pictures"
 PICTURE_COLUMNS, PICTURE_WIDTH = 6, 160  # frames of each clip, and about the width of each in pixels
 
 

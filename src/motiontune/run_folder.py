@@ -1,0 +1,152 @@
+"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from motiontune.errors import MotiontuneError, in_one_line
+
+
+PREDICTIONS_FOLDER = "motion_predictions"
+PICTURES_FOLDER = "motion_pictures"
+TEXTS = "generated_predictions.jsonl"
+EVALUATION = "evaluation.json"
+RUNS = "motiontune_runs.json"
+STATE, RESULTS = "trainer_state.json", "all_results.json"  # the Trainer's
+
+PACKAGES = (
+    "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
+)
+
+_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as it was started.
+
+    Args:
+        started: local time, ISO 8601.
+        configuration: the keys as the user gave them, without credentials.
+        versions: of packages and Python; the platform, the processes and, where there is one, the GPU.
+    """
+
+    started: str
+    configuration: dict[str, Any]
+    versions: dict[str, str]
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put "(left out)" for what looks like a credential by its key, in nested mappings too."""
+
+    def clean(key: str, value: Any) -> Any:
+        if _SECRET.search(key) and value not in (None, ""):
+            return "(left out)"
+        return without_secrets(value) if isinstance(value, Mapping) else value
+
+    return {str(key): clean(str(key), value) for key, value in values.items()}
+
+
+def versions() -> dict[str, str]:
+    """What runs here: installed packages that matter, Python, the platform, and the GPU where torch is loaded."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+    return found
+
+
+def given_keys(args: "Mapping[str, Any] | Sequence[str]") -> dict[str, Any]:
+    """The keys of a run that was started by a mapping or by arguments, `--key value`, `--key=value` or `--flag`."""
+    if isinstance(args, Mapping):
+        return dict(args)
+    keys: dict[str, Any] = {}
+    key = None
+    for word in args:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            keys[key] = value if equals else True
+        elif key is not None:
+            before = keys[key]
+            keys[key] = word if before is True else f"{before} {word}"
+    return keys
+
+
+def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:
+    """Add a run to the folder's `motiontune_runs.json`; one that is started again in the same way counts once."""
+    folder = Path(folder)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
+    runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{RUNS}.{os.getpid()}.tmp"
+    text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
+    unfinished.write_text(text + "\n", "utf-8")
+    unfinished.replace(folder / RUNS)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs into a folder, the last one last; none where it is not motiontune's.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    runs = read_json(folder / RUNS, [])
+    try:
+        return [Run(**run) for run in runs]
+    except TypeError as error:
+        raise MotiontuneError(f"{folder / RUNS}: is damaged: {in_one_line(error)}") from error
+
+
+def read_json(path: Path, missing: Any) -> Any:
+    """Read a file; `missing` where there is none.
+
+    Raises:
+        MotiontuneError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return missing
+    except (OSError, ValueError) as error:
+        raise MotiontuneError(f"{path}: cannot be read as JSON: {in_one_line(error)}") from error
+
+
+def read_texts(folder: Path) -> list[tuple[str, str]]:
+    """What was said and what should have been, of each sample; nothing where no text was predicted.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    path = folder / TEXTS
+    if not path.is_file():
+        return []
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [(row["predict"], row["label"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MotiontuneError(f"{path}: is damaged: {in_one_line(error)}") from error
+
+
+def prediction_files(folder: Path) -> dict[tuple[int, int], Path]:
+    """The file of each predicted clip, by the numbers of the sample and of the clip in it."""
+    found = {}
+    for file in sorted((folder / PREDICTIONS_FOLDER).glob("[0-9]*.npz")):
+        sample, _, number = file.stem.partition("-")
+        found[int(sample), int(number or 0)] = file
+    return found
