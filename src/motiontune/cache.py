@@ -32,7 +32,7 @@ from motiontune.motion.options import MotionOptions
 
 # Packages whose version may change a pixel or a vector
 PACKAGES = ("av", "llamafactory", "numpy", "opencv-python-headless", "pillow", "torchvision")
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile)
 
 
 class Cache:

@@ -260,6 +260,7 @@ def _evaluate(argv: list[str]) -> None:
 def _view(argv: list[str]) -> None:
     from motiontune.datasets.something_something import PROMPT
     from motiontune.extract import FrameOptions
+    from motiontune.motion.field import Direction
     from motiontune.motion.options import MotionOptions
     from motiontune.motion.sources import check_source
 
@@ -293,7 +294,7 @@ def _view(argv: list[str]) -> None:
     if first is not None:
         library.clips(first)
     model, reader = None, FrameOptions(args.fps, args.max_frames, args.max_pixels)
-    direction: Any = args.direction or "past"
+    direction: Direction = args.direction or "past"
     if args.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {args.model}", flush=True)
         model = _load_model(args)

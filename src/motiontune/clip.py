@@ -27,6 +27,9 @@ from motiontune.motion.vectors import CodecMotion, VectorCollector, has_vectors
 MAX_WAITING = 4
 
 
+Opened = tuple[InputContainer, VideoStream]
+
+
 @dataclass(frozen=True)
 class VideoInfo:
     """What can be known of a video file without decoding a frame.
@@ -115,9 +118,11 @@ def read_clip(
     Raises:
         ClipError: as `probe`, or if decoding ends before the sampled frames do, or frames change their size.
     """
-    info = probe(path)
-    indices = sample_indices(info, fps, max_frames)
-    decoded = _decode(info, indices, resize, with_vectors)
+    with open_video(path) as opened:
+        info = _info(path, *opened)
+        indices = sample_indices(info, fps, max_frames)
+        # counting has read the file to its end
+        decoded = _decode(info, indices, resize, with_vectors, None if info.counted else opened)
     seen = len(decoded.pts)
     if info.counted and not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices):
         # Packets are not always frames: fields in packets of their own, or frames before the first key frame. Only
@@ -361,12 +366,15 @@ def _decode(
     indices: NDArray[np.int64],
     resize: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
     with_vectors: bool,
+    opened: Opened | None = None,
 ) -> _Decoded:
     """Decode until the last sampled frame, or until the file or the decoder ends."""
-    if has_vectors(info.codec):
+    # without B pictures there is next to nothing to leave out
+    if has_vectors(info.codec) and (opened is None or opened[1].codec_context.has_b_frames):
         with contextlib.suppress(_Irregular):
-            return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors)
-    return _decode_by(None, info, indices, resize, with_vectors)
+            return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors, opened)
+        opened = None
+    return _decode_by(None, info, indices, resize, with_vectors, opened)
 
 
 def _decode_by(
@@ -375,11 +383,13 @@ def _decode_by(
     indices: NDArray[np.int64],
     resize: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None,
     with_vectors: bool,
+    opened: Opened | None,
 ) -> _Decoded:
     wanted = set(indices.tolist())
     last = int(indices[-1])
     images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
-    with ThreadPoolExecutor(1) as resizer, open_video(info.path) as (container, stream):
+    source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
+    with ThreadPoolExecutor(1) as resizer, source as (container, stream):
         collector = None
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
         # what is damaged in H.264 as it lay in memory, instead of concealing it.
@@ -435,7 +445,9 @@ def _image(frame: av.VideoFrame, resize: Callable[[NDArray[np.uint8]], NDArray[n
 
 
 def _seconds(pts: int | None, stream: VideoStream) -> float | None:
-    return None if pts is None or stream.time_base is None else float(pts * stream.time_base)
+    tick = stream.time_base
+    # a product of fractions is reduced, which takes longer than all the rest of a small frame
+    return None if pts is None or tick is None else pts * tick.numerator / tick.denominator
 
 
 def _frames(

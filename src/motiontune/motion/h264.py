@@ -4,6 +4,7 @@ FFmpeg exports where a block's reference lies, but not in which frame. The slice
 frames say it: section 7.3 (syntax), 8.2.4 (reference lists) and 8.2.5 (marking) of ITU-T H.264.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,8 +12,8 @@ from motiontune.errors import MotiontuneError
 
 
 SLICE, PARTITIONS, IDR_SLICE, SPS, PPS = 1, (2, 3, 4), 5, 7, 8
-# Slice headers are short; a header with many prediction weights still fits
-HEADER_BYTES = 400
+# Slice headers are short; a header with many prediction weights still fits into the second
+HEADER_BYTES = (40, 400)
 # profiles whose sequence header has chroma format, bit depth and scaling lists
 HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 # more reference pictures than any memory holds: once they have passed, what was before is forgotten
@@ -201,8 +202,14 @@ def parse_pps(nal: bytes) -> tuple[int, Picture]:
 
 def parse_slice(nal: bytes, pictures: dict[int, Picture], sequences: dict[int, Sequence]) -> Slice:
     """Parse the header of a slice (NAL unit with its first byte)."""
+    with contextlib.suppress(HeaderError):
+        return _parse_slice(nal[: HEADER_BYTES[0]], pictures, sequences)
+    return _parse_slice(nal[: HEADER_BYTES[1]], pictures, sequences)
+
+
+def _parse_slice(nal: bytes, pictures: dict[int, Picture], sequences: dict[int, Sequence]) -> Slice:
     idr, reference = nal[0] & 31 == IDR_SLICE, bool(nal[0] & 0x60)
-    bits = BitReader(nal[1:HEADER_BYTES])
+    bits = BitReader(nal[1:])
     bits.ue()  # first macroblock
     kind = "PBIPI"[bits.ue() % 5]
     picture = pictures.get(bits.ue())

@@ -435,7 +435,7 @@ def _same_thing(
     rows, cols = chosen.shape
     fx, fy = np.floor(gx).astype(np.int64), np.floor(gy).astype(np.int64)
     shift = shifts.astype(np.float64)
-    sx, sy, weight = np.zeros(len(gx)), np.zeros(len(gx)), np.zeros(len(gx))
+    sx, sy, weight, alike = np.zeros(len(gx)), np.zeros(len(gx)), np.zeros(len(gx)), np.ones(len(gx), np.bool_)
     for down in range(2):
         for right in range(2):
             inside = (fy + down >= 0) & (fx + right >= 0) & (fy + down < rows) & (fx + right < cols)
@@ -448,7 +448,8 @@ def _same_thing(
             sx += q * shift[a, b, 0]
             sy += q * shift[a, b, 1]
             weight += q
-    found = weight > 0
+            alike &= ~part | (apart == 0)
+    found = (weight > 0) & ~alike
     weight = np.where(found, weight, 1.0)
     return (
         np.where(found, sx / weight, shift[row, col, 0]) / QUARTERS,

@@ -62,6 +62,7 @@ def follow(
         ambiguous |= np.isfinite(candidates[k]).sum() > 1
     cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
     fits, way = np.zeros((rows, cols), np.int8), np.zeros((rows, cols, 2))
+    implied = np.zeros((rows, cols, candidates.shape[1], 2))
     count = candidates.shape[1]
     back, spans, numbers, known = (
         np.zeros((count, 2, 3)),
@@ -113,7 +114,7 @@ def follow(
                 for i in range(rows):
                     for j in range(cols):
                         fits[i, j] = known[fits[i, j]] if moving[k] and fits[i, j] >= 0 else -1
-        _choose(k, before, shifts[k], inter[k], spans[:count], fits, rate, velocities, trust, rules)
+        _choose(k, before, shifts, inter, spans[:count], fits, implied, rate, velocities, trust, rules)
         since_last = times[k] - times[k - 1]
         for i in range(rows):
             for j in range(cols):
@@ -160,6 +161,7 @@ def _choose(
     inter: Any,
     spans: Any,
     fits: Any,
+    implied: Any,
     rate: float,
     velocities: Any,
     trust: Any,
@@ -167,31 +169,37 @@ def _choose(
 ) -> None:
     """Write -2 - n into `fits`, for candidate n, where the camera has chosen none."""
     share, pixels, frame, other, earlier, first, least = rules[:7]
-    rows, cols = inter.shape
+    rows, cols = fits.shape
     count = len(spans)
     frames = spans * rate
+    if count > 1:
+        for i in range(rows):
+            for j in range(cols):
+                for n in range(count):
+                    implied[i, j, n, 0] = shifts[k, i, j, 0] / 4 / frames[n]
+                    implied[i, j, n, 1] = shifts[k, i, j, 1] / 4 / frames[n]
     for i in range(rows):
         for j in range(cols):
-            if not inter[i, j] or fits[i, j] >= 0:
+            if not inter[k, i, j] or fits[i, j] >= 0:
                 continue
             fits[i, j] = -2
-            x, y = shifts[i, j, 0] / 4, shifts[i, j, 1] / 4
+            x, y = shifts[k, i, j, 0] / 4, shifts[k, i, j, 1] / 4
             length = math.sqrt(x * x + y * y)
             if count == 1 or length <= least:
                 continue
             best = -1.0
             for n in range(count):
                 tolerance = (share * length + pixels) / abs(frames[n]) + frame
-                ux, uy = x / frames[n], y / frames[n]
+                ux, uy = implied[i, j, n, 0], implied[i, j, n, 1]
                 total, neighbours = 0.0, 0
                 for side in range(4):
                     a, b = i + (-1, 0, 0, 1)[side], j + (0, -1, 1, 0)[side]
-                    if a < 0 or b < 0 or a >= rows or b >= cols or not inter[a, b]:
+                    if a < 0 or b < 0 or a >= rows or b >= cols or not inter[k, a, b]:
                         continue
                     neighbours += 1
                     near = 0.0
                     for m in range(count):
-                        dx, dy = ux - shifts[a, b, 0] / 4 / frames[m], uy - shifts[a, b, 1] / 4 / frames[m]
+                        dx, dy = ux - implied[a, b, m, 0], uy - implied[a, b, m, 1]
                         like = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
                         if m > 0:
                             like = other * like
@@ -209,6 +217,8 @@ def _choose(
                 if score > best:
                     best = score
                     fits[i, j] = -2 - n
+                if n == 0 and score >= 1.0 + earlier:
+                    break  # no other candidate can have more
 
 
 @njit(cache=True, nogil=True)
@@ -323,6 +333,9 @@ def walk(
 ) -> None:
     start, end, width, height, spacing, edge = fixed
     rows, cols = chosen.shape[1], chosen.shape[2]
+    # one number finds a point, instead of three that are each looked at for being negative
+    choices, ways = chosen.reshape(-1), shifts.reshape(-1)
+    paces, beliefs = velocities.reshape(-1), trust.reshape(-1)
     last = np.searchsorted(times, start)
     for p in range(len(ends)):
         x, y, now, product = ends[p, 0], ends[p, 1], start, 1.0
@@ -333,22 +346,24 @@ def walk(
             if k >= len(times) or k < 1:
                 product = 0.0
                 break
+            base = k * rows * cols
             at_anchor = times[k] == now
             ax, ay = x, y
             if not at_anchor:
                 for _ in range(2):
-                    vx, vy = _lookup(velocities, trust, k, ax / spacing - 0.5, ay / spacing - 0.5)
+                    vx, vy = _lookup(paces, beliefs, base, rows, cols, ax / spacing - 0.5, ay / spacing - 0.5)
                     ax, ay = x + vx * (times[k] - now), y + vy * (times[k] - now)
             gx, gy = ax / spacing - 0.5, ay / spacing - 0.5
             row = min(max(int(math.floor(gy + 0.5)), 0), rows - 1)
             col = min(max(int(math.floor(gx + 0.5)), 0), cols - 1)
-            product *= trust[k, row, col]
+            here = base + row * cols + col
+            product *= beliefs[here]
             if product <= 0.0:
                 break
-            choice = chosen[k, row, col]
+            choice = choices[here]
             target = candidates[k, choice] if choice >= 0 else np.inf
             if at_anchor and target < now and (target >= end or target >= times[k - 1]):
-                sx, sy = _same_thing(shifts, chosen, k, gx, gy, row, col, edge)
+                sx, sy = _same_thing(ways, choices, base, here, rows, cols, gx, gy, edge)
                 if target < end:
                     part = (now - end) / (now - target)
                     x, y, now = x + sx * part, y + sy * part, end
@@ -356,7 +371,7 @@ def walk(
                     x, y, now = x + sx, y + sy, target
             else:
                 following = max(times[k - 1], end)
-                vx, vy = _lookup(velocities, trust, k, gx, gy)
+                vx, vy = _lookup(paces, beliefs, base, rows, cols, gx, gy)
                 x, y = x - vx * (now - following), y - vy * (now - following)
                 now = following
             if x < 0.0 or y < 0.0 or x > width or y > height:
@@ -365,18 +380,17 @@ def walk(
 
 
 @njit(cache=True, nogil=True)
-def _lookup(field: Any, trust: Any, k: int, gx: float, gy: float) -> tuple[float, float]:
-    rows, cols = trust.shape[1:]
+def _lookup(paces: Any, beliefs: Any, base: int, rows: int, cols: int, gx: float, gy: float) -> tuple[float, float]:
     gx, gy = min(max(gx, 0.0), cols - 1.0), min(max(gy, 0.0), rows - 1.0)
     fx, fy = int(gx), int(gy)
     sx, sy, weight = 0.0, 0.0, 0.0
     for down in range(2):
         for right in range(2):
-            a, b = min(fy + down, rows - 1), min(fx + right, cols - 1)
-            if trust[k, a, b] > 0.0:
+            at = base + min(fy + down, rows - 1) * cols + min(fx + right, cols - 1)
+            if beliefs[at] > 0.0:
                 q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
-                sx += q * field[k, a, b, 0]
-                sy += q * field[k, a, b, 1]
+                sx += q * paces[2 * at]
+                sy += q * paces[2 * at + 1]
                 weight += q
     if weight <= 0.0:
         return 0.0, 0.0
@@ -385,28 +399,30 @@ def _lookup(field: Any, trust: Any, k: int, gx: float, gy: float) -> tuple[float
 
 @njit(cache=True, nogil=True)
 def _same_thing(
-    shifts: Any, chosen: Any, k: int, gx: float, gy: float, row: int, col: int, edge: float
+    ways: Any, choices: Any, base: int, here: int, rows: int, cols: int, gx: float, gy: float, edge: float
 ) -> tuple[float, float]:
-    rows, cols = chosen.shape[1:]
     fx, fy = int(math.floor(gx)), int(math.floor(gy))
-    sx, sy, weight = 0.0, 0.0, 0.0
-    for down in range(2):
-        for right in range(2):
-            a, b = fy + down, fx + right
-            if a < 0 or b < 0 or a >= rows or b >= cols or chosen[k, a, b] != chosen[k, row, col]:
-                continue
-            dx, dy = (
-                float(shifts[k, a, b, 0] - shifts[k, row, col, 0]),
-                float(shifts[k, a, b, 1] - shifts[k, row, col, 1]),
-            )
-            if dx * dx + dy * dy > (edge * 4) * (edge * 4):
-                continue
-            q = (1.0 - abs(gx - (fx + right))) * (1.0 - abs(gy - (fy + down)))
-            sx += q * shifts[k, a, b, 0]
-            sy += q * shifts[k, a, b, 1]
-            weight += q
+    x, y, choice = int(ways[2 * here]), int(ways[2 * here + 1]), choices[here]
+    most = int(edge * 4) * int(edge * 4)
+    sx, sy, weight, alike = 0.0, 0.0, 0.0, True
+    for a in range(max(fy, 0), min(fy + 2, rows)):
+        for b in range(max(fx, 0), min(fx + 2, cols)):
+            at = base + a * cols + b
+            dx, dy = ways[2 * at] - x, ways[2 * at + 1] - y
+            if (dx != 0 or dy != 0) and choices[at] == choice and dx * dx + dy * dy <= most:
+                alike = False
+    if not alike:
+        for a in range(max(fy, 0), min(fy + 2, rows)):
+            for b in range(max(fx, 0), min(fx + 2, cols)):
+                at = base + a * cols + b
+                dx, dy = ways[2 * at] - x, ways[2 * at + 1] - y
+                if choices[at] == choice and dx * dx + dy * dy <= most:
+                    q = (1.0 - abs(gx - b)) * (1.0 - abs(gy - a))
+                    sx += q * ways[2 * at]
+                    sy += q * ways[2 * at + 1]
+                    weight += q
     if weight <= 0.0:
-        return shifts[k, row, col, 0] / 4, shifts[k, row, col, 1] / 4
+        return x / 4, y / 4
     return sx / weight / 4, sy / weight / 4
 
 

@@ -387,7 +387,7 @@ def build(viewer: Viewer) -> Any:
                 table = gr.Dataframe(
                     headers=_HEADERS,
                     datatype="str",  # a number that is missing would be 0
-                    column_widths=_WIDTHS,
+                    column_widths=list(_WIDTHS),
                     interactive=False,
                     show_label=False,
                     max_height=400,
