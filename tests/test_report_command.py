@@ -40,7 +40,7 @@ def page_of(capfd, folder, *more):
 
 def test_a_trained_run_has_curves_metrics_pictures_configuration_and_versions(trained, capfd):
     page = page_of(capfd, trained)
-    assert [tag for tag, _ in page.tags].count("svg") == 2
+    assert [tag for tag, _ in page.tags].count("svg") == 3
     results = json.loads((trained / "all_results.json").read_text())
     for key in ("eval_epe", "train_loss"):
         assert f"{key}: {json.dumps(results[key])}" in page.text
@@ -127,11 +127,58 @@ def test_what_is_no_run_is_refused(tmp_path, capfd):
     assert refused(capfd, "report", tmp_path / "nowhere").endswith("nowhere: no such folder")
     assert refused(capfd, "report", tmp_path).startswith(f"{tmp_path} is no run's output folder: it has no ")
     assert not list(tmp_path.iterdir())
-    (tmp_path / "trainer_state.json").write_text("{")
-    assert "trainer_state.json: cannot be read as JSON" in refused(capfd, "report", tmp_path)
-    (tmp_path / "trainer_state.json").write_text('{"global_step": 1}')
-    (tmp_path / "motiontune_runs.json").write_text('[{"started": ""}]')
-    assert "motiontune_runs.json: is damaged" in refused(capfd, "report", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("trainer_state.json", "{"),
+        ("trainer_state.json", "[]"),
+        ("trainer_state.json", '{"log_history": [1]}'),
+        ("trainer_state.json", '{"global_step": "many"}'),
+        ("trainer_state.json", "\udcff"),
+        ("all_results.json", "[1]"),
+        ("evaluation.json", '{"motion": {"all": {"epe": 1.0}}}'),
+        ("generated_predictions.jsonl", '{"predict": "a"}'),
+        ("motiontune_runs.json", '[{"started": ""}]'),
+        ("motiontune_runs.json", '[{"started": "", "configuration": 1, "versions": {}}]'),
+        ("checkpoint-3/trainer_state.json", "nothing"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, capfd, name, text):
+    (tmp_path / "all_results.json").write_text('{"eval_loss": 1.0}')
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert refused(capfd, "report", tmp_path).startswith(f"{tmp_path / name}: is damaged: ")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_damaged_prediction_and_a_page_that_cannot_be_written(predicted, tmp_path, capfd):
+    folder = shutil.copytree(predicted, tmp_path / "copy")
+    file = folder / "motion_predictions" / "000002.npz"
+    file.write_bytes(file.read_bytes()[:200])
+    assert refused(capfd, "report", folder).startswith(f"{file}: not a readable prediction")
+    assert "Is a directory" in refused(capfd, "report", predicted, "--out", tmp_path)
+
+
+def test_a_run_of_llamafactory_alone(capfd):
+    """Without the note that motiontune leaves, the model card of the Trainer says how it was started."""
+    keys = {"eval_strategy": "steps", "eval_steps": 1, "do_eval": True, "do_train": True, "eval_dataset": "toy"}
+    folder = run(**keys, learning_rate=2e-3)
+    (folder / "motiontune_runs.json").unlink()
+    page = page_of(capfd, folder)
+    assert "not known" in page.text and "What is below is README.md's" in page.text
+    assert "learning_rate: 0.002\n" in page.text and re.search(r"Transformers: \d", page.text)
+    assert "Loss on held-out samples" in page.text and "Training loss" in page.text
+    assert "Trained for 2 steps" in page.text and "End-point" not in page.text
+
+
+def test_answers_without_motion_are_listed(tmp_path):
+    rows = [{"predict": f"said <{number}>", "label": "said <3>"} for number in range(20)]
+    (tmp_path / "generated_predictions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page = Page(report(tmp_path).read_text("utf-8"))
+    assert "said <11>" in page.text and "said <12>" not in page.text
+    assert page.text.count("exact") == 1 and page.text.count("differs") == 11
 
 
 def test_runs_into_one_folder_are_noted_each_once(tmp_path):

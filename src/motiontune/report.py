@@ -1,6 +1,5 @@
 """`motiontune report`: one page about a run, from what lies in its output folder."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.clip import read_clip
-from motiontune.errors import ClipError, MotiontuneError
+from motiontune.errors import ClipError, MotiontuneError, mistakes
 from motiontune.evaluation.predictions import MotionComparison
 from motiontune.run_folder import (
     EVALUATION,
+    MODEL_CARD,
     PICTURES_FOLDER,
     PREDICTIONS_FOLDER,
     RESULTS,
     STATE,
+    TEXTS,
+    State,
     prediction_files,
-    read_json,
+    read_model_card,
+    read_results,
     read_runs,
+    read_state,
     read_texts,
 )
 from motiontune.viewing.report import ReportClip, write_report
@@ -29,6 +33,9 @@ from motiontune.viewing.report import ReportClip, write_report
 
 CLIPS = 4
 """Best clips, and as many worst ones."""
+
+ANSWERS = 12
+"""Answers of a run that predicted text alone."""
 
 _BLANK = 232  # the grey that stands for frames that cannot be read
 
@@ -55,82 +62,59 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
     folder = Path(folder)
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder")
-    state, unfinished = _state(folder)
-    history = state.get("log_history", [])
-    metrics = _metrics(folder, history)
-    files = prediction_files(folder)
-    if not (state or metrics or files):
-        raise MotiontuneError(
-            f"{folder} is no run's output folder: it has no {STATE}, {RESULTS} or {PREDICTIONS_FOLDER}/"
-        )
+    state, metrics, texts, files = (
+        read_state(folder),
+        read_results(folder),
+        read_texts(folder),
+        prediction_files(folder),
+    )
+    if not (state.history or state.steps or metrics or texts or files):
+        looked_for = f"{STATE}, {RESULTS}, {EVALUATION}, {TEXTS} or {PREDICTIONS_FOLDER}/"
+        raise MotiontuneError(f"{folder} is no run's output folder: it has no {looked_for}")
+    if not state.ended:  # what was logged of evaluations so far is all that there is
+        metrics = {key: value for entry in state.history for key, value in entry.items() if key.startswith("eval_")}
     runs = read_runs(folder)
-    keys = runs[-1].configuration if runs else {}
-    shown, order = _clips(folder, files, keys, clips)
-    notes = [_about(state, metrics, unfinished, keys), order]
+    configuration, used = (runs[-1].configuration, runs[-1].versions) if runs else read_model_card(folder)
+    shown, order = _clips(files, texts, configuration, clips)
+    notes = [_about(state, metrics, configuration), order]
     if not runs:
-        notes.append("How this run was started is not known: no motiontune has noted it in its folder.")
+        known = f"What is below is {MODEL_CARD}'s." if configuration else ""
+        notes.append(f"How this run was started is not known: it was not motiontune that started it. {known}")
     earlier = {
         f"Earlier run into this folder, {run.started}": run.configuration | {"versions": run.versions}
         for run in reversed(runs[:-1])
     }
-    return write_report(
-        folder / "report.html" if out is None else out,
-        title=f"Run {folder.resolve().name}",
-        metrics=metrics,
-        log_history=history,
-        clips=shown,
-        configuration=keys,
-        versions=runs[-1].versions if runs else {},
-        notes="\n\n".join(note for note in notes if note),
-        pictures=_pictures(folder / PICTURES_FOLDER),
-        folds=earlier,
-    )
+    page = Path(folder / "report.html" if out is None else out)
+    with mistakes(str(page), OSError):
+        return write_report(
+            page,
+            title=f"Run {folder.resolve().name}",
+            metrics=metrics,
+            log_history=state.history,
+            clips=shown,
+            answers=[] if shown else texts[:ANSWERS],
+            configuration=configuration,
+            versions=used,
+            notes="\n\n".join(note for note in notes if note),
+            pictures=_pictures(folder / PICTURES_FOLDER),
+            folds=earlier,
+        )
 
 
-def _state(folder: Path) -> tuple[dict[str, Any], bool]:
-    """The Trainer's state, or where the run has not ended that of its last checkpoint; and whether that is so."""
-    path = folder / STATE
-    found = [path] if path.is_file() else sorted(folder.glob(f"checkpoint-*/{STATE}"), key=_step)
-    return (read_json(found[-1], {}), found[-1] != path) if found else ({}, False)
-
-
-def _step(path: Path) -> int:
-    number = path.parent.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
-
-
-def _metrics(folder: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The results of the run, or where it has not ended the last that was logged of an evaluation."""
-    metrics = dict(read_json(folder / RESULTS, {}))
-    if not metrics:
-        for entry in history:
-            metrics |= {key: value for key, value in entry.items() if key.startswith("eval_")}
-    evaluation = read_json(folder / EVALUATION, {})
-    for group in (evaluation.get("motion", {}).get("all", {}), evaluation.get("text", {})):
-        for name, one in group.items():
-            low, high = (number if number is not None else math.nan for number in one["ci95"])
-            metrics[f"predict_{name}"] = one["value"]
-            if math.isfinite(low):
-                metrics[f"predict_{name}, 95 % interval"] = f"{low:.4f} to {high:.4f}"
-    if "predict_exact_match" in metrics:
-        metrics["predict_caption_exact_match"] = metrics.pop("predict_exact_match")
-    return metrics
-
-
-def _about(state: Mapping[str, Any], metrics: Mapping[str, Any], unfinished: bool, keys: Mapping[str, Any]) -> str:
+def _about(state: State, metrics: Mapping[str, Any], keys: Mapping[str, Any]) -> str:
     parts = []
     if keys.get("model_name_or_path"):
         parts.append(f"Of {keys['model_name_or_path']}")
-    if state.get("global_step"):
-        ended = "The run has not ended: this is its last checkpoint, after" if unfinished else "Trained for"
-        parts.append(f"{ended} {state['global_step']:,} steps, {state.get('epoch') or 0:.2f} epochs")
-    if metrics.get("train_runtime"):
+    if state.steps:
+        ended = "Trained for" if state.ended else "The run has not ended: this is its last checkpoint, after"
+        parts.append(f"{ended} {state.steps:,} steps, {state.epochs:.2f} epochs")
+    if isinstance(metrics.get("train_runtime"), int | float):
         parts.append(f"{metrics['train_runtime']:,.0f} seconds")
     return ". ".join(parts) + "." if parts else ""
 
 
 def _clips(
-    folder: Path, files: Mapping[Key, Path], keys: Mapping[str, Any], count: int
+    files: Mapping[Key, Path], texts: Sequence[tuple[str, str]], keys: Mapping[str, Any], count: int
 ) -> tuple[list[ReportClip], str]:
     """The best and the worst of the predicted clips, and in words how they were chosen."""
     moving, still = [], []
@@ -143,7 +127,6 @@ def _clips(
     ranked = [key for _, key in sorted(moving or still)]
     best, rest = ranked[:count], ranked[count:]
     worst = rest[::-1][:count]
-    texts = read_texts(folder)
     chosen = [("Best clips", key) for key in best] + [("Worst clips", key) for key in worst]
     shown = [_clip(section, key, files[key], texts, keys) for section, key in chosen]
     if not shown:

@@ -8,11 +8,12 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import MotiontuneError, in_one_line
+from motiontune.errors import mistakes
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -20,7 +21,7 @@ PICTURES_FOLDER = "motion_pictures"
 TEXTS = "generated_predictions.jsonl"
 EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
-STATE, RESULTS = "trainer_state.json", "all_results.json"  # the Trainer's
+STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
 
 PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
@@ -42,6 +43,23 @@ class Run:
     started: str
     configuration: dict[str, Any]
     versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run has come.
+
+    Args:
+        steps: of the optimizer.
+        epochs: of the training data.
+        history: what was logged, each entry with its `step`.
+        ended: False where this is the state of a checkpoint.
+    """
+
+    steps: int
+    epochs: float
+    history: list[dict[str, Any]]
+    ended: bool
 
 
 def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,25 +124,66 @@ def read_runs(folder: Path) -> list[Run]:
     Raises:
         MotiontuneError: if the file is damaged.
     """
-    runs = read_json(folder / RUNS, [])
-    try:
-        return [Run(**run) for run in runs]
-    except TypeError as error:
-        raise MotiontuneError(f"{folder / RUNS}: is damaged: {in_one_line(error)}") from error
+    with _reading(folder / RUNS):
+        return [
+            Run(str(run["started"]), dict(run["configuration"]), dict(run["versions"]))
+            for run in read_json(folder / RUNS, [])
+        ]
+
+
+def read_state(folder: Path) -> State:
+    """The Trainer's state, or where the run has not ended that of its last checkpoint; an empty one without either.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    path = folder / STATE
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{STATE}"), key=_step)
+    ended = path.is_file() or not checkpoints
+    path = path if ended else checkpoints[-1]
+    with _reading(path):
+        state = read_json(path, {})
+        history = [dict(entry) for entry in state.get("log_history", [])]
+        return State(int(state.get("global_step", 0)), float(state.get("epoch") or 0), history, ended)
+
+
+def _step(path: Path) -> int:
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The metrics that a run ended with, and those of an evaluation: its values, and its intervals as text.
+
+    Raises:
+        MotiontuneError: if a file is damaged.
+    """
+    metrics = dict(read_json(folder / RESULTS, {}))
+    with _reading(folder / EVALUATION):
+        evaluation = read_json(folder / EVALUATION, {})
+        for group in (evaluation.get("motion", {}).get("all", {}), evaluation.get("text", {})):
+            for name, one in group.items():
+                low, high = one["ci95"]
+                metrics[f"predict_{name}"] = one["value"]
+                if low is not None:
+                    metrics[f"predict_{name}, 95 % interval"] = f"{low:.4f} to {high:.4f}"
+    return metrics
 
 
 def read_json(path: Path, missing: Any) -> Any:
-    """Read a file; `missing` where there is none.
+    """Read a file that holds what `missing` is: an object or a list; `missing` where there is no file.
 
     Raises:
-        MotiontuneError: if it is not JSON.
+        MotiontuneError: if it is not JSON, or holds something else.
     """
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return missing
-    except (OSError, ValueError) as error:
-        raise MotiontuneError(f"{path}: cannot be read as JSON: {in_one_line(error)}") from error
+    with _reading(path):
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return missing
+        if not isinstance(value, type(missing)):
+            raise TypeError(f"it holds a {type(value).__name__}, not a {type(missing).__name__}")
+        return value
 
 
 def read_texts(folder: Path) -> list[tuple[str, str]]:
@@ -136,11 +195,27 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
     path = folder / TEXTS
     if not path.is_file():
         return []
-    try:
+    with _reading(path):
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return [(row["predict"], row["label"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MotiontuneError(f"{path}: is damaged: {in_one_line(error)}") from error
+        return [(str(row["predict"]), str(row["label"])) for row in rows]
+
+
+def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters and versions."""
+    path = folder / MODEL_CARD
+    with _reading(path):
+        text = path.read_text("utf-8") if path.is_file() else ""
+    found = []
+    for heading, between in (("Training hyperparameters", ": "), ("Framework versions", " ")):
+        section = text.partition(f"### {heading}\n")[2].partition("\n#")[0]
+        pairs = (line[2:].partition(between) for line in section.splitlines() if line.startswith("- "))
+        found.append({key: value for key, _, value in pairs})
+    return found[0], found[1]
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    """Turn whatever a damaged file leads to into one line that names it."""
+    return mistakes(f"{path}: is damaged", OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def prediction_files(folder: Path) -> dict[tuple[int, int], Path]:

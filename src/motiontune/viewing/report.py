@@ -72,6 +72,7 @@ def write_report(
     configuration: Mapping[str, Any],
     versions: Mapping[str, Any],
     notes: str = "",
+    answers: Sequence[tuple[str, str]] = (),
     pictures: Mapping[str, NDArray[np.uint8]] | None = None,
     folds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
@@ -85,14 +86,15 @@ def write_report(
         title: heading of the page.
         metrics: names of `MotionSums.metrics`, with or without a prefix "predict_", "eval_" or "test_". These have a
             place of their own: `epe`, `epe_zero_motion`, `epe_mean_motion` and the same with `epe_moving`, in pixels;
-            `direction_accuracy` and `caption_exact_match`, 0 to 1; `valid_patches`. With several evaluation data sets
-            ("eval_NAME_epe") each has a table. All are listed in a fold.
-        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss` and `eval_epe`, `eval_epe_moving` are drawn over
-            `step`.
+            `direction_accuracy` and `caption_exact_match` (or `exact_match`), 0 to 1; `valid_patches`. With several
+            evaluation data sets ("eval_NAME_epe") each has a table. All are listed in a fold.
+        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss`, the same of evaluations ("eval_loss"), and
+            `eval_epe`, `eval_epe_moving` are drawn over `step`.
         clips: held-out clips, in the order in which they are shown.
         configuration: what the run was started with.
         versions: names of packages, and whatever else says where the run took place.
         notes: a paragraph below the heading; an empty line starts another one.
+        answers: what was said and what should have been, of a run without motion.
         pictures: uint8 [h, w, 3], RGB, that evaluations drew, under what stands below them.
         folds: further folds, below the others.
 
@@ -110,6 +112,7 @@ def write_report(
         _not_numbers(metrics),
         _curves_section(log_history, of_datasets),
         _clips_section(clips),
+        _answers_section(answers),
         _pictures_section(pictures or {}),
         _fold("All metrics", _definitions(metrics)),
         _fold("Configuration", _definitions(configuration)),
@@ -154,7 +157,7 @@ def prediction_rows(
 
 def _by_dataset(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The numbers of each evaluation data set that has a name, and under "" those that are of no certain one."""
-    names = sorted({match[1] for key in metrics if (match := re.fullmatch(r"eval_(.+)_epe", str(key)))})
+    names = sorted({match[1] for key in metrics if (match := re.fullmatch(r"eval_(.+)_(?:epe|runtime)", str(key)))})
     found = {"": _finite_numbers(metrics)}
     for name in names:
         prefix = f"eval_{name}_"
@@ -177,8 +180,9 @@ def _headline(numbers: Mapping[str, float], dataset: str) -> str:
     if "direction_accuracy" in numbers:
         note = f"of moving patches, one of {SECTORS} directions; chance is {_percent(1 / SECTORS)}"
         tiles.append(_tile("Direction right", _percent(numbers["direction_accuracy"]), note))
-    if "caption_exact_match" in numbers:
-        tiles.append(_tile("Captions exact", _percent(numbers["caption_exact_match"]), "of predicted captions"))
+    exact = numbers.get("caption_exact_match", numbers.get("exact_match"))
+    if exact is not None:
+        tiles.append(_tile("Captions exact", _percent(exact), "of predicted captions"))
     if "valid_patches" in numbers:
         tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
     if not table and not tiles:
@@ -227,27 +231,29 @@ def _tile(label: str, value: str, note: str) -> str:
 
 def _curves_section(log_history: Sequence[Mapping[str, Any]], of_datasets: Mapping[str, Mapping[str, float]]) -> str:
     training = _all_series(log_history, _CURVES)
-    held_out: dict[str, dict[str, NDArray[np.float64]]] = {}
+    evaluated = []
     for name in of_datasets:
         prefix = f"eval_{name}_" if name else "eval_"
-        series = _all_series(log_history, {prefix + key: label for key, label in _HELD_OUT.items()})
-        held_out |= {name: series} if series else {}
-    if not training and not held_out:
+        for label, keys in (("end-point error, px", _HELD_OUT), ("loss", _CURVES)):
+            series = _all_series(log_history, {prefix + key: curve for key, curve in keys.items()})
+            if series:
+                evaluated.append((name, label, series))
+    if not training and not evaluated:
         return ""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return "<section><h2>Curves</h2><p class=quiet>matplotlib is not installed, so none were drawn.</p></section>"
-    figures, smoothed = [], False
+    figures = []
     if training:
         smoothed = max(len(series) for series in training.values()) >= SMOOTH_FROM
         note = f"Training loss per step{'; faint: as logged, bold: smoothed' if smoothed else ''}"
-        figures.append(f"<figure>{draw_curves(training, 'loss').svg}<figcaption>{note}</figcaption></figure>")
-    for name, series in held_out.items():
-        zeros = {label: of_datasets[name].get(f"{key}_zero_motion") for key, label in _HELD_OUT.items()}
-        picture = draw_curves(series, "end-point error, px", zeros).svg
-        note = f"End-point error on {escape(name) or 'held-out clips'}; dotted: predicting no motion"
-        figures.append(f"<figure>{picture}<figcaption>{note}</figcaption></figure>")
+        figures.append(_figure(draw_curves(training, "loss").svg, note))
+    for name, label, series in evaluated:
+        zeros = {curve: of_datasets[name].get(f"{key}_zero_motion") for key, curve in _HELD_OUT.items()}
+        note = f"{label.partition(',')[0].capitalize()} on {name or 'held-out samples'}"
+        note += "; dotted: predicting no motion" if any(zeros.get(curve) for curve in series) else ""
+        figures.append(_figure(draw_curves(series, label, zeros).svg, note))
     return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
 
 
@@ -287,12 +293,16 @@ def _clips_section(clips: Sequence[ReportClip]) -> str:
     return "".join(sections)
 
 
+def _answers_section(answers: Sequence[tuple[str, str]]) -> str:
+    articles = "".join(f"<article>{_captions(expected, said)}</article>" for said, expected in answers)
+    return f"<section><h2>The first answers</h2>{articles}</section>" if answers else ""
+
+
 def _pictures_section(pictures: Mapping[str, NDArray[np.uint8]]) -> str:
     if not pictures:
         return ""
     figures = "".join(
-        f'<figure><img src="{data_uri(picture)}" alt="target and predicted motion" loading=lazy>'
-        f"<figcaption>{escape(label)}</figcaption></figure>"
+        _figure(f'<img src="{data_uri(picture)}" alt="target and predicted motion" loading=lazy>', label)
         for label, picture in pictures.items()
     )
     return f"<section><h2>While training</h2><div class=plots>{figures}</div></section>"
@@ -315,7 +325,7 @@ def _clip(clip: ReportClip) -> str:
     about = escape(f"{prediction.source} · {prediction.direction} · {scale}")
     return (
         f"<article><h3>{escape(clip.name)}</h3><p class=path><code>{escape(prediction.path)}</code> {about}</p>"
-        f"{_captions(clip)}{film}{_clip_numbers(prediction)}</article>"
+        f"{_captions(clip.expected_text, clip.predicted_text)}{film}{_clip_numbers(prediction)}</article>"
     )
 
 
@@ -347,20 +357,17 @@ def _clip_numbers(prediction: MotionComparison) -> str:
     return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
 
 
-def _captions(clip: ReportClip) -> str:
-    if clip.expected_text is None and clip.predicted_text is None:
-        return ""
+def _captions(expected: str | None, said: str | None) -> str:
     lines = []
-    if clip.expected_text is not None:
-        lines.append(f"<dt>expected</dt><dd>{escape(clip.expected_text)}</dd>")
-    if clip.predicted_text is not None:
+    if expected:
+        lines.append(f"<dt>expected</dt><dd>{escape(expected)}</dd>")
+    if said is not None:
         mark = ""
-        if clip.expected_text is not None:
-            same = clip.predicted_text.strip() == clip.expected_text.strip()
+        if expected:
+            same = said.strip() == expected.strip()
             mark = " <mark class=same>exact</mark>" if same else " <mark class=other>differs</mark>"
-        text = escape(clip.predicted_text) or "<i>nothing</i>"
-        lines.append(f"<dt>predicted</dt><dd>{text}{mark}</dd>")
-    return f"<dl class=captions>{''.join(lines)}</dl>"
+        lines.append(f"<dt>predicted</dt><dd>{escape(said) or '<i>nothing</i>'}{mark}</dd>")
+    return f"<dl class=captions>{''.join(lines)}</dl>" if lines else ""
 
 
 # Small parts
@@ -371,6 +378,10 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
     kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _fold(label: str, content: str) -> str:
