@@ -89,7 +89,8 @@ def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_without_a_head_is_measured_by_its_text(data, tmp_path, capfd):
-    result, _ = evaluate(capfd, training.tiny(), data, tmp_path)
+    result, said = evaluate(capfd, training.tiny(), data, tmp_path)
+    assert said.startswith("the model has no motion head: text alone\n")
     assert result["motion"] == {} and result["clips"] == 5 and "bleu-4" in result["text"]
 
 

@@ -167,7 +167,7 @@ def test_a_run_of_llamafactory_alone(capfd):
     folder = run(**keys, learning_rate=2e-3)
     (folder / "motiontune_runs.json").unlink()
     page = page_of(capfd, folder)
-    assert "not known" in page.text and "What is below is README.md's" in page.text
+    assert "not known" in page.text and "are those in its README.md" in page.text
     assert "learning_rate: 0.002\n" in page.text and re.search(r"Transformers: \d", page.text)
     assert "Loss on held-out samples" in page.text and "Training loss" in page.text
     assert "Trained for 2 steps" in page.text and "End-point" not in page.text

@@ -174,6 +174,7 @@ def _load_model(args: argparse.Namespace) -> Any:
 
 def _predict(argv: list[str]) -> None:
     from motiontune.datasets.something_something import PROMPT
+    from motiontune.extract import FORMATS, find_clips
     from motiontune.motion.sources import check_source
 
     parser = argparse.ArgumentParser(
@@ -188,19 +189,24 @@ def _predict(argv: list[str]) -> None:
     parser.add_argument(
         "--target", default="auto", help="a source to compare with, as motion_source, or none (default: %(default)s)"
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="npz",
+        help="of the motion, as in extract (default: %(default)s)",
+    )
     _add_reading(parser)
     args = parser.parse_args(argv)
     _check_reading(parser, args)
     if args.target != "none":
         check_source(args.target)
-    from motiontune.extract import find_clips
     from motiontune.predict import predict, table
 
     find_clips(args.clips, args.out)  # before the model, which takes long
     model = _load_model(args)
     if model.head is None:
         print(f"{args.model} has no motion head: text alone, no motion", file=sys.stderr)
-    rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens)
+    rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens, args.format)
     print(table(rows))
     failed = sum(bool(row.problem) for row in rows)
     if failed:
@@ -255,6 +261,9 @@ def _evaluate(argv: list[str]) -> None:
         plots=args.save_plots,
     )
     print(result.table())
+    if result.left_out:
+        known = result.clips + result.left_out
+        raise MotiontuneError(f"{result.left_out} of {known} clips cannot be read and are left out of all numbers")
 
 
 def _view(argv: list[str]) -> None:

@@ -78,8 +78,8 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
     shown, order = _clips(files, texts, configuration, clips)
     notes = [_about(state, metrics, configuration), order]
     if not runs:
-        known = f"What is below is {MODEL_CARD}'s." if configuration else ""
-        notes.append(f"How this run was started is not known: it was not motiontune that started it. {known}")
+        known = f"; configuration and versions are those in its {MODEL_CARD}" if configuration else ""
+        notes.append(f"How this run was started is not known: it was not motiontune that started it{known}.")
     earlier = {
         f"Earlier run into this folder, {run.started}": run.configuration | {"versions": run.versions}
         for run in reversed(runs[:-1])
@@ -104,7 +104,7 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
 def _about(state: State, metrics: Mapping[str, Any], keys: Mapping[str, Any]) -> str:
     parts = []
     if keys.get("model_name_or_path"):
-        parts.append(f"Of {keys['model_name_or_path']}")
+        parts.append(f"From {keys['model_name_or_path']}")
     if state.steps:
         ended = "Trained for" if state.ended else "The run has not ended: this is its last checkpoint, after"
         parts.append(f"{ended} {state.steps:,} steps, {state.epochs:.2f} epochs")

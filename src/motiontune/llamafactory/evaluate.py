@@ -51,6 +51,7 @@ class Evaluation:
         clips: samples with a text that was compared.
         motion_clips: clips with motion that was compared.
         left_out: samples whose clip could not be read.
+        has_head: False where the model has no motion head and was measured by its text alone.
         motion: per source of the target, and "all": metric and value. Empty without a motion head.
         text: metric and value; shares from 0 to 1, BLEU and ROUGE from 0 to 100 as LLaMA-Factory has them.
     """
@@ -58,6 +59,7 @@ class Evaluation:
     clips: int
     motion_clips: int
     left_out: int
+    has_head: bool
     motion: dict[str, dict[str, Metric]]
     text: dict[str, Metric]
 
@@ -75,7 +77,7 @@ class Evaluation:
 
     def table(self) -> str:
         """One line per metric, with a column for each source of the target."""
-        lines: list[tuple[str, ...]] = []
+        lines: list[tuple[str, ...]] = [] if self.has_head else [("the model has no motion head: text alone",)]
         columns = list(self.motion)
         if columns:
             lines.append((f"motion, {self.motion_clips} clips", *columns))
@@ -180,6 +182,7 @@ def evaluate(
         clips=len(readable),
         motion_clips=len(comparisons),
         left_out=len(texts) - len(readable),
+        has_head=with_motion,
         motion=_measure_motion(list(comparisons.values()), rounds),
         text=_measure_text([texts[number] for number in readable], _templates_of(dataset_dir, dataset), known, rounds),
     )

@@ -39,6 +39,11 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMW
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
 _CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
 _HELD_OUT = {"epe": "all patches", "epe_moving": "moving patches"}
+_TEXT_TILES = (
+    ("loss", "Loss", "on held-out samples"),
+    ("bleu-4", "BLEU-4", "of 100, over characters"),
+    ("rouge-l", "ROUGE-L", "of 100"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +190,9 @@ def _headline(numbers: Mapping[str, float], dataset: str) -> str:
         tiles.append(_tile("Captions exact", _percent(exact), "of predicted captions"))
     if "valid_patches" in numbers:
         tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
-    if not table and not tiles:
-        return ""
+    if not table:
+        tiles += [_tile(label, f"{numbers[key]:.4g}", note) for key, label, note in _TEXT_TILES if key in numbers]
+        return f"<section class='tiles row'>{''.join(tiles)}</section>" if tiles else ""
     return f"<section class=headline>{table}<div class=tiles>{''.join(tiles)}</div></section>"
 
 
@@ -475,6 +481,7 @@ table.bars { border-collapse: collapse; width: 100%; font-variant-numeric: tabul
 .bar { height: 16px; border-radius: 3px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .bar.model { background: var(--model); } .bar.rival { background: var(--rival); }
 .tiles { display: grid; gap: 12px; align-content: start; }
+.tiles.row { grid-template-columns: repeat(auto-fit, minmax(180px, 240px)); margin-top: 28px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile strong { display: block; font-size: 28px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile p { color: var(--quiet); font-size: 14px; margin: 0; }
