@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from llamafactory.extras.constants import DATA_CONFIG
 from llamafactory.train.sft.metric import ComputeSimilarity
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from transformers import EvalPrediction
 
 from motiontune.clip import read_clip
-from motiontune.errors import ConfigError, MotiontuneError, in_one_line
+from motiontune.errors import ConfigError, MotiontuneError, in_one_line, mistakes
 from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack
 from motiontune.evaluation.predictions import MotionComparison
 from motiontune.evaluation.templates import Templates, read_templates, without_brackets
 from motiontune.llamafactory.compat import quiet_loggers
+from motiontune.llamafactory.dataset import CheckedDatasetProcessor
 from motiontune.llamafactory.install import run_exp
 from motiontune.llamafactory.reader import model_keys
 from motiontune.model.head import find_head
@@ -168,11 +170,13 @@ def evaluate(
             "report_to": "none",
             "overwrite_cache": True,
             "trust_remote_code": True,
-            **({"train_on_video_tokens": True} if with_motion else {}),
+            **({"train_on_video_tokens": True, "motion_on_error": "skip"} if with_motion else {}),
             **own,
             **(keys or {}),
         }
-        run_exp(configuration)
+        CheckedDatasetProcessor.left_out.clear()
+        with mistakes("a clip of the data set cannot be read", av.error.FFmpegError):  # LLaMA-Factory's own reading
+            run_exp(configuration)
     texts = read_texts(Path(out))
     files = prediction_files(Path(out)) if with_motion else {}
     comparisons = {key: MotionComparison.load(file) for key, file in files.items()}
@@ -181,7 +185,7 @@ def evaluate(
     result = Evaluation(
         clips=len(readable),
         motion_clips=len(comparisons),
-        left_out=len(texts) - len(readable),
+        left_out=len(texts) - len(readable) + len(CheckedDatasetProcessor.left_out),
         has_head=with_motion,
         motion=_measure_motion(list(comparisons.values()), rounds),
         text=_measure_text([texts[number] for number in readable], _templates_of(dataset_dir, dataset), known, rounds),
