@@ -62,17 +62,13 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
     folder = Path(folder)
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder")
-    state, metrics, texts, files = (
-        read_state(folder),
-        read_results(folder),
-        read_texts(folder),
-        prediction_files(folder),
-    )
+    state, texts, files = read_state(folder), read_texts(folder), prediction_files(folder)
+    # the last evaluation that was logged is all that there is of a run that did not evaluate at its end
+    metrics = {key: value for entry in state.history for key, value in entry.items() if key.startswith("eval_")}
+    metrics |= read_results(folder)
     if not (state.history or state.steps or metrics or texts or files):
         looked_for = f"{STATE}, {RESULTS}, {EVALUATION}, {TEXTS} or {PREDICTIONS_FOLDER}/"
         raise MotiontuneError(f"{folder} is no run's output folder: it has no {looked_for}")
-    if not state.ended:  # what was logged of evaluations so far is all that there is
-        metrics = {key: value for entry in state.history for key, value in entry.items() if key.startswith("eval_")}
     runs = read_runs(folder)
     configuration, used = (runs[-1].configuration, runs[-1].versions) if runs else read_model_card(folder)
     shown, order = _clips(files, texts, configuration, clips)
