@@ -217,23 +217,25 @@ def extract_clip(
     )
 
 
-def write_motion(target: Path, field: MotionField, grid: VideoGrid, form: Format, **more: NDArray[np.generic]) -> None:
-    """Write a field to `target` + ".npz" or ".npy", or to pairs of frames in the folder `target`.
+def write_motion(
+    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
+) -> None:
+    """Write a field to `place` + ".npz" or ".npy", or to pairs of frames in the folder `place`.
 
     Args:
-        target: the place without a suffix; its folder is made.
+        place: the place without a suffix; its folder is made.
         field: the motion of a clip's sampled frames.
         grid: its patches.
         form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
         more: further arrays, which only a `.npz` can hold.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     if form == "npz":
-        write_npz(target.with_name(target.name + ".npz"), field, grid, **more)
+        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
     elif form == "npy":
-        write_npy(target.with_name(target.name + ".npy"), field)
+        write_npy(place.with_name(place.name + ".npy"), field)
     else:
-        _write_pairs(target, field, grid, form)
+        _write_pairs(place, field, grid, form)
 
 
 def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
