@@ -65,7 +65,7 @@ def test_clips_of_every_layout_are_found_as_training_finds_them(tmp_path):
     here = str(tmp_path / "films" / "a.mp4")
     assert read_clips(tmp_path, "share") == [
         ClipOfSample(here, "What?", "Second."),
-        ClipOfSample("b.mp4", "What?", "Second."),
+        ClipOfSample(str(tmp_path / "b.mp4"), "What?", "Second."),
     ]
     assert read_clips(tmp_path, "alpaca") == [ClipOfSample(here, "What?\nIn short.", "A.")]
 
