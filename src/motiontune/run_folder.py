@@ -201,7 +201,11 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters and versions."""
+    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters, and versions.
+
+    Raises:
+        MotiontuneError: if the file cannot be read.
+    """
     path = folder / MODEL_CARD
     with _reading(path):
         text = path.read_text("utf-8") if path.is_file() else ""

@@ -191,7 +191,8 @@ def _headline(numbers: Mapping[str, float], dataset: str) -> str:
     if "valid_patches" in numbers:
         tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
     if not table:
-        tiles += [_tile(label, f"{numbers[key]:.4g}", note) for key, label, note in _TEXT_TILES if key in numbers]
+        of = f" ({dataset})" if dataset else ""
+        tiles += [_tile(label, f"{numbers[key]:.4g}", note + of) for key, label, note in _TEXT_TILES if key in numbers]
         return f"<section class='tiles row'>{''.join(tiles)}</section>" if tiles else ""
     return f"<section class=headline>{table}<div class=tiles>{''.join(tiles)}</div></section>"
 
