@@ -79,7 +79,7 @@ def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
 
     monkeypatch.setattr(module, "run_exp", predicted)
     result, said = evaluate(capfd, training.tiny(), data, tmp_path)
-    assert result["motion"] == {} and "text, 5 clips" in said and "motion" not in said
+    assert result["motion"] == {} and "text, 5 clips" in said and "motion, " not in said
     assert result["text"]["exact_match"]["value"] == 0.6
     assert result["text"]["template_accuracy"]["value"] == 0.6
     labels = tmp_path / "labels.json"
@@ -89,24 +89,32 @@ def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
 
 
 def test_a_model_without_a_head_is_measured_by_its_text(data, tmp_path, capfd):
-    result, _ = evaluate(capfd, training.tiny(), data, tmp_path)
+    result, said = evaluate(capfd, training.tiny(), data, tmp_path)
+    assert "the model has no motion head: text alone\n" in said
     assert result["motion"] == {} and result["clips"] == 5 and "bleu-4" in result["text"]
 
 
-def test_a_clip_that_cannot_be_decoded_is_left_out(model, data, tmp_path, capfd):
-    broken = tmp_path / "broken.mp4"
-    content = bytearray(training.clips()[0].read_bytes())
+@pytest.mark.parametrize("damage", ["within", "header"])
+def test_a_clip_that_cannot_be_decoded_is_left_out(model, data, tmp_path, capfd, damage):
+    broken, content = tmp_path / "broken.mp4", bytearray(training.clips()[0].read_bytes())
     start = content.index(b"mdat") + 200
     content[start : len(content) * 3 // 4] = bytes(len(content) * 3 // 4 - start)
-    broken.write_bytes(content)
+    broken.write_bytes(content if damage == "within" else b"no video")
     good = training.clips()[1]
     write_dataset(data, "broken", [make_sample(str(clip), training.PROMPT, "x") for clip in (broken, good)])
     arguments = ["--model", model, "--dataset", "broken", "--dataset-dir", data, "--out", tmp_path / "out", *OPTIONS]
-    code, _, err = command(capfd, "evaluate", *arguments)
+    with training.logged() as messages:
+        code, _, err = command(capfd, "evaluate", *arguments)
     result = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
-    assert code == 0 and result["clips"] + result["left_out"] == 2
+    assert result["clips"] + result["left_out"] == 2
     assert result["clips"] == len(list(load_predictions(tmp_path / "out" / "motion_predictions")))
     assert np.isfinite(result["motion"]["all"]["epe"]["value"])
+    assert code == (2 if result["left_out"] else 0) and "Traceback" not in err
+    if damage == "header":
+        assert result["left_out"] == 1 and f"{broken}: cannot be read as a video" in "".join(messages)
+        assert "1 of 2 clips cannot be read and are left out of all numbers" in err
+        message = refused(capfd, "evaluate", "--model", training.tiny(), *arguments[2:])  # LLaMA-Factory's own reading
+        assert message.startswith("a clip of the data set cannot be read: ") and str(broken) in message
 
 
 def test_what_cannot_be_evaluated(model, data, tmp_path, capfd):

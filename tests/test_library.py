@@ -65,7 +65,7 @@ def test_clips_of_every_layout_are_found_as_training_finds_them(tmp_path):
     here = str(tmp_path / "films" / "a.mp4")
     assert read_clips(tmp_path, "share") == [
         ClipOfSample(here, "What?", "Second."),
-        ClipOfSample("b.mp4", "What?", "Second."),
+        ClipOfSample(str(tmp_path / "b.mp4"), "What?", "Second."),
     ]
     assert read_clips(tmp_path, "alpaca") == [ClipOfSample(here, "What?\nIn short.", "A.")]
 
@@ -93,6 +93,8 @@ def test_the_paths_are_those_of_llamafactory(tmp_path):
     assert [clip.answer for clip in mine] == [row["_response"][0]["content"] for row in theirs]
     prompts = [row["_prompt"][0]["content"] for row in theirs]
     assert [clip.prompt for clip in mine] == [prompt.removeprefix("<video>") for prompt in prompts]
+    write_dataset(tmp_path, "gone", [make_sample("gone.mp4", "What?", "That.")])  # named where it should be
+    assert [clip.path for clip in read_clips(tmp_path, "gone")] == [str(tmp_path / "gone.mp4")]
 
 
 @pytest.mark.parametrize(

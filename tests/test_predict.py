@@ -205,6 +205,19 @@ def test_no_target_and_no_film(model, tmp_path, capfd):
     assert "'radar' is none of" in message
 
 
+@pytest.mark.parametrize("form", ["npy", "flo", "png"])
+def test_motion_in_other_formats(model, tmp_path, capfd, form):
+    """What `motion_source: file` reads from them is what the model said."""
+    folder, path = model.reader.model_args.model_name_or_path, training.clips()[0]
+    arguments = ["--model", folder, "--out", tmp_path, *OPTIONS, "--target", "none", "--show", "none"]
+    code, _, err = command(capfd, "predict", path, *arguments, "--format", form)
+    assert code == 0, err[-2000:]
+    said = model.predict(path, max_new_tokens=4)
+    again = motion_of(said.clip, said.grid, MotionOptions("file", motion_dir=str(tmp_path)))
+    np.testing.assert_array_equal(again.valid, said.field.valid)
+    np.testing.assert_allclose(again.vectors, said.field.vectors, atol=1 / 64 if form == "png" else 1e-5)
+
+
 def test_a_model_without_a_head_says_text_alone(tmp_path, capfd):
     code, said, err = command(
         capfd, "predict", training.clips()[0], "--model", training.tiny(), "--out", tmp_path, *OPTIONS

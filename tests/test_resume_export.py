@@ -8,12 +8,27 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from motiontune.errors import HeadError, MotiontuneError
 from motiontune.evaluation.predictions import load_predictions
-from training import BOTH, FAMILIES, MOTION, distance, fresh_folder, logged, losses, results, run, tiny, weights
+from motiontune.model.head import load_head, save_head
+from training import (
+    BOTH,
+    FAMILIES,
+    MOTION,
+    distance,
+    fresh_folder,
+    logged,
+    losses,
+    results,
+    run,
+    run_command,
+    tiny,
+    weights,
+)
 
 
 # ---- resume ----
@@ -137,8 +152,6 @@ def exported(request):
 
 def video_prompt(folder):
     """A random video and a prompt, made with the folder's own processor."""
-    from transformers import AutoProcessor
-
     processor = AutoProcessor.from_pretrained(folder)
     video = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     content = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
@@ -164,6 +177,69 @@ def test_the_exported_folder_is_a_plain_model(exported):
         assert not torch.allclose(before, adapted(**batch).logits, atol=1e-2)
     greedy = {"max_new_tokens": 12, "do_sample": False}
     assert torch.equal(plain.generate(**batch, **greedy), adapted.generate(**batch, **greedy))
+
+
+PLAIN = """
+import sys
+sys.modules["motiontune"] = None  # whoever imports it fails
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+folder, batch, out = sys.argv[1:]
+model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
+AutoProcessor.from_pretrained(folder)
+batch = load_file(batch)
+with torch.no_grad():
+    logits = model.eval()(**batch).logits
+save_file({"logits": logits, "generated": model.generate(**batch, max_new_tokens=12, do_sample=False)}, out)
+"""
+MOTION_FILES = {"motion_head.safetensors", "motion_head_config.json", "model.safetensors.index.json"}
+
+
+def files_for_vllm(folder):
+    """The weight files that vLLM's `DefaultModelLoader` takes: all, or where there is an index those that it names."""
+    files = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    return files & set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else files
+
+
+def keys_of(folder):
+    """The names of all weights that belong to the model."""
+    names = []
+    for file in files_for_vllm(folder):
+        with safe_open(folder / file, "pt") as weights_of_file:
+            names += weights_of_file.keys()
+    return sorted(names)
+
+
+def test_the_exported_folder_has_the_files_and_keys_of_a_plain_one(exported):
+    family, _, folder = exported
+    plain = fresh_folder("plain")
+    AutoModelForImageTextToText.from_pretrained(tiny(family)).save_pretrained(plain)
+    AutoProcessor.from_pretrained(tiny(family)).save_pretrained(plain)
+    names, ours = ({file.name for file in one.iterdir()} for one in (plain, folder))
+    assert ours - names == {*MOTION_FILES, "Modelfile"}  # the last is LLaMA-Factory's, for Ollama
+    assert not names - ours
+    assert files_for_vllm(folder) == files_for_vllm(plain) == {"model.safetensors"}
+    assert keys_of(folder) == keys_of(plain)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert sorted(index["weight_map"]) == keys_of(plain)
+
+
+def test_transformers_alone_says_what_the_adapter_says(exported):
+    """In a process that cannot import motiontune."""
+    family, adapter, folder = exported
+    place = fresh_folder("said")
+    place.mkdir()
+    batch = video_prompt(folder)
+    save_file({name: tensor.contiguous() for name, tensor in batch.items()}, place / "batch.safetensors")
+    run_command("-c", PLAIN, str(folder), str(place / "batch.safetensors"), str(place / "out.safetensors"))
+    said = load_file(place / "out.safetensors")
+    adapted = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(tiny(family)), adapter).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(said["logits"], adapted(**batch).logits, atol=1e-4, rtol=0)
+    assert torch.equal(said["generated"], adapted.generate(**batch, max_new_tokens=12, do_sample=False))
 
 
 def predict(family, **keys):
@@ -204,6 +280,16 @@ def test_a_fully_trained_folder_is_a_plain_model(family, objective):
     assert plain.config.architectures == AutoModelForImageTextToText.from_pretrained(tiny(family)).config.architectures
     config = json.loads((folder / "config.json").read_text())
     assert "motion" not in json.dumps(config)
+    assert files_for_vllm(folder) == {"model.safetensors"}
+    assert not [name for name in keys_of(folder) if "motion" in name]
+
+
+def test_an_index_of_an_earlier_export_does_not_stay():
+    """A model that was saved in shards, and then in one file, into the same folder."""
+    folder = run(**BOTH, max_steps=1)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    save_head(load_head(folder), folder)
+    assert files_for_vllm(folder) == {"model.safetensors"}
 
 
 def test_an_export_without_a_head_says_so():

@@ -47,6 +47,8 @@ def address(folder) -> Iterator[str]:
     training.start()
     keys = {**training.BOTH, "learning_rate": 1e-2, "motion_scale": 0.1, "max_steps": 40}  # it says words
     model = MotionModel.from_pretrained(training.run(**training.toy(4), **keys), fps=8.0, max_frames=16)
+    # as slow as a model that is not tiny, so that the browser can show the answer's pieces one by one
+    model.model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
     settings = Settings(MotionOptions(), "toy", "What happens?", max_new_tokens=48)
     with serving(Library(str(folder)), model.reader, settings, model, port=0) as (address, _):
         yield address

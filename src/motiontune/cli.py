@@ -1,4 +1,4 @@
-"""The command line: `motiontune train | inspect | extract | predict | evaluate | export | prepare | demo`."""
+"""The command line: `motiontune train | inspect | extract | predict | evaluate | view | report | export | ...`."""
 
 import argparse
 import os
@@ -174,6 +174,7 @@ def _load_model(args: argparse.Namespace) -> Any:
 
 def _predict(argv: list[str]) -> None:
     from motiontune.datasets.something_something import PROMPT
+    from motiontune.extract import FORMATS, find_clips
     from motiontune.motion.sources import check_source
 
     parser = argparse.ArgumentParser(
@@ -188,19 +189,24 @@ def _predict(argv: list[str]) -> None:
     parser.add_argument(
         "--target", default="auto", help="a source to compare with, as motion_source, or none (default: %(default)s)"
     )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="npz",
+        help="of the motion, as in extract (default: %(default)s)",
+    )
     _add_reading(parser)
     args = parser.parse_args(argv)
     _check_reading(parser, args)
     if args.target != "none":
         check_source(args.target)
-    from motiontune.extract import find_clips
     from motiontune.predict import predict, table
 
     find_clips(args.clips, args.out)  # before the model, which takes long
     model = _load_model(args)
     if model.head is None:
         print(f"{args.model} has no motion head: text alone, no motion", file=sys.stderr)
-    rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens)
+    rows = predict(model, args.clips, args.out, args.prompt, args.target, args.show, args.max_new_tokens, args.format)
     print(table(rows))
     failed = sum(bool(row.problem) for row in rows)
     if failed:
@@ -255,6 +261,9 @@ def _evaluate(argv: list[str]) -> None:
         plots=args.save_plots,
     )
     print(result.table())
+    if result.left_out:
+        known = result.clips + result.left_out
+        raise MotiontuneError(f"{result.left_out} of {known} clips cannot be read and are left out of all numbers")
 
 
 def _view(argv: list[str]) -> None:
@@ -306,6 +315,23 @@ def _view(argv: list[str]) -> None:
     view(library, reader, settings, model, args.host, args.port)
 
 
+def _report(argv: list[str]) -> None:
+    from motiontune.report import CLIPS, report
+
+    parser = argparse.ArgumentParser(
+        "motiontune report", description="Write one page about a run: curves, metrics, clips, configuration."
+    )
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's output folder")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, metavar="N", help="best clips, and worst ones (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    if args.clips < 0:
+        parser.error("--clips must be 0 or more")
+    print(report(args.run, args.out, args.clips))
+
+
 def _prepare(argv: list[str]) -> None:
     from motiontune.datasets import something_something
 
@@ -335,6 +361,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "predict": (_predict, "what a model says of clips: text, and motion as files and films"),
     "evaluate": (_evaluate, "how right a model's text and motion are over a data set, with intervals"),
     "view": (_view, "look through clips, their motion and a model's, in the browser"),
+    "report": (_report, "write one page about a run: curves, metrics, best and worst clips, configuration"),
     "export": (_export, "merge an adapter into its model and carry the motion head along"),
     "prepare": (_prepare, "bring a data set (something-something) into LLaMA-Factory's format"),
     "demo": (_demo, "train a tiny model on synthetic clips and show what it learned, in 3 minutes"),

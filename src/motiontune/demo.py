@@ -4,11 +4,9 @@ Everything goes through the same commands that a real run takes; the YAML files 
 given to `motiontune train` again.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -31,6 +29,7 @@ from motiontune.evaluation.metrics import MotionSums, constant_epe
 from motiontune.evaluation.predictions import MotionComparison, load_predictions
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
+from motiontune.run_folder import read_texts, versions
 from motiontune.viewing.contact_sheet import contact_sheet, encode_image
 from motiontune.viewing.report import ReportClip, prediction_rows, write_report
 
@@ -39,7 +38,6 @@ TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
 FPS, ENCODED_FPS = 8.0, 8
 REAL_CAPTION = "Something is going on in a real video."
 REPORT_CLIPS, CELL = 9, 112
-PACKAGES = ("motiontune", "llamafactory", "transformers", "torch", "av", "opencv-python-headless", "numpy")
 
 
 def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
@@ -109,7 +107,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         log_history=_read_json(out / "train" / "trainer_state.json")["log_history"],
         clips=clips,
         configuration=train,
-        versions={name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        versions=versions(),
         notes=(
             f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} "
             f"for {STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A "
@@ -269,9 +267,7 @@ def _report_clip(prediction: MotionComparison, said: str, expected: str) -> Repo
 
 
 def _texts(out: Path, name: str) -> list[tuple[str, str]]:
-    lines = (out / f"predict_{name}" / "generated_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [(row["predict"].strip(), row["label"].strip()) for row in rows]
+    return [(said.strip(), label.strip()) for said, label in read_texts(out / f"predict_{name}")]
 
 
 def _read_json(path: Path) -> Any:

@@ -200,13 +200,7 @@ def extract_clip(
     clip = reader.read(path, needs_vectors(options.source))
     grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)  # without padding
     field = motion_of(clip, grid, options)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if form == "npz":
-        write_npz(target.with_name(target.name + ".npz"), field, grid)
-    elif form == "npy":
-        write_npy(target.with_name(target.name + ".npy"), field)
-    else:
-        _write_pairs(target, field, grid, form)
+    write_motion(target, field, grid, form)
     if preview:
         _preview(target, clip, grid, field)
     pairs = max(len(clip.frames) - 1, 1)
@@ -221,6 +215,27 @@ def extract_clip(
         field.source,
         round(time.perf_counter() - start, 3),
     )
+
+
+def write_motion(
+    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
+) -> None:
+    """Write a field to `place` + ".npz" or ".npy", or to pairs of frames in the folder `place`.
+
+    Args:
+        place: the place without a suffix; its folder is made.
+        field: the motion of a clip's sampled frames.
+        grid: its patches.
+        form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
+        more: further arrays, which only a `.npz` can hold.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if form == "npz":
+        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
+    elif form == "npy":
+        write_npy(place.with_name(place.name + ".npy"), field)
+    else:
+        _write_pairs(place, field, grid, form)
 
 
 def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from motiontune.errors import MotiontuneError
-from motiontune.extract import find_clips, shorten_middle
+from motiontune.extract import Format, find_clips, shorten_middle, write_motion
 from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
-from motiontune.motion.file import write_npz
 from motiontune.viewing.contact_sheet import printable
 from motiontune.viewing.overlay import Panel, Show, write_overlay
 
@@ -54,17 +53,19 @@ def predict(
     target: str = "auto",
     show: Show = "arrows",
     max_new_tokens: int = 128,
+    form: Format = "npz",
 ) -> list[Predicted]:
     """Write what a model says of clips, and `predictions.json` about all of them. A bad clip does not stop the others.
 
     Args:
         model: the model.
         paths: clips, and folders of clips.
-        out: the output folder: `NAME.npz`, as `motion_source: file` reads it, and `NAME.mp4`.
+        out: the output folder: `NAME.npz` or what `form` says, as `motion_source: file` reads it, and `NAME.mp4`.
         prompt: the question.
         target: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
         max_new_tokens: at most so many tokens of text.
+        form: how the motion is written, as `motiontune.extract` does; text and target go into a `.npz` alone.
 
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.
@@ -77,7 +78,7 @@ def predict(
             start = time.perf_counter()
             try:
                 said = model.predict(path, prompt, target=target, max_new_tokens=max_new_tokens)
-                _write(said, place, show)
+                _write(said, place, show, form)
             except MotiontuneError as error:
                 rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
             else:
@@ -88,17 +89,16 @@ def predict(
     return rows
 
 
-def _write(said: MotionPrediction, place: Path, show: Show) -> None:
+def _write(said: MotionPrediction, place: Path, show: Show, form: Format) -> None:
     if said.field is None:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
     more = {"text": np.array(said.text)}
     panels = [Panel("predicted", said.field, show)]
     if said.target is not None:
         panels.append(Panel(f"target: {said.target.source}", said.target, show))
         more |= {"target": said.target.vectors, "target_valid": said.target.valid}
         more |= {"target_source": np.array(said.target.source)}
-    write_npz(place.with_name(f"{place.name}.npz"), said.field, said.grid, **more)
+    write_motion(place, said.field, said.grid, form, **more)
     if show != "none":
         write_overlay(place.with_name(f"{place.name}.mp4"), said.clip, said.grid, panels, said.text)
 

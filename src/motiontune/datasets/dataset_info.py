@@ -97,7 +97,8 @@ def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], fol
         said = answers[-1] if answers else ""
     paths = row.get(videos) or []
     paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
-    found = (str(folder / path) if (folder / path).is_file() else path for path in paths)
+    # as LLaMA-Factory looks for them; one that is nowhere is named in the data set's folder
+    found = (path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths)
     return [ClipOfSample(path, asked.replace("<video>", "").strip(), said.strip()) for path in found]
 
 

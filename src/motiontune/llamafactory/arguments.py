@@ -86,6 +86,15 @@ class MotionDataArguments(DataArguments):
             )
         },
     )
+    motion_pictures: int = field(
+        default=4,
+        metadata={
+            "help": (
+                "At each evaluation draw target and predicted motion of this many samples, the first ones, into "
+                "motion_pictures/ of the output folder, and to TensorBoard and W&B where `report_to` names them."
+            )
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,6 +104,8 @@ class MotionDataArguments(DataArguments):
             raise ConfigError(f"motion_min_confidence: {self.motion_min_confidence} must be 0 or more and below 1")
         _check_choice("motion_target", self.motion_target, ("past", "future"))
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
+        if self.motion_pictures < 0:
+            raise ConfigError(f"motion_pictures: {self.motion_pictures} must be 0 or more")
 
 
 @dataclass

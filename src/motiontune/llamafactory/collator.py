@@ -4,7 +4,7 @@ Each clip is decoded once, before LLaMA-Factory's collator runs: a clip that can
 there, so that it neither ends the run nor poisons its neighbours.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class MotionSettings:
     raise_on_error: bool = False
     weighting: bool = False
     cache: MotionCache | None = None
+    pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class VideoRecord:
         times: seconds of each frame of the grid.
         source: the source that the motion came from; "none" where there is none.
         problem: why there is no motion, or "".
+        frames: uint8 [f, H, W, 3], RGB, the sampled frames, of samples that are to be drawn; else None.
     """
 
     sample: int | None
@@ -56,6 +58,7 @@ class VideoRecord:
     times: tuple[float, ...]
     source: str
     problem: str = ""
+    frames: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,11 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
                 thw, video_processor.patch_size, video_processor.merge_size, video_processor.temporal_patch_size
             )
             target, weight, times, source, problem = self._targets(one, grid)
+            number = numbers[row]
+            frames = one.clip.frames if number is not None and number < self.motion.pictures else None
             targets.append(target)
             weights.append(weight)
-            records.append(VideoRecord(numbers[row], row, one.clip.path, grid, times, source, problem))
+            records.append(VideoRecord(number, row, one.clip.path, grid, times, source, problem, frames))
         width = self.motion.head.token_width
         empty = [np.zeros((0, width), np.float32)]
         batch["motion_targets"] = torch.from_numpy(np.concatenate(empty + [target.values for target in targets]))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from llamafactory import launcher
 from llamafactory.data import loader as data_loader
 from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
@@ -18,6 +19,8 @@ from llamafactory.hparams import parser
 from llamafactory.train import tuner
 from llamafactory.train.sft import workflow as sft_workflow
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from numpy.typing import NDArray
+from transformers.integrations import TensorBoardCallback, WandbCallback, rewrite_logs
 
 from motiontune.errors import MotiontuneError
 
@@ -77,6 +80,28 @@ def check_names() -> None:
 def get_logger(name: str) -> Any:
     """Return a logger that prints as LLaMA-Factory's own do (its handler hangs on the name "llamafactory")."""
     return logging.get_logger(f"llamafactory.{name}")
+
+
+def log_picture(callbacks: list[Any], name: str, picture: NDArray[np.uint8], step: int) -> None:
+    """Give a picture to TensorBoard and W&B, where the Trainer writes to them.
+
+    transformers 5.6 has no event for pictures, so its callbacks' own writers are used: `TensorBoardCallback.tb_writer`
+    and `WandbCallback._wandb`, which the first `on_log` opens. W&B's step is that of the metrics, as the callback
+    defines it.
+
+    Args:
+        callbacks: the Trainer's, after it has logged something.
+        name: such as "eval_motion", which is shown beside "eval_loss".
+        picture: uint8 [h, w, 3], RGB.
+        step: of the optimizer.
+    """
+    (name,) = rewrite_logs({name: None})
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+            callback.tb_writer.add_image(name, picture, step, dataformats="HWC")
+            callback.tb_writer.flush()
+        elif isinstance(callback, WandbCallback) and callback._wandb is not None:
+            callback._wandb.log({name: callback._wandb.Image(picture), "train/global_step": step})
 
 
 @contextmanager

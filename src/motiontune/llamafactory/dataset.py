@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.data.processor.processor_utils import DatasetProcessor
@@ -34,6 +34,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
     """
 
     inner: DatasetProcessor = None  # type: ignore[assignment]
+    left_out: ClassVar[list[str]] = []  # why, one line for each sample that this process left out
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded: dict[int, tuple[list[int], list[int]]] = {}
@@ -47,6 +48,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
                 if self.data_args.motion_on_error != "skip":
                     raise type(error)(*_with_hint(error)) from error
                 reasons.append(str(error))
+        self.left_out.extend(reasons)
         if reasons:
             more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
             noun = "sample" if len(reasons) == 1 else "samples"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from llamafactory.extras.constants import DATA_CONFIG
 from llamafactory.train.sft.metric import ComputeSimilarity
@@ -18,20 +19,20 @@ from numpy.typing import NDArray
 from transformers import EvalPrediction
 
 from motiontune.clip import read_clip
-from motiontune.errors import ConfigError, MotiontuneError, in_one_line
+from motiontune.errors import ConfigError, MotiontuneError, in_one_line, mistakes
 from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack
 from motiontune.evaluation.predictions import MotionComparison
 from motiontune.evaluation.templates import Templates, read_templates, without_brackets
 from motiontune.llamafactory.compat import quiet_loggers
+from motiontune.llamafactory.dataset import CheckedDatasetProcessor
 from motiontune.llamafactory.install import run_exp
 from motiontune.llamafactory.reader import model_keys
-from motiontune.llamafactory.trainer import PREDICTIONS_FOLDER
 from motiontune.model.head import find_head
+from motiontune.run_folder import EVALUATION, prediction_files, read_texts
 from motiontune.viewing.contact_sheet import contact_sheet, save_png
 from motiontune.viewing.report import prediction_rows
 
 
-RESULT, ROWS = "evaluation.json", "generated_predictions.jsonl"
 PLOT_COLUMNS, PLOT_WIDTH = 6, 240
 
 
@@ -52,6 +53,7 @@ class Evaluation:
         clips: samples with a text that was compared.
         motion_clips: clips with motion that was compared.
         left_out: samples whose clip could not be read.
+        has_head: False where the model has no motion head and was measured by its text alone.
         motion: per source of the target, and "all": metric and value. Empty without a motion head.
         text: metric and value; shares from 0 to 1, BLEU and ROUGE from 0 to 100 as LLaMA-Factory has them.
     """
@@ -59,6 +61,7 @@ class Evaluation:
     clips: int
     motion_clips: int
     left_out: int
+    has_head: bool
     motion: dict[str, dict[str, Metric]]
     text: dict[str, Metric]
 
@@ -76,7 +79,7 @@ class Evaluation:
 
     def table(self) -> str:
         """One line per metric, with a column for each source of the target."""
-        lines: list[tuple[str, ...]] = []
+        lines: list[tuple[str, ...]] = [] if self.has_head else [("the model has no motion head: text alone",)]
         columns = list(self.motion)
         if columns:
             lines.append((f"motion, {self.motion_clips} clips", *columns))
@@ -167,41 +170,30 @@ def evaluate(
             "report_to": "none",
             "overwrite_cache": True,
             "trust_remote_code": True,
-            **({"train_on_video_tokens": True} if with_motion else {}),
+            **({"train_on_video_tokens": True, "motion_on_error": "skip"} if with_motion else {}),
             **own,
             **(keys or {}),
         }
-        run_exp(configuration)
-    texts = _texts(Path(out))
-    comparisons = _comparisons(Path(out)) if with_motion else {}
+        CheckedDatasetProcessor.left_out.clear()
+        with mistakes("a clip of the data set cannot be read", av.error.FFmpegError):  # LLaMA-Factory's own reading
+            run_exp(configuration)
+    texts = read_texts(Path(out))
+    files = prediction_files(Path(out)) if with_motion else {}
+    comparisons = {key: MotionComparison.load(file) for key, file in files.items()}
     samples = {number for number, _ in comparisons}
     readable = [number for number in range(len(texts)) if not with_motion or number in samples]
     result = Evaluation(
         clips=len(readable),
         motion_clips=len(comparisons),
-        left_out=len(texts) - len(readable),
+        left_out=len(texts) - len(readable) + len(CheckedDatasetProcessor.left_out),
+        has_head=with_motion,
         motion=_measure_motion(list(comparisons.values()), rounds),
         text=_measure_text([texts[number] for number in readable], _templates_of(dataset_dir, dataset), known, rounds),
     )
     about = {"model": model, "dataset": dataset, "keys": configuration, "bootstrap_rounds": rounds}
-    Path(out, RESULT).write_text(json.dumps(about | result.as_json(), indent=1) + "\n", "utf-8")
+    Path(out, EVALUATION).write_text(json.dumps(about | result.as_json(), indent=1) + "\n", "utf-8")
     _save_plots(Path(out) / "plots", list(comparisons.items())[:plots], configuration)
     return result
-
-
-def _texts(out: Path) -> list[tuple[str, str]]:
-    """What was said and what should have been, of each sample."""
-    rows = (json.loads(line) for line in (out / ROWS).read_text("utf-8").splitlines())
-    return [(row["predict"], row["label"]) for row in rows]
-
-
-def _comparisons(out: Path) -> dict[tuple[int, int], MotionComparison]:
-    """The motion of each clip, by the numbers of the sample and of the clip in it."""
-    found = {}
-    for file in sorted((out / PREDICTIONS_FOLDER).glob("*.npz")):
-        sample, _, number = file.stem.partition("-")
-        found[int(sample), int(number or 0)] = MotionComparison.load(file)
-    return found
 
 
 def _measure_motion(clips: Sequence[MotionComparison], rounds: int) -> dict[str, dict[str, Metric]]:

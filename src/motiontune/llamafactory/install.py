@@ -23,6 +23,7 @@ from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, Mot
 from motiontune.llamafactory.dataset import check_names
 from motiontune.model.motion_model import check_video_model
 from motiontune.model.sparse_logits import use_sparse_logits
+from motiontune.run_folder import given_keys, note_run
 
 
 _originals: dict[str, Any] = {}
@@ -55,7 +56,7 @@ def run_exp(
     """
     install()
     args = read_config(sys.argv[1:]) if args is None else args
-    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker()])
+    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(given_keys(args))])
 
 
 class InstallInWorker(TrainerCallback):
@@ -63,6 +64,17 @@ class InstallInWorker(TrainerCallback):
 
     def __reduce__(self) -> Any:
         return _install_and_make, ()
+
+
+class NoteRun(TrainerCallback):
+    """Notes in the output folder how the run was started, once all is loaded, for `motiontune report`."""
+
+    def __init__(self, configuration: dict[str, Any]) -> None:
+        self.configuration = configuration
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            note_run(args.output_dir, self.configuration, args.world_size)
 
 
 def _install_and_make() -> InstallInWorker:

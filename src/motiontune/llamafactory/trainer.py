@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EvalPrediction
 from typing_extensions import override
@@ -21,19 +22,22 @@ from motiontune.evaluation.metrics import MotionSums
 from motiontune.evaluation.predictions import MotionComparison
 from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import VideoRecord
-from motiontune.llamafactory.compat import get_logger
+from motiontune.llamafactory.compat import get_logger, log_picture
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.compat import base_of, is_peft
 from motiontune.model.head import save_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.motion_model import captured_motion
+from motiontune.run_folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
+from motiontune.viewing.contact_sheet import contact_sheet, save_png
+from motiontune.viewing.report import prediction_rows
 
 
 logger = get_logger(__name__)
 
 NOT_TENSORS = ("motion_videos", "motion_skipped", "motion_samples")
 MOTION_TENSORS = ("motion_targets", "motion_mask", "motion_weights")
-PREDICTIONS_FOLDER = "motion_predictions"
+PICTURE_COLUMNS, PICTURE_WIDTH = 6, 160  # frames of each clip, and about the width of each in pixels
 
 
 class MotionTrainer(CustomSeq2SeqTrainer):
@@ -58,6 +62,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         self._text_losses: dict[int, tuple[float, int]] = {}
         self._motion_losses: dict[tuple[int, int], tuple[float, int]] = {}
         self._predictions_dir: Path | None = None
+        self._pictured: dict[tuple[int, int], tuple[NDArray[np.uint8], MotionComparison]] = {}
         self._num_samples: int | None = None
         self._in_loop = False
 
@@ -264,6 +269,8 @@ class MotionTrainer(CustomSeq2SeqTrainer):
                 direction=config.target,
             )
             predictions.append(prediction)
+            if record.frames is not None:
+                self._pictured[key] = record.frames, prediction
             if self._predictions_dir is not None:
                 suffix = f"-{key[1]}" if key[1] else ""
                 prediction.save(self._predictions_dir / f"{key[0]:06d}{suffix}.npz")
@@ -294,6 +301,28 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         if f"{prefix}_loss" in output.metrics and not self.control_run:
             output.metrics[f"{prefix}_loss"] = self.weight * (motion_loss or 0.0) + (text_loss or 0.0)
         return output
+
+    @override
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and draw the first few samples from what that computed: the same ones each time."""
+        self._pictured = {}
+        metrics = cast(dict[str, float], super().evaluate(*args, **kwargs))
+        # with several data sets, the Trainer comes here once for each, and at last with nothing to draw
+        pictured, self._pictured = _gather_dict(self._pictured), {}
+        if pictured and self.is_world_process_zero():
+            self._draw(pictured, kwargs.get("metric_key_prefix", "eval"))
+        return metrics
+
+    def _draw(self, pictured: dict[tuple[int, int], tuple[NDArray[np.uint8], MotionComparison]], prefix: str) -> None:
+        """Draw frames, target and prediction of each clip on one sheet, for the output folder and the loggers."""
+        rows = []
+        for (sample, _), (frames, comparison) in sorted(pictured.items(), key=lambda item: item[0]):
+            name = f"{sample}: {Path(comparison.path).name}"
+            rows += prediction_rows(name, frames, comparison, PICTURE_WIDTH)
+        sheet = contact_sheet(rows, PICTURE_COLUMNS, PICTURE_WIDTH)
+        step = self.state.global_step
+        save_png(Path(self.args.output_dir, PICTURES_FOLDER, f"{prefix}-{step:06d}.png"), sheet)
+        log_picture(self.callback_handler.callbacks, f"{prefix}_motion", sheet, step)
 
     @override
     def predict(self, *args: Any, **kwargs: Any) -> Any:

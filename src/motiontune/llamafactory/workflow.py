@@ -241,6 +241,7 @@ def motion_settings(
         raise_on_error=data_args.motion_on_error == "raise",
         weighting=finetuning_args.motion_confidence_weighting,
         cache=None if data_args.motion_cache_dir is None else MotionCache(data_args.motion_cache_dir),
+        pictures=data_args.motion_pictures,
     )
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from motiontune.errors import HeadError
 from motiontune.grid import VideoGrid
@@ -112,9 +114,12 @@ class MotionHead(nn.Linear):
 def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
     """Write `motion_head.safetensors` and `motion_head_config.json` into a folder.
 
+    Beside a whole model in one file they come with an index that names that file alone: without one, vLLM and SGLang
+    take every `*.safetensors` of the folder for the model's, and fail on the head's weights.
+
     Args:
         head: the head.
-        folder: where the adapter or the model is saved.
+        folder: where the adapter or the model has been saved.
         state_dict: the whole model's gathered state where an engine shards the parameters (ZeRO-3, FSDP).
     """
     weights = {name: tensor.detach() for name, tensor in head.state_dict().items()}
@@ -127,6 +132,12 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
         metadata={"format": "pt"},
     )
     (Path(folder) / CONFIG_NAME).write_text(json.dumps(asdict(head.config), indent=2) + "\n", encoding="utf-8")
+    model = Path(folder) / SAFE_WEIGHTS_NAME
+    if model.is_file():
+        with safe_open(model, "pt") as file:
+            names = dict.fromkeys(file.keys(), model.name)
+        index = {"metadata": {"total_size": model.stat().st_size}, "weight_map": names}
+        (Path(folder) / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def find_head(places: Iterable[str], **hub_kwargs: Any) -> tuple[str, MotionHead] | None:

@@ -56,6 +56,7 @@ def draw_curves(
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10, "text.color": _INK}
     style |= {f"{part}color": _INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.")}
@@ -71,6 +72,8 @@ def draw_curves(
         if may_be_log and values.min() > 0 and values.max() > 20 * values.min():
             axes.set_yscale("log")
         axes.set_xlabel(over)
+        if over == "step":
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(True, color=_INK, alpha=0.12, linewidth=0.7)

@@ -49,8 +49,8 @@ ROWS = 200
 
 _SHOWS = ("arrows", "colours", "none")
 _KEPT_FILMS = 40
-_HEADERS = ["#", "clip", "moving %", "no vector %", "mean px", "answer", "note"]
-_WIDTHS = ["56px", "160px", "102px", "116px", "96px", "220px", "260px"]
+_HEADERS = ["#", "clip", "answer, or what is wrong", "moving %", "no vector %", "mean px", "source"]
+_WIDTHS: list[str | int] = ["52px", "136px", "232px", "92px", "110px", "86px", "120px"]
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -234,13 +234,13 @@ class Viewer:
 
 
 def _row(number: int, clip: ClipOfSample, measured: Measured | None) -> list[Any]:
-    name = Path(clip.path).name
-    if measured is None:
-        return [number, name, "", "", "", clip.answer, ""]
-    if not measured.readable:
-        return [number, name, "", "", "", clip.answer, measured.problem]
-    numbers = [round(100 * measured.moving), round(100 * measured.invalid), round(measured.mean_motion, 2)]
-    return [number, name, *numbers, clip.answer, measured.problem or measured.source]
+    about, numbers = clip.answer, ["", "", "", ""]
+    if measured is not None and measured.problem:
+        about = f"✗ {measured.problem}"
+    elif measured is not None:
+        numbers = [f"{100 * measured.moving:.0f}", f"{100 * measured.invalid:.0f}", f"{measured.mean_motion:.2f}"]
+        numbers.append(measured.source)
+    return [number, Path(clip.path).name, about, *numbers]
 
 
 def _percent(share: float) -> str:
@@ -383,7 +383,7 @@ def build(viewer: Viewer) -> Any:
                     with gr.Row():
                         start = gr.Button("Measure", variant="primary", elem_id="measure")
                         stop = gr.Button("Stop", elem_id="stop")
-                progress = gr.HTML(elem_id="progress")
+                progress = gr.HTML(elem_id="progress", padding=False)
                 table = gr.Dataframe(
                     headers=_HEADERS,
                     datatype="str",  # a number that is missing would be 0
@@ -407,13 +407,12 @@ def build(viewer: Viewer) -> Any:
                     )
                     all_sources = gr.Button("Compare all sources", elem_id="sources", min_width=120, scale=1)
                 with gr.Row(visible=model is not None):
-                    prompt = gr.Textbox(settings.prompt, label="Question", elem_id="prompt", scale=3, max_lines=3)
-                    answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", scale=4, max_lines=6)
+                    prompt = gr.Textbox(settings.prompt, label="Question", elem_id="prompt", scale=3, lines=2)
+                    answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", scale=4, lines=2)
                     ask = gr.Button("Ask", variant="primary", elem_id="ask", scale=1, min_width=80)
-                line = gr.HTML(status("Choose a clip in the table, or drop one."), elem_id="line")
-                facts = gr.HTML(elem_id="facts")
-                film = gr.HTML(elem_id="film")
-                details = gr.HTML(elem_id="details")
+                begin = status("Choose a clip in the table, or drop one.")
+                line = gr.HTML(begin, elem_id="line", padding=False)
+                facts, film, details = (gr.HTML(elem_id=name, padding=False) for name in ("facts", "film", "details"))
 
         filters = [dataset, kind, words, still, invalid, source]
         listed = {"fn": viewer.rows, "inputs": filters, "outputs": [table, progress], **hidden}

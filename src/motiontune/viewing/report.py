@@ -5,6 +5,7 @@ prints.
 """
 
 import base64
+import itertools
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from motiontune.evaluation.metrics import SECTORS
 from motiontune.evaluation.predictions import MotionComparison
+from motiontune.run_folder import without_secrets
 from motiontune.viewing.arrows import STILL_PIXELS
 from motiontune.viewing.colours import colour_wheel_legend
 from motiontune.viewing.contact_sheet import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
@@ -34,10 +36,14 @@ _CELL_WIDTH = 260  # about half as large again as it is shown, for dense screens
 _CELL_AREA = 36_000  # pixels: a tall clip gets narrower frames, so that every clip costs about the same
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
-_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
 _CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
 _HELD_OUT = {"epe": "all patches", "epe_moving": "moving patches"}
+_TEXT_TILES = (
+    ("loss", "Loss", "on held-out samples"),
+    ("bleu-4", "BLEU-4", "of 100, over characters"),
+    ("rouge-l", "ROUGE-L", "of 100"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,7 @@ class ReportClip:
         prediction: predicted motion, with its target where there is one.
         expected_text: the caption of the data set, or None where captions were not predicted.
         predicted_text: what the model wrote, or None.
+        section: heading of the clip and its neighbours that have the same.
     """
 
     name: str
@@ -57,6 +64,7 @@ class ReportClip:
     prediction: MotionComparison
     expected_text: str | None = None
     predicted_text: str | None = None
+    section: str = "Held-out clips"
 
 
 def write_report(
@@ -69,6 +77,9 @@ def write_report(
     configuration: Mapping[str, Any],
     versions: Mapping[str, Any],
     notes: str = "",
+    answers: Sequence[tuple[str, str]] = (),
+    pictures: Mapping[str, NDArray[np.uint8]] | None = None,
+    folds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write one self-contained HTML file, whole or not at all.
 
@@ -80,13 +91,17 @@ def write_report(
         title: heading of the page.
         metrics: names of `MotionSums.metrics`, with or without a prefix "predict_", "eval_" or "test_". These have a
             place of their own: `epe`, `epe_zero_motion`, `epe_mean_motion` and the same with `epe_moving`, in pixels;
-            `direction_accuracy` and `caption_exact_match`, 0 to 1; `valid_patches`. All are listed in a fold.
-        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss` and `eval_epe`, `eval_epe_moving` are drawn over
-            `step`.
+            `direction_accuracy` and `caption_exact_match` (or `exact_match`), 0 to 1; `valid_patches`. With several
+            evaluation data sets ("eval_NAME_epe") each has a table. All are listed in a fold.
+        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss`, the same of evaluations ("eval_loss"), and
+            `eval_epe`, `eval_epe_moving` are drawn over `step`.
         clips: held-out clips, in the order in which they are shown.
         configuration: what the run was started with.
         versions: names of packages, and whatever else says where the run took place.
         notes: a paragraph below the heading; an empty line starts another one.
+        answers: what was said and what should have been, of a run without motion.
+        pictures: uint8 [h, w, 3], RGB, that evaluations drew, under what stands below them.
+        folds: further folds, below the others.
 
     Returns:
         The path.
@@ -95,16 +110,19 @@ def write_report(
         ValueError: if a clip's frames do not fit its prediction's grid; the message names the clip.
     """
     path = Path(path)
-    numbers = _finite_numbers(metrics)
+    of_datasets = _by_dataset(metrics)
     body = [
         f"<header><h1>{escape(title)}</h1>{_paragraphs(notes)}</header>",
-        _headline(numbers),
+        *(_headline(numbers, dataset) for dataset, numbers in of_datasets.items()),
         _not_numbers(metrics),
-        _curves_section(log_history, numbers),
+        _curves_section(log_history, of_datasets),
         _clips_section(clips),
+        _answers_section(answers),
+        _pictures_section(pictures or {}),
         _fold("All metrics", _definitions(metrics)),
         _fold("Configuration", _definitions(configuration)),
         _fold("Versions", _definitions(versions)),
+        *(_fold(label, _definitions(values)) for label, values in (folds or {}).items()),
     ]
     page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in body if part))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +160,24 @@ def prediction_rows(
 # The headline
 
 
-def _headline(numbers: Mapping[str, float]) -> str:
+def _by_dataset(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The numbers of each evaluation data set that has a name, and under "" those that are of no certain one."""
+    names = sorted({match[1] for key in metrics if (match := re.fullmatch(r"eval_(.+)_(?:epe|runtime)", str(key)))})
+    found = {"": _finite_numbers(metrics)}
+    for name in names:
+        prefix = f"eval_{name}_"
+        own = {key.removeprefix(prefix): metrics[key] for key in map(str, metrics) if key.startswith(prefix)}
+        found[name] = _finite_numbers(own)
+    return found
+
+
+def _headline(numbers: Mapping[str, float], dataset: str) -> str:
     """The table of end-point errors against the baselines, and the shares beside it."""
     groups = [_epe_group("epe_moving", "Moving patches", numbers), _epe_group("epe", "All valid patches", numbers)]
     rows = "".join(group for group in groups if group)
     table = (
-        "<table class=bars><caption>End-point error, pixels of the resized frame "
-        f"<span>(lower is better)</span></caption>{rows}</table>"
+        f"<table class=bars><caption>{f'{escape(dataset)}: ' if dataset else ''}End-point error, pixels of the "
+        f"resized frame <span>(lower is better)</span></caption>{rows}</table>"
         if rows
         else ""
     )
@@ -156,12 +185,15 @@ def _headline(numbers: Mapping[str, float]) -> str:
     if "direction_accuracy" in numbers:
         note = f"of moving patches, one of {SECTORS} directions; chance is {_percent(1 / SECTORS)}"
         tiles.append(_tile("Direction right", _percent(numbers["direction_accuracy"]), note))
-    if "caption_exact_match" in numbers:
-        tiles.append(_tile("Captions exact", _percent(numbers["caption_exact_match"]), "of predicted captions"))
+    exact = numbers.get("caption_exact_match", numbers.get("exact_match"))
+    if exact is not None:
+        tiles.append(_tile("Captions exact", _percent(exact), "of predicted captions"))
     if "valid_patches" in numbers:
         tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
-    if not table and not tiles:
-        return ""
+    if not table:
+        of = f" ({dataset})" if dataset else ""
+        tiles += [_tile(label, f"{numbers[key]:.4g}", note + of) for key, label, note in _TEXT_TILES if key in numbers]
+        return f"<section class='tiles row'>{''.join(tiles)}</section>" if tiles else ""
     return f"<section class=headline>{table}<div class=tiles>{''.join(tiles)}</div></section>"
 
 
@@ -204,28 +236,38 @@ def _tile(label: str, value: str, note: str) -> str:
 # The curves
 
 
-def _curves_section(log_history: Sequence[Mapping[str, Any]], numbers: Mapping[str, float]) -> str:
-    training = {label: _series(log_history, key) for key, label in _CURVES.items()}
-    held_out = {label: _series(log_history, f"eval_{key}") for key, label in _HELD_OUT.items()}
-    training = {label: series for label, series in training.items() if len(series) > 1}
-    held_out = {label: series for label, series in held_out.items() if len(series) > 1}
-    if not training and not held_out:
+def _curves_section(log_history: Sequence[Mapping[str, Any]], of_datasets: Mapping[str, Mapping[str, float]]) -> str:
+    training = _all_series(log_history, _CURVES)
+    evaluated = []
+    for name in of_datasets:
+        prefix = f"eval_{name}_" if name else "eval_"
+        for label, keys in (("end-point error, px", _HELD_OUT), ("loss", _CURVES)):
+            series = _all_series(log_history, {prefix + key: curve for key, curve in keys.items()})
+            if series:
+                evaluated.append((name, label, series))
+    if not training and not evaluated:
         return ""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return "<section><h2>Curves</h2><p class=quiet>matplotlib is not installed, so none were drawn.</p></section>"
-    figures, smoothed = [], False
+    figures = []
     if training:
         smoothed = max(len(series) for series in training.values()) >= SMOOTH_FROM
         note = f"Training loss per step{'; faint: as logged, bold: smoothed' if smoothed else ''}"
-        figures.append(f"<figure>{draw_curves(training, 'loss').svg}<figcaption>{note}</figcaption></figure>")
-    if held_out:
-        zeros = {label: numbers.get(f"{key}_zero_motion") for key, label in _HELD_OUT.items()}
-        picture = draw_curves(held_out, "end-point error, px", zeros).svg
-        note = "End-point error on held-out clips; dotted: predicting no motion"
-        figures.append(f"<figure>{picture}<figcaption>{note}</figcaption></figure>")
+        figures.append(_figure(draw_curves(training, "loss").svg, note))
+    for name, label, series in evaluated:
+        zeros = {curve: of_datasets[name].get(f"{key}_zero_motion") for key, curve in _HELD_OUT.items()}
+        note = f"{label.partition(',')[0].capitalize()} on {name or 'held-out samples'}"
+        note += "; dotted: predicting no motion" if any(zeros.get(curve) for curve in series) else ""
+        figures.append(_figure(draw_curves(series, label, zeros).svg, note))
     return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
+
+
+def _all_series(log_history: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:
+    """The curves, by label, of the logged numbers that make one."""
+    found = {label: _series(log_history, key) for key, label in labels.items()}
+    return {label: series for label, series in found.items() if len(series) > 1}
 
 
 def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
@@ -251,7 +293,26 @@ def _clips_section(clips: Sequence[ReportClip]) -> str:
         f"A dot moves less than {STILL_PIXELS:g} px. A grey cross has no vector and is not compared: the first frame, "
         "padding, and what comes into view. Where patches are small, one arrow is the mean of several.</p></div>"
     )
-    return f"<section><h2>Held-out clips</h2>{legend}{''.join(_clip(clip) for clip in clips)}</section>"
+    sections: list[str] = []
+    for heading, members in itertools.groupby(clips, lambda clip: clip.section):
+        articles = "".join(_clip(clip) for clip in members)
+        sections.append(f"<section><h2>{escape(heading)}</h2>{'' if sections else legend}{articles}</section>")
+    return "".join(sections)
+
+
+def _answers_section(answers: Sequence[tuple[str, str]]) -> str:
+    articles = "".join(f"<article>{_captions(expected, said)}</article>" for said, expected in answers)
+    return f"<section><h2>The first answers</h2>{articles}</section>" if answers else ""
+
+
+def _pictures_section(pictures: Mapping[str, NDArray[np.uint8]]) -> str:
+    if not pictures:
+        return ""
+    figures = "".join(
+        _figure(f'<img src="{data_uri(picture)}" alt="target and predicted motion" loading=lazy>', label)
+        for label, picture in pictures.items()
+    )
+    return f"<section><h2>While training</h2><div class=plots>{figures}</div></section>"
 
 
 def _clip(clip: ReportClip) -> str:
@@ -271,7 +332,7 @@ def _clip(clip: ReportClip) -> str:
     about = escape(f"{prediction.source} · {prediction.direction} · {scale}")
     return (
         f"<article><h3>{escape(clip.name)}</h3><p class=path><code>{escape(prediction.path)}</code> {about}</p>"
-        f"{_captions(clip)}{film}{_clip_numbers(prediction)}</article>"
+        f"{_captions(clip.expected_text, clip.predicted_text)}{film}{_clip_numbers(prediction)}</article>"
     )
 
 
@@ -303,20 +364,17 @@ def _clip_numbers(prediction: MotionComparison) -> str:
     return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
 
 
-def _captions(clip: ReportClip) -> str:
-    if clip.expected_text is None and clip.predicted_text is None:
-        return ""
+def _captions(expected: str | None, said: str | None) -> str:
     lines = []
-    if clip.expected_text is not None:
-        lines.append(f"<dt>expected</dt><dd>{escape(clip.expected_text)}</dd>")
-    if clip.predicted_text is not None:
+    if expected:
+        lines.append(f"<dt>expected</dt><dd>{escape(expected)}</dd>")
+    if said is not None:
         mark = ""
-        if clip.expected_text is not None:
-            same = clip.predicted_text.strip() == clip.expected_text.strip()
+        if expected:
+            same = said.strip() == expected.strip()
             mark = " <mark class=same>exact</mark>" if same else " <mark class=other>differs</mark>"
-        text = escape(clip.predicted_text) or "<i>nothing</i>"
-        lines.append(f"<dt>predicted</dt><dd>{text}{mark}</dd>")
-    return f"<dl class=captions>{''.join(lines)}</dl>"
+        lines.append(f"<dt>predicted</dt><dd>{escape(said) or '<i>nothing</i>'}{mark}</dd>")
+    return f"<dl class=captions>{''.join(lines)}</dl>" if lines else ""
 
 
 # Small parts
@@ -329,21 +387,21 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
 def _fold(label: str, content: str) -> str:
     return f"<details><summary>{escape(label)}</summary>{content}</details>" if content else ""
 
 
 def _definitions(values: Mapping[str, Any]) -> str:
     """One line `key: value` each, to be copied into a configuration again."""
-    lines = "\n".join(f"{key}: {_shown(str(key), value)}" for key, value in values.items())
+    lines = "\n".join(f"{key}: {_shown(value)}" for key, value in without_secrets(values).items())
     return f"<pre>{escape(lines)}</pre>" if lines else ""
 
 
-def _shown(key: str, value: Any) -> str:
-    if _SECRET.search(key) and value not in (None, ""):
-        return "(left out)"
-    if isinstance(value, Mapping):
-        value = {str(name): "(left out)" if _SECRET.search(str(name)) else item for name, item in value.items()}
+def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=_plain, ensure_ascii=False)
 
 
@@ -424,11 +482,13 @@ table.bars { border-collapse: collapse; width: 100%; font-variant-numeric: tabul
 .bar { height: 16px; border-radius: 3px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .bar.model { background: var(--model); } .bar.rival { background: var(--rival); }
 .tiles { display: grid; gap: 12px; align-content: start; }
+.tiles.row { grid-template-columns: repeat(auto-fit, minmax(180px, 240px)); margin-top: 28px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
 .tile strong { display: block; font-size: 28px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile p { color: var(--quiet); font-size: 14px; margin: 0; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
 figure { margin: 0; max-width: 640px; } figure svg { width: 100%; height: auto; display: block; }
+figure img { max-width: 100%; height: auto; border-radius: 6px; }
 figure svg text { font-family: inherit; }
 figcaption { color: var(--quiet); font-size: 14px; }
 .legend { display: flex; gap: 18px; align-items: center; margin-bottom: 20px; color: var(--quiet); font-size: 14px; }

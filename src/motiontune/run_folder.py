@@ -1,0 +1,231 @@
+"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from motiontune.errors import mistakes
+
+
+PREDICTIONS_FOLDER = "motion_predictions"
+PICTURES_FOLDER = "motion_pictures"
+TEXTS = "generated_predictions.jsonl"
+EVALUATION = "evaluation.json"
+RUNS = "motiontune_runs.json"
+STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
+
+PACKAGES = (
+    "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
+)
+
+_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as it was started.
+
+    Args:
+        started: local time, ISO 8601.
+        configuration: the keys as the user gave them, without credentials.
+        versions: of packages and Python; the platform, the processes and, where there is one, the GPU.
+    """
+
+    started: str
+    configuration: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run has come.
+
+    Args:
+        steps: of the optimizer.
+        epochs: of the training data.
+        history: what was logged, each entry with its `step`.
+        ended: False where this is the state of a checkpoint.
+    """
+
+    steps: int
+    epochs: float
+    history: list[dict[str, Any]]
+    ended: bool
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Put "(left out)" for what looks like a credential by its key, in nested mappings too."""
+
+    def clean(key: str, value: Any) -> Any:
+        if _SECRET.search(key) and value not in (None, ""):
+            return "(left out)"
+        return without_secrets(value) if isinstance(value, Mapping) else value
+
+    return {str(key): clean(str(key), value) for key, value in values.items()}
+
+
+def versions() -> dict[str, str]:
+    """What runs here: installed packages that matter, Python, the platform, and the GPU where torch is loaded."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+    return found
+
+
+def given_keys(args: "Mapping[str, Any] | Sequence[str]") -> dict[str, Any]:
+    """The keys of a run that was started by a mapping or by arguments, `--key value`, `--key=value` or `--flag`."""
+    if isinstance(args, Mapping):
+        return dict(args)
+    keys: dict[str, Any] = {}
+    key = None
+    for word in args:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            keys[key] = value if equals else True
+        elif key is not None:
+            before = keys[key]
+            keys[key] = word if before is True else f"{before} {word}"
+    return keys
+
+
+def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:
+    """Add a run to the folder's `motiontune_runs.json`; one that is started again in the same way counts once."""
+    folder = Path(folder)
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
+    runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{RUNS}.{os.getpid()}.tmp"
+    text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
+    unfinished.write_text(text + "\n", "utf-8")
+    unfinished.replace(folder / RUNS)
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs into a folder, the last one last; none where it is not motiontune's.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    with _reading(folder / RUNS):
+        return [
+            Run(str(run["started"]), dict(run["configuration"]), dict(run["versions"]))
+            for run in read_json(folder / RUNS, [])
+        ]
+
+
+def read_state(folder: Path) -> State:
+    """The Trainer's state, or where the run has not ended that of its last checkpoint; an empty one without either.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    path = folder / STATE
+    checkpoints = sorted(folder.glob(f"checkpoint-*/{STATE}"), key=_step)
+    ended = path.is_file() or not checkpoints
+    path = path if ended else checkpoints[-1]
+    with _reading(path):
+        state = read_json(path, {})
+        history = [dict(entry) for entry in state.get("log_history", [])]
+        return State(int(state.get("global_step", 0)), float(state.get("epoch") or 0), history, ended)
+
+
+def _step(path: Path) -> int:
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The metrics that a run ended with, and those of an evaluation: its values, and its intervals as text.
+
+    Raises:
+        MotiontuneError: if a file is damaged.
+    """
+    metrics = dict(read_json(folder / RESULTS, {}))
+    with _reading(folder / EVALUATION):
+        evaluation = read_json(folder / EVALUATION, {})
+        for group in (evaluation.get("motion", {}).get("all", {}), evaluation.get("text", {})):
+            for name, one in group.items():
+                low, high = one["ci95"]
+                metrics[f"predict_{name}"] = one["value"]
+                if low is not None:
+                    metrics[f"predict_{name}, 95 % interval"] = f"{low:.4f} to {high:.4f}"
+    return metrics
+
+
+def read_json(path: Path, missing: Any) -> Any:
+    """Read a file that holds what `missing` is: an object or a list; `missing` where there is no file.
+
+    Raises:
+        MotiontuneError: if it is not JSON, or holds something else.
+    """
+    with _reading(path):
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return missing
+        if not isinstance(value, type(missing)):
+            raise TypeError(f"it holds a {type(value).__name__}, not a {type(missing).__name__}")
+        return value
+
+
+def read_texts(folder: Path) -> list[tuple[str, str]]:
+    """What was said and what should have been, of each sample; nothing where no text was predicted.
+
+    Raises:
+        MotiontuneError: if the file is damaged.
+    """
+    path = folder / TEXTS
+    if not path.is_file():
+        return []
+    with _reading(path):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [(str(row["predict"]), str(row["label"])) for row in rows]
+
+
+def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters, and versions.
+
+    Raises:
+        MotiontuneError: if the file cannot be read.
+    """
+    path = folder / MODEL_CARD
+    with _reading(path):
+        text = path.read_text("utf-8") if path.is_file() else ""
+    found = []
+    for heading, between in (("Training hyperparameters", ": "), ("Framework versions", " ")):
+        section = text.partition(f"### {heading}\n")[2].partition("\n#")[0]
+        pairs = (line[2:].partition(between) for line in section.splitlines() if line.startswith("- "))
+        found.append({key: value for key, _, value in pairs})
+    return found[0], found[1]
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    """Turn whatever a damaged file leads to into one line that names it."""
+    return mistakes(f"{path}: is damaged", OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def prediction_files(folder: Path) -> dict[tuple[int, int], Path]:
+    """The file of each predicted clip, by the numbers of the sample and of the clip in it."""
+    found = {}
+    for file in sorted((folder / PREDICTIONS_FOLDER).glob("[0-9]*.npz")):
+        sample, _, number = file.stem.partition("-")
+        found[int(sample), int(number or 0)] = file
+    return found
