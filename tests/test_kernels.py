@@ -71,7 +71,7 @@ def stream(seed: int) -> dict[str, Any]:
     random = np.random.default_rng(seed)
     anchors, (rows, cols) = 9, random.integers(2, 24, 2).tolist()
     times = random.uniform(0.02, 0.05, anchors).cumsum()
-    count = seed % 4 + 1
+    count, spacing = seed % 4 + 1, (8, 16, 24)[seed % 3]
     candidates = np.full((anchors, count), np.nan)
     key = np.zeros(anchors, np.bool_)
     key[[0, 5]] = seed % 2 == 0, seed % 3 == 0
@@ -92,8 +92,8 @@ def stream(seed: int) -> dict[str, Any]:
         "key": key,
         "believed": random.choice([1.0, 0.2], anchors),
         "candidates": candidates,
-        "size": (cols * 8, rows * 8),
-        "spacing": 8,
+        "size": (cols * spacing, rows * spacing),
+        "spacing": spacing,
         "rate": 30.0,
     }
 
@@ -125,9 +125,9 @@ def test_choose_finds_the_reference_under_which_all_move_as_before() -> None:
 def test_walk(both: Any, seed: int) -> None:
     random = np.random.default_rng(seed)
     made = stream(seed)
-    times, rows, cols = made["times"], *made["inter"].shape[1:]
+    times = made["times"]
     fields = kernels.follow(**made)
-    points = random.random((200, 2)) * [cols * 8, rows * 8]
+    points = random.random((200, 2)) * made["size"]
     start = times[-2] if seed % 2 else random.uniform(times[1], times[-1])
     end = times[1] if seed % 4 == 1 else random.uniform(times[0] - 0.1, start)
     chosen, velocities, trust = fields
@@ -137,6 +137,31 @@ def test_walk(both: Any, seed: int) -> None:
     )
     np.testing.assert_array_equal(sure, sure_again)
     np.testing.assert_array_equal(ends[sure > 0], ends_again[sure > 0])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_interpolate(both: Any, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, cols = random.integers(1, 24, 2)
+    field, trust = random.normal(0, 4, (rows, cols, 2)), random.choice([0.0, 0.8, 1.0], (rows, cols))
+    x, y = random.uniform(-2, 26, (2, 300))
+    one, other = both(lambda: kernels.interpolate(field, trust, x, y))
+    np.testing.assert_array_equal(one, other)
+    assert np.any(one) or not trust.any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_per_patch(both: Any, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = (*random.integers(1, 24, 2), (4, 8, 9, 16)[seed % 4])
+    moved, trust = random.normal(0, 4, (*shape, 2)), np.maximum(random.uniform(-1, 1, shape), 0)
+    (median, sure), (median_again, sure_again) = both(lambda: kernels.per_patch(moved, trust))
+    np.testing.assert_array_equal(median, median_again)
+    np.testing.assert_array_equal(sure, sure_again)
+    followed = 2 * (trust > 0).sum(-1) >= shape[-1]
+    assert ((sure > 0) == followed).all() and (sure <= trust.mean(-1) + 1e-6).all()
+    for row, col in np.argwhere(followed)[:5]:
+        np.testing.assert_allclose(median[row, col], np.median(moved[row, col][trust[row, col] > 0], 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -12,7 +12,6 @@ content before do.
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import cv2
@@ -23,8 +22,8 @@ from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.h264 import ReferenceTracker
-from motiontune.motion.kernels import FILLED, QUARTERS, agree, follow, interpolate, walk
-from motiontune.motion.pixels import neighbours, padded_times
+from motiontune.motion.kernels import FILLED, QUARTERS, agree, follow, interpolate, per_patch, walk
+from motiontune.motion.pixels import each_pair, padded_times
 from motiontune.motion.vectors import CodecMotion, has_vectors
 
 
@@ -34,14 +33,10 @@ if TYPE_CHECKING:
 
 # How much less a vector is worth that comes from the picture before or after
 TRUST_BRIDGED = 0.85
-# Points of a patch that end this far apart halve its confidence (pixels of the resized frame)
-SPREAD = 4.0
 # A P picture with fewer predicted points than this may be a cut
 MIN_INTER = 0.5
 # A B picture with fewer vectors than this says nothing of acceleration
 MIN_SEEN = 0.1
-# Pairs of frames that are followed at once, as reading uses two threads, too
-THREADS = 2
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
 
@@ -68,18 +63,17 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
     points = _points(grid, motion)
     to_grid = np.array([grid.width / motion.width, grid.height / motion.height])
 
-    def follow_pair(pair: tuple[int, int]) -> None:
-        later, earlier = max(pair), min(pair)
+    def follow_pair(here: int, there: int) -> None:
+        later, earlier = max(here, there), min(here, there)
         ends, trust = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
         moved = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
         if direction == "past":
-            found = _per_patch(moved.reshape(points.shape), trust.reshape(points.shape[:-1]))
+            found = per_patch(moved.reshape(points.shape), trust.reshape(points.shape[:-1]))
         else:
             found = _at_start(ends * to_grid, moved, trust, grid)
-        vectors[pair[0]], confidence[pair[0]] = agree(*found)
+        vectors[here], confidence[here] = agree(*found)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(follow_pair, neighbours(clip, direction)))
+    each_pair(follow_pair, clip, direction)
     return MotionField.from_confidence(vectors, confidence, times, "codec", direction)
 
 
@@ -297,27 +291,6 @@ def _points(grid: VideoGrid, motion: CodecMotion) -> NDArray[np.float64]:
     return points.reshape(grid.rows, grid.cols, n * n, 2)
 
 
-def _per_patch(
-    moved: NDArray[np.float64], trust: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The median of each patch's points [R, C, N, 2] that could be followed, and its confidence [R, C].
-
-    The confidence is the points' mean trust, less where they disagree.
-    """
-    good = trust > 0
-    count = good.sum(-1)
-    ordered = np.sort(np.where(good[..., None], moved, np.inf), axis=2)
-    middle = [np.maximum(count - 1, 0) // 2, np.minimum(count // 2, good.shape[-1] - 1)]
-    sides = [np.take_along_axis(ordered, m[..., None, None], axis=2)[:, :, 0] for m in middle]
-    sides = [np.where(np.isfinite(side), side, 0) for side in sides]
-    median = (sides[0] + sides[1]) / 2
-    away = np.sqrt(np.square(moved - median[:, :, None]).sum(-1))
-    apart = (away * good).sum(-1) / np.maximum(count, 1)
-    enough = 2 * count >= good.shape[-1]
-    confidence = np.where(enough, trust.mean(-1) / (1 + apart / SPREAD), 0)
-    return np.where(enough[..., None], median, 0).astype(np.float32), confidence.astype(np.float32)
-
-
 def _at_start(
     ends: NDArray[np.float64], moved: NDArray[np.float64], trust: NDArray[np.float64], grid: VideoGrid
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -350,4 +323,4 @@ def _at_start(
     ways = np.take_along_axis(ways, index[..., None], axis=1)
     trusts = np.where((count >= 2)[:, None], np.take_along_axis(trusts, index, axis=1), 0)
     shape = (grid.rows, grid.cols, slots)
-    return _per_patch(ways.reshape(*shape, 2), trusts.reshape(shape))
+    return per_patch(ways.reshape(*shape, 2), trusts.reshape(shape))

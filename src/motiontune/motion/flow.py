@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pixels import looks_alike, neighbours, padded_times, patch_median
+from motiontune.motion.pixels import each_pair, looks_alike, padded_times, patch_median
 
 
 if TYPE_CHECKING:
@@ -56,11 +56,14 @@ def flow_motion(
     confidence = np.zeros(vectors.shape[:3], np.float32)
     # The flow leads to the other frame. In the past the content came from there: it moved the other way.
     sign = np.float32(-1 if direction == "past" else 1)
-    for here, there in neighbours(clip, direction):
+
+    def look(here: int, there: int) -> None:
         to_there = dis_flow(frames[here], frames[there], preset)
         back = dis_flow(frames[there], frames[here], preset)
         flow, confidence[here] = patch_median(to_there, consistent(to_there, back), grid)
         vectors[here] = sign * flow
+
+    each_pair(look, clip, direction)
     return MotionField.from_confidence(vectors, confidence, times, "flow", direction)
 
 
@@ -87,7 +90,8 @@ def refined(
     vectors, confidence = field.vectors.copy(), field.confidence.copy()
     sign = np.float32(-1 if field.direction == "past" else 1)
     everywhere = np.ones((grid.height, grid.width), np.bool_)
-    for here, there in neighbours(clip, field.direction):
+
+    def refine(here: int, there: int) -> None:
         known = field.valid[here]
         start = None
         alike = looks_alike(frames[here], frames[there], sign * field.vectors[here], grid)[1]
@@ -97,6 +101,8 @@ def refined(
         flow = dis_flow(frames[here], frames[there], preset, start)
         vectors[here] = sign * patch_median(flow, everywhere, grid)[0]
         confidence[here] = np.maximum(confidence[here], np.float32(TRUST_REFINED))
+
+    each_pair(refine, clip, field.direction)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)
 
 

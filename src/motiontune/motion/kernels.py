@@ -61,6 +61,8 @@ FILLED = 0.8
 # References are shown at least this much before a picture (seconds)
 SOON = 1e-6
 NEIGHBOURS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+# Points of a patch that end this far apart halve its confidence (pixels of the resized frame)
+SPREAD = 4.0
 # Patches that differ by this in their motion have nothing to do with each other (pixels of the resized frame)
 UNLIKE = 2.0
 # How much a patch is trusted less for each pixel that those around it differ on average, and what counts at most
@@ -189,8 +191,8 @@ def follow(
         chosen[k] = np.where(inter[k], numbers[candidate], -1)
         velocity = np.where(
             (with_camera >= 0)[..., None],
-            -way / (times[k] - times[k - 1]),
-            -vectors / spans[numbers][np.maximum(candidate, 0)][..., None],
+            -way * (1.0 / (times[k] - times[k - 1])),
+            -vectors * (1.0 / spans[numbers])[np.maximum(candidate, 0)][..., None],
         )
         velocities[k] = np.where(inter[k][..., None], velocity, 0)
         trust[k][inter[k]] = believed[k]
@@ -246,7 +248,8 @@ def choose(
     rows, cols = inter.shape
     x, y = vectors[..., 0], vectors[..., 1]
     length = np.sqrt(x * x + y * y)
-    implied = [(x / span, y / span) for span in spans]
+    paces = 1.0 / spans
+    implied = [(x * pace, y * pace) for pace in paces]
     around = []
     for down, right in NEIGHBOURS:
         here = (slice(max(0, -down), rows - max(0, down)), slice(max(0, -right), cols - max(0, right)))
@@ -256,22 +259,22 @@ def choose(
     for here, there in around:
         neighbours[here] += inter[there]
     best = np.full(inter.shape, -1.0)
-    for k, span in enumerate(spans):
+    for k, pace in enumerate(paces):
         ux, uy = implied[k]
-        tolerance = (LIKE[0] * length + LIKE[1]) / abs(span) + LIKE[2]
+        sharp = 1.0 / ((LIKE[0] * length + LIKE[1]) * abs(pace) + LIKE[2])
         total = np.zeros(inter.shape)
         for here, there in around:
             near = np.zeros(inter[here].shape)
             for m, (vx, vy) in enumerate(implied):
                 dx, dy = ux[here] - vx[there], uy[here] - vy[there]
-                like = 1.0 - np.sqrt(dx * dx + dy * dy) / tolerance[here]
+                like = 1.0 - np.sqrt(dx * dx + dy * dy) * sharp[here]
                 near = np.maximum(near, like if m == 0 else NEIGHBOUR * like)
             total[here] += np.where(inter[there], near, 0.0)
         score = np.where(neighbours > 0, total / np.maximum(neighbours, 1), 0.0)
         if before is not None:
             # velocities point the way that content went, vectors back to where it came from
             dx, dy = ux + before[0][..., 0], uy + before[0][..., 1]
-            like = 1.0 - np.sqrt(dx * dx + dy * dy) / (2.0 * tolerance)
+            like = 1.0 - np.sqrt(dx * dx + dy * dy) * (0.5 * sharp)
             score += np.where(before[1] & (like > 0), BEFORE * like, 0.0)
         if k == 0:
             score += FIRST
@@ -359,7 +362,7 @@ def walk(
         loops.walk(fixed, times, candidates, chosen, shifts, velocities, trust, ends, sure)
         return ends, sure
     x, y = points[:, 0].copy(), points[:, 1].copy()
-    now, sure = np.full(len(x), start), np.ones(len(x))
+    now, sure, fine = np.full(len(x), start), np.ones(len(x)), 1.0 / spacing
     last = int(np.searchsorted(times, start))
     if last >= len(times):
         return points.copy(), np.zeros(len(x))
@@ -374,9 +377,9 @@ def walk(
             ax, ay = px, py
             if not at_anchor:
                 for _ in range(2):
-                    vx, vy = interpolate(velocities[k], trust[k], ax / spacing - 0.5, ay / spacing - 0.5)
+                    vx, vy = interpolate(velocities[k], trust[k], ax * fine - 0.5, ay * fine - 0.5)
                     ax, ay = px + vx * (times[k] - t), py + vy * (times[k] - t)
-            gx, gy = ax / spacing - 0.5, ay / spacing - 0.5
+            gx, gy = ax * fine - 0.5, ay * fine - 0.5
             row = np.clip(np.floor(gy + 0.5).astype(np.int64), 0, trust.shape[1] - 1)
             col = np.clip(np.floor(gx + 0.5).astype(np.int64), 0, trust.shape[2] - 1)
             sure[moving] *= trust[k, row, col]
@@ -405,6 +408,10 @@ def walk(
 
 def interpolate(field: NDArray[Any], trust: NDArray[Any], gx: Floats, gy: Floats) -> tuple[Floats, Floats]:
     """Interpolate between the known ones of the four points around (gx, gy), in units of the lattice."""
+    if loops is not None:
+        found = np.empty((2, len(gx)))
+        loops.interpolate(field, trust, gx, gy, *found)
+        return found[0], found[1]
     rows, cols = trust.shape
     gx, gy = np.minimum(np.maximum(gx, 0.0), cols - 1.0), np.minimum(np.maximum(gy, 0.0), rows - 1.0)
     fx, fy = gx.astype(np.int64), gy.astype(np.int64)
@@ -417,9 +424,9 @@ def interpolate(field: NDArray[Any], trust: NDArray[Any], gx: Floats, gy: Floats
             sx += q * field[a, b, 0]
             sy += q * field[a, b, 1]
             weight += q
-    found = weight > 0
-    weight = np.where(found, weight, 1.0)
-    return np.where(found, sx / weight, 0.0), np.where(found, sy / weight, 0.0)
+    known = weight > 0
+    weight = np.where(known, weight, 1.0)
+    return np.where(known, sx / weight, 0.0), np.where(known, sy / weight, 0.0)
 
 
 def _same_thing(
@@ -455,6 +462,38 @@ def _same_thing(
         np.where(found, sx / weight, shift[row, col, 0]) / QUARTERS,
         np.where(found, sy / weight, shift[row, col, 1]) / QUARTERS,
     )
+
+
+def per_patch(moved: Floats, trust: Floats) -> tuple[Singles, Singles]:
+    """The median of each patch's points that could be followed, and how far it can be trusted.
+
+    The confidence is the points' mean trust, less where they disagree; it is 0 where fewer than half were followed.
+
+    Args:
+        moved: [R, C, P, 2], how each of a patch's P points moved.
+        trust: [R, C, P], 0 for a point that could not be followed.
+
+    Returns:
+        float32 [R, C, 2] and float32 [R, C].
+    """
+    if loops is not None:
+        vectors, confidence = np.zeros((*trust.shape[:2], 2), np.float32), np.zeros(trust.shape[:2], np.float32)
+        loops.per_patch(moved, trust, SPREAD, vectors, confidence)
+        return vectors, confidence
+    good = trust > 0
+    count = good.sum(-1)
+    ordered = np.sort(np.where(good[..., None], moved, np.inf), axis=2)
+    middle = [np.maximum(count - 1, 0) // 2, np.minimum(count // 2, good.shape[-1] - 1)]
+    sides = [np.take_along_axis(ordered, m[..., None, None], axis=2)[:, :, 0] for m in middle]
+    sides = [np.where(np.isfinite(side), side, 0) for side in sides]
+    median = (sides[0] + sides[1]) / 2
+    dx, dy = moved[..., 0] - median[:, :, None, 0], moved[..., 1] - median[:, :, None, 1]
+    away = np.where(good, np.sqrt(dx * dx + dy * dy), 0)
+    # one after the other, as a loop adds them
+    apart, total = np.cumsum(away, -1)[..., -1], np.cumsum(trust, -1)[..., -1]
+    enough = 2 * count >= good.shape[-1]
+    sure = total / good.shape[-1] / (1.0 + apart / np.maximum(count, 1) / SPREAD)
+    return np.where(enough[..., None], median, 0).astype(np.float32), np.where(enough, sure, 0).astype(np.float32)
 
 
 def agree(vectors: Singles, confidence: Singles) -> tuple[Singles, Singles]:

@@ -24,11 +24,13 @@ def spread(records: Any, spacing: int, left: int, top: int, shifts: Any, inter: 
         scale = int(record.motion_scale)
         if record.source >= 0 or scale == 0:
             continue
-        x = min(max(int(record.motion_x) * 4 // scale, -32768), 32767)
-        y = min(max(int(record.motion_y) * 4 // scale, -32768), 32767)
+        x, y = int(record.motion_x), int(record.motion_y)
+        if scale != 4:
+            x, y = x * 4 // scale, y * 4 // scale
+        x, y = min(max(x, -32768), 32767), min(max(y, -32768), 32767)
         w, h = int(record.w), int(record.h)
         x0, y0 = int(record.dst_x) - w // 2 - left, int(record.dst_y) - h // 2 - top
-        col, row = -((half - x0) // spacing), -((half - y0) // spacing)
+        col, row = int(math.ceil((x0 - half) / spacing)), int(math.ceil((y0 - half) / spacing))
         for r in range(max(row, 0), min(row + 2, rows)):
             if r * spacing + half >= y0 + h:
                 break
@@ -62,7 +64,6 @@ def follow(
         ambiguous |= np.isfinite(candidates[k]).sum() > 1
     cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
     fits, way = np.zeros((rows, cols), np.int8), np.zeros((rows, cols, 2))
-    implied = np.zeros((rows, cols, candidates.shape[1], 2))
     count = candidates.shape[1]
     back, spans, numbers, known = (
         np.zeros((count, 2, 3)),
@@ -114,19 +115,20 @@ def follow(
                 for i in range(rows):
                     for j in range(cols):
                         fits[i, j] = known[fits[i, j]] if moving[k] and fits[i, j] >= 0 else -1
-        _choose(k, before, shifts, inter, spans[:count], fits, implied, rate, velocities, trust, rules)
-        since_last = times[k] - times[k - 1]
+        _choose(k, before, shifts, inter, spans[:count], fits, rate, velocities, trust, rules)
+        since_last = 1.0 / (times[k] - times[k - 1])
+        spans[:count] = 1.0 / spans[:count]
         for i in range(rows):
             for j in range(cols):
                 if not inter[k, i, j]:
                     continue
                 n = abs(fits[i, j]) - 2 if fits[i, j] < -1 else fits[i, j]
                 if fits[i, j] >= 0:
-                    velocities[k, i, j, 0] = -way[i, j, 0] / since_last
-                    velocities[k, i, j, 1] = -way[i, j, 1] / since_last
+                    velocities[k, i, j, 0] = -way[i, j, 0] * since_last
+                    velocities[k, i, j, 1] = -way[i, j, 1] * since_last
                 else:
-                    velocities[k, i, j, 0] = -(shifts[k, i, j, 0] / 4) / spans[n]
-                    velocities[k, i, j, 1] = -(shifts[k, i, j, 1] / 4) / spans[n]
+                    velocities[k, i, j, 0] = -(shifts[k, i, j, 0] / 4) * spans[n]
+                    velocities[k, i, j, 1] = -(shifts[k, i, j, 1] / 4) * spans[n]
                 chosen[k, i, j] = numbers[n]
                 trust[k, i, j] = believed[k]
         for i in range(rows):
@@ -161,7 +163,6 @@ def _choose(
     inter: Any,
     spans: Any,
     fits: Any,
-    implied: Any,
     rate: float,
     velocities: Any,
     trust: Any,
@@ -171,13 +172,7 @@ def _choose(
     share, pixels, frame, other, earlier, first, least = rules[:7]
     rows, cols = fits.shape
     count = len(spans)
-    frames = spans * rate
-    if count > 1:
-        for i in range(rows):
-            for j in range(cols):
-                for n in range(count):
-                    implied[i, j, n, 0] = shifts[k, i, j, 0] / 4 / frames[n]
-                    implied[i, j, n, 1] = shifts[k, i, j, 1] / 4 / frames[n]
+    paces = 1.0 / (spans * rate)
     for i in range(rows):
         for j in range(cols):
             if not inter[k, i, j] or fits[i, j] >= 0:
@@ -189,13 +184,13 @@ def _choose(
                 continue
             best = -1.0
             for n in range(count):
-                tolerance = (share * length + pixels) / abs(frames[n]) + frame
-                ux, uy = implied[i, j, n, 0], implied[i, j, n, 1]
+                sharp = 1.0 / ((share * length + pixels) * abs(paces[n]) + frame)
+                ux, uy = x * paces[n], y * paces[n]
                 like = 0.0
                 if before >= 0 and trust[before, i, j] > 0.0:
                     dx = ux + velocities[before, i, j, 0] * (1.0 / rate)
                     dy = uy + velocities[before, i, j, 1] * (1.0 / rate)
-                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) / (2.0 * tolerance), 0.0)
+                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) * (0.5 * sharp), 0.0)
                 if n > 0 and 1.0 + earlier * like <= best:
                     continue  # whatever the neighbours say
                 total, neighbours = 0.0, 0
@@ -204,14 +199,13 @@ def _choose(
                     if a < 0 or b < 0 or a >= rows or b >= cols or not inter[k, a, b]:
                         continue
                     neighbours += 1
-                    near = 0.0
-                    for m in range(count):
-                        dx, dy = ux - implied[a, b, m, 0], uy - implied[a, b, m, 1]
-                        alike = 1.0 - math.sqrt(dx * dx + dy * dy) / tolerance
-                        if m > 0:
-                            alike = other * alike
-                        near = max(near, alike)
-                    total += near
+                    nx, ny = shifts[k, a, b, 0] / 4, shifts[k, a, b, 1] / 4
+                    dx, dy = ux - nx * paces[0], uy - ny * paces[0]
+                    off, rest = dx * dx + dy * dy, np.inf
+                    for m in range(1, count):
+                        dx, dy = ux - nx * paces[m], uy - ny * paces[m]
+                        rest = min(rest, dx * dx + dy * dy)
+                    total += max(1.0 - math.sqrt(off) * sharp, other * (1.0 - math.sqrt(rest) * sharp), 0.0)
                 score = total / neighbours if neighbours > 0 else 0.0
                 score += earlier * like
                 if n == 0:
@@ -332,51 +326,75 @@ def walk(
     sure: Any,
 ) -> None:
     start, end, width, height, spacing, edge = fixed
-    rows, cols = chosen.shape[1], chosen.shape[2]
+    rows, cols, fine = chosen.shape[1], chosen.shape[2], 1.0 / spacing
     # one number finds a point, instead of three that are each looked at for being negative
     choices, ways = chosen.reshape(-1), shifts.reshape(-1)
+    words, most = ways.view(np.int32), (edge * 4) * (edge * 4)
     paces, beliefs = velocities.reshape(-1), trust.reshape(-1)
     last = np.searchsorted(times, start)
-    for p in range(len(ends)):
-        x, y, now, product = ends[p, 0], ends[p, 1], start, 1.0
-        k = last
-        while now > end and product > 0.0:
-            while k > 0 and times[k - 1] >= now:
-                k -= 1
-            if k >= len(times) or k < 1:
-                product = 0.0
-                break
-            base = k * rows * cols
-            at_anchor = times[k] == now
-            ax, ay = x, y
-            if not at_anchor:
-                for _ in range(2):
-                    vx, vy = _lookup(paces, beliefs, base, rows, cols, ax / spacing - 0.5, ay / spacing - 0.5)
-                    ax, ay = x + vx * (times[k] - now), y + vy * (times[k] - now)
-            gx, gy = ax / spacing - 0.5, ay / spacing - 0.5
-            row = min(max(int(math.floor(gy + 0.5)), 0), rows - 1)
-            col = min(max(int(math.floor(gx + 0.5)), 0), cols - 1)
-            here = base + row * cols + col
-            product *= beliefs[here]
-            if product <= 0.0:
-                break
-            choice = choices[here]
-            target = candidates[k, choice] if choice >= 0 else np.inf
-            if at_anchor and target < now and (target >= end or target >= times[k - 1]):
-                sx, sy = _same_thing(ways, choices, base, here, rows, cols, gx, gy, edge)
-                if target < end:
-                    part = (now - end) / (now - target)
-                    x, y, now = x + sx * part, y + sy * part, end
+    moments = np.full(len(ends), start)
+    sure[:] = 1.0 if last < len(times) else 0.0
+    # all points through one interval between anchors, then through the one before: the processor works on several
+    for k in range(min(last, len(times) - 1), 0, -1):
+        if times[k] <= end:
+            break
+        base = k * rows * cols
+        for p in range(len(ends)):
+            x, y, now, product = ends[p, 0], ends[p, 1], moments[p], sure[p]
+            while now > end and now > times[k - 1] and product > 0.0:
+                at_anchor = times[k] == now
+                ax, ay = x, y
+                if not at_anchor:
+                    for _ in range(2):
+                        vx, vy = _lookup(paces, beliefs, base, rows, cols, ax * fine - 0.5, ay * fine - 0.5)
+                        ax, ay = x + vx * (times[k] - now), y + vy * (times[k] - now)
+                gx, gy = ax * fine - 0.5, ay * fine - 0.5
+                row = min(max(int(math.floor(gy + 0.5)), 0), rows - 1)
+                col = min(max(int(math.floor(gx + 0.5)), 0), cols - 1)
+                here = base + row * cols + col
+                product *= beliefs[here]
+                if product <= 0.0:
+                    break
+                choice = choices[here]
+                target = candidates[k, choice] if choice >= 0 else np.inf
+                if at_anchor and target < now and (target >= end or target >= times[k - 1]):
+                    left, top = int(math.floor(gx)), int(math.floor(gy))
+                    at = base + top * cols + left
+                    # looked at here, as numba calls a function with such a shortcut instead of writing it out
+                    if (
+                        0 <= left < cols - 1
+                        and 0 <= top < rows - 1
+                        and words[at] == words[at + 1]
+                        and words[at] == words[at + cols]
+                        and words[at] == words[at + cols + 1]
+                    ):
+                        sx, sy = ways[2 * here] / 4, ways[2 * here + 1] / 4
+                    else:
+                        sx, sy = _same_thing(ways, choices, base, here, left, top, rows, cols, gx, gy, most)
+                    if target < end:
+                        part = (now - end) / (now - target)
+                        x, y, now = x + sx * part, y + sy * part, end
+                    else:
+                        x, y, now = x + sx, y + sy, target
                 else:
-                    x, y, now = x + sx, y + sy, target
-            else:
-                following = max(times[k - 1], end)
-                vx, vy = _lookup(paces, beliefs, base, rows, cols, gx, gy)
-                x, y = x - vx * (now - following), y - vy * (now - following)
-                now = following
-            if x < 0.0 or y < 0.0 or x > width or y > height:
-                product = 0.0
-        ends[p, 0], ends[p, 1], sure[p] = x, y, product
+                    following = max(times[k - 1], end)
+                    vx, vy = _lookup(paces, beliefs, base, rows, cols, gx, gy)
+                    x, y = x - vx * (now - following), y - vy * (now - following)
+                    now = following
+                if x < 0.0 or y < 0.0 or x > width or y > height:
+                    product = 0.0
+            ends[p, 0], ends[p, 1], moments[p], sure[p] = x, y, now, product
+    for p in range(len(ends)):
+        if moments[p] > end:
+            sure[p] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def interpolate(field: Any, trust: Any, gx: Any, gy: Any, found_x: Any, found_y: Any) -> None:
+    rows, cols = trust.shape
+    paces, beliefs = field.reshape(-1), trust.reshape(-1)
+    for p in range(len(gx)):
+        found_x[p], found_y[p] = _lookup(paces, beliefs, 0, rows, cols, gx[p], gy[p])
 
 
 @njit(cache=True, nogil=True)
@@ -399,31 +417,64 @@ def _lookup(paces: Any, beliefs: Any, base: int, rows: int, cols: int, gx: float
 
 @njit(cache=True, nogil=True)
 def _same_thing(
-    ways: Any, choices: Any, base: int, here: int, rows: int, cols: int, gx: float, gy: float, edge: float
+    ways: Any,
+    choices: Any,
+    base: int,
+    here: int,
+    left: int,
+    top: int,
+    rows: int,
+    cols: int,
+    gx: float,
+    gy: float,
+    most: float,
 ) -> tuple[float, float]:
-    fx, fy = int(math.floor(gx)), int(math.floor(gy))
-    x, y, choice = int(ways[2 * here]), int(ways[2 * here + 1]), choices[here]
-    most = int(edge * 4) * int(edge * 4)
+    x, y, choice = float(ways[2 * here]), float(ways[2 * here + 1]), choices[here]
     sx, sy, weight, alike = 0.0, 0.0, 0.0, True
-    for a in range(max(fy, 0), min(fy + 2, rows)):
-        for b in range(max(fx, 0), min(fx + 2, cols)):
+    for a in range(max(top, 0), min(top + 2, rows)):
+        for b in range(max(left, 0), min(left + 2, cols)):
             at = base + a * cols + b
-            dx, dy = ways[2 * at] - x, ways[2 * at + 1] - y
-            if (dx != 0 or dy != 0) and choices[at] == choice and dx * dx + dy * dy <= most:
-                alike = False
-    if not alike:
-        for a in range(max(fy, 0), min(fy + 2, rows)):
-            for b in range(max(fx, 0), min(fx + 2, cols)):
-                at = base + a * cols + b
-                dx, dy = ways[2 * at] - x, ways[2 * at + 1] - y
-                if choices[at] == choice and dx * dx + dy * dy <= most:
-                    q = (1.0 - abs(gx - b)) * (1.0 - abs(gy - a))
-                    sx += q * ways[2 * at]
-                    sy += q * ways[2 * at + 1]
-                    weight += q
-    if weight <= 0.0:
+            nx, ny = float(ways[2 * at]), float(ways[2 * at + 1])
+            dx, dy = nx - x, ny - y
+            apart = dx * dx + dy * dy
+            if choices[at] == choice and apart <= most:
+                q = (1.0 - abs(gx - b)) * (1.0 - abs(gy - a))
+                sx += q * nx
+                sy += q * ny
+                weight += q
+                alike &= apart == 0.0
+    if alike or weight <= 0.0:
         return x / 4, y / 4
     return sx / weight / 4, sy / weight / 4
+
+
+@njit(cache=True, nogil=True)
+def per_patch(moved: Any, trust: Any, spread: float, vectors: Any, confidence: Any) -> None:
+    rows, cols, number = trust.shape
+    ordered, median = np.empty((2, number)), np.empty(2)
+    for i in range(rows):
+        for j in range(cols):
+            count, total, apart = 0, 0.0, 0.0
+            for p in range(number):
+                total += trust[i, j, p]
+                if trust[i, j, p] > 0.0:
+                    for axis in range(2):
+                        at = count
+                        while at > 0 and ordered[axis, at - 1] > moved[i, j, p, axis]:
+                            ordered[axis, at] = ordered[axis, at - 1]
+                            at -= 1
+                        ordered[axis, at] = moved[i, j, p, axis]
+                    count += 1
+            if count == 0 or 2 * count < number:
+                continue
+            for axis in range(2):
+                median[axis] = (ordered[axis, (count - 1) // 2] + ordered[axis, count // 2]) / 2
+                vectors[i, j, axis] = median[axis]
+            for p in range(number):
+                if trust[i, j, p] > 0.0:
+                    dx, dy = moved[i, j, p, 0] - median[0], moved[i, j, p, 1] - median[1]
+                    apart += math.sqrt(dx * dx + dy * dy)
+            confidence[i, j] = total / number / (1.0 + apart / count / spread)
 
 
 @njit(cache=True, nogil=True)

@@ -4,6 +4,8 @@ Shapes: F, R, C frames, patch rows and patch columns of the grid, H, W its heigh
 """
 
 import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from motiontune.clip import Clip
 
 
+# Pairs of frames that are looked at at once, as reading uses two threads, too
+THREADS = 2
+
+
 def neighbours(clip: "Clip", direction: Direction) -> list[tuple[int, int]]:
     """The pairs of sampled frames between which things move: (the frame that the vectors belong to, the other one).
 
@@ -25,6 +31,12 @@ def neighbours(clip: "Clip", direction: Direction) -> list[tuple[int, int]]:
     """
     pairs = [(i, i - 1) for i in range(1, len(clip.frames)) if clip.indices[i] != clip.indices[i - 1]]
     return pairs if direction == "past" else [(j, i) for i, j in pairs]
+
+
+def each_pair(work: Callable[[int, int], None], clip: "Clip", direction: Direction) -> None:
+    """Call `work` with each of the `neighbours`, two of them at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(lambda pair: work(*pair), neighbours(clip, direction)))
 
 
 def padded_times(clip: "Clip", grid: VideoGrid) -> NDArray[np.float64]:
@@ -122,9 +134,12 @@ def verified(field: MotionField, clip: "Clip", grid: VideoGrid, frames: list[NDA
     """
     confidence = field.confidence.copy()
     sign = np.float32(-1 if field.direction == "past" else 1)
-    for here, there in neighbours(clip, field.direction):
+
+    def compare(here: int, there: int) -> None:
         alike, same = looks_alike(frames[here], frames[there], sign * field.vectors[here], grid)
         known = field.valid[here]
         cut = 2 * (same & known).sum() < known.sum()
         confidence[here] *= np.float32(0) if cut else alike
+
+    each_pair(compare, clip, field.direction)
     return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)
