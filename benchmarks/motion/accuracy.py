@@ -36,6 +36,7 @@ from tqdm import tqdm
 from motiontune.clip import Clip, read_clip
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion import pixels
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.pixels import patch_median
@@ -257,6 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(1)
+    pixels.THREADS = 1
     unknown = [name for name in args.sources if name not in SOURCES and name not in PEERS]
     if unknown:
         print(f"motiontune does not know {', '.join(unknown)}: left out")

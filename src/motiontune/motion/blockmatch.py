@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.kernels import QUARTERS, spread
+from motiontune.motion.kernels import QUARTERS, per_patch, spread
 from motiontune.motion.pixels import neighbours, padded_times
 from motiontune.motion.vectors import records_of
 
@@ -49,8 +49,6 @@ PARAMS = {
     "trellis": "0",
     "threads": "1",
 }
-# Vectors of a patch that differ by this much halve its confidence (pixels)
-SPREAD = 4.0
 
 
 def blockmatch_motion(
@@ -85,7 +83,7 @@ def blockmatch_motion(
         except (av.error.FFmpegError, ValueError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
         for here, (way, known) in zip(order[1:], matched, strict=True):
-            flow, confidence[here] = _per_patch(way, known, grid)
+            flow, confidence[here] = per_patch(*_points(way, known, grid))
             vectors[here] = sign * flow
     return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)
 
@@ -128,29 +126,11 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
         yield (shifts / np.float32(QUARTERS)).astype(np.float32), inter
 
 
-def _per_patch(
-    way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The median of the cells at four points of each patch [R, C, 2], and its confidence [R, C]."""
+def _points(way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid) -> tuple[NDArray[np.float64], ...]:
+    """The cells at four points of each patch: [R, C, 4, 2], and whether they are known, 0 or 1, [R, C, 4]."""
     inside = (np.arange(2) + 0.5) / 2
-    row = ((np.arange(grid.rows)[:, None] + inside).ravel() * grid.patch / CELL).astype(np.int64)
-    col = ((np.arange(grid.cols)[:, None] + inside).ravel() * grid.patch / CELL).astype(np.int64)
-
-    def split(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (
-            cells[np.ix_(row, col)]
-            .reshape(grid.rows, 2, grid.cols, 2, -1)
-            .transpose(0, 2, 1, 3, 4)
-            .reshape(grid.rows, grid.cols, 4, -1)
-        )
-
-    points, good = split(way), split(known[..., None].astype(np.float32))[..., 0]
-    count = good.sum(-1)
-    ordered = np.sort(np.where(good[..., None] > 0, points, np.float32(np.inf)), axis=2)
-    sides = [
-        np.take_along_axis(ordered, middle.astype(np.int64)[..., None, None], axis=2)[:, :, 0]
-        for middle in (np.maximum(count - 1, 0) // 2, np.minimum(count // 2, 3))
-    ]
-    median = np.where(count[..., None] > 0, (sides[0] + sides[1]) / 2, 0)
-    apart = (np.sqrt(np.square(points - median[:, :, None]).sum(-1)) * good).sum(-1) / np.maximum(count, 1)
-    return median.astype(np.float32), (count / 4 / (1 + apart / SPREAD)).astype(np.float32)
+    row = ((np.arange(grid.rows)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[:, None, :, None]
+    col = ((np.arange(grid.cols)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[None, :, None, :]
+    shape = (grid.rows, grid.cols, 4)
+    points, good = way[row, col].astype(np.float64), known[row, col].astype(np.float64)
+    return points.reshape(*shape, 2), good.reshape(shape)
