@@ -154,11 +154,12 @@ def test_interpolate(both: Any, seed: int) -> None:
 def test_per_patch(both: Any, seed: int) -> None:
     random = np.random.default_rng(seed)
     shape = (*random.integers(1, 24, 2), (4, 8, 9, 16)[seed % 4])
+    least = (0.25, 0.5)[seed % 2]
     moved, trust = random.normal(0, 4, (*shape, 2)), np.maximum(random.uniform(-1, 1, shape), 0)
-    (median, sure), (median_again, sure_again) = both(lambda: kernels.per_patch(moved, trust))
+    (median, sure), (median_again, sure_again) = both(lambda: kernels.per_patch(moved, trust, least))
     np.testing.assert_array_equal(median, median_again)
     np.testing.assert_array_equal(sure, sure_again)
-    followed = 2 * (trust > 0).sum(-1) >= shape[-1]
+    followed = (trust > 0).sum(-1) >= least * shape[-1]
     assert ((sure > 0) == followed).all() and (sure <= trust.mean(-1) + 1e-6).all()
     for row, col in np.argwhere(followed)[:5]:
         np.testing.assert_allclose(median[row, col], np.median(moved[row, col][trust[row, col] > 0], 0), rtol=1e-6)

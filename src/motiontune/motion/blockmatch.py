@@ -83,7 +83,7 @@ def blockmatch_motion(
         except (av.error.FFmpegError, ValueError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
         for here, (way, known) in zip(order[1:], matched, strict=True):
-            flow, confidence[here] = per_patch(*_points(way, known, grid))
+            flow, confidence[here] = per_patch(*_points(way, known, grid), least=0.25)
             vectors[here] = sign * flow
     return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)
 
@@ -126,7 +126,9 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
         yield (shifts / np.float32(QUARTERS)).astype(np.float32), inter
 
 
-def _points(way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid) -> tuple[NDArray[np.float64], ...]:
+def _points(
+    way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The cells at four points of each patch: [R, C, 4, 2], and whether they are known, 0 or 1, [R, C, 4]."""
     inside = (np.arange(2) + 0.5) / 2
     row = ((np.arange(grid.rows)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[:, None, :, None]

@@ -464,21 +464,22 @@ def _same_thing(
     )
 
 
-def per_patch(moved: Floats, trust: Floats) -> tuple[Singles, Singles]:
+def per_patch(moved: Floats, trust: Floats, least: float = 0.5) -> tuple[Singles, Singles]:
     """The median of each patch's points that could be followed, and how far it can be trusted.
 
-    The confidence is the points' mean trust, less where they disagree; it is 0 where fewer than half were followed.
+    The confidence is the points' mean trust, less where they disagree.
 
     Args:
         moved: [R, C, P, 2], how each of a patch's P points moved.
         trust: [R, C, P], 0 for a point that could not be followed.
+        least: the share of its points that a patch needs, above 0; without them its confidence is 0.
 
     Returns:
         float32 [R, C, 2] and float32 [R, C].
     """
     if loops is not None:
         vectors, confidence = np.zeros((*trust.shape[:2], 2), np.float32), np.zeros(trust.shape[:2], np.float32)
-        loops.per_patch(moved, trust, SPREAD, vectors, confidence)
+        loops.per_patch(moved, trust, least, SPREAD, vectors, confidence)
         return vectors, confidence
     good = trust > 0
     count = good.sum(-1)
@@ -491,7 +492,7 @@ def per_patch(moved: Floats, trust: Floats) -> tuple[Singles, Singles]:
     away = np.where(good, np.sqrt(dx * dx + dy * dy), 0)
     # one after the other, as a loop adds them
     apart, total = np.cumsum(away, -1)[..., -1], np.cumsum(trust, -1)[..., -1]
-    enough = 2 * count >= good.shape[-1]
+    enough = count >= least * good.shape[-1]
     sure = total / good.shape[-1] / (1.0 + apart / np.maximum(count, 1) / SPREAD)
     return np.where(enough[..., None], median, 0).astype(np.float32), np.where(enough, sure, 0).astype(np.float32)
 

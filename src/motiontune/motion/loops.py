@@ -449,7 +449,7 @@ def _same_thing(
 
 
 @njit(cache=True, nogil=True)
-def per_patch(moved: Any, trust: Any, spread: float, vectors: Any, confidence: Any) -> None:
+def per_patch(moved: Any, trust: Any, least: float, spread: float, vectors: Any, confidence: Any) -> None:
     rows, cols, number = trust.shape
     ordered, median = np.empty((2, number)), np.empty(2)
     for i in range(rows):
@@ -465,7 +465,7 @@ def per_patch(moved: Any, trust: Any, spread: float, vectors: Any, confidence: A
                             at -= 1
                         ordered[axis, at] = moved[i, j, p, axis]
                     count += 1
-            if count == 0 or 2 * count < number:
+            if count == 0 or count < least * number:
                 continue
             for axis in range(2):
                 median[axis] = (ordered[axis, (count - 1) // 2] + ordered[axis, count // 2]) / 2
