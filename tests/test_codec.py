@@ -1,6 +1,7 @@
 """Codec vectors: known pans, both directions, what must come out invalid, and damaged files."""
 
 import gc
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,29 @@ def test_frames_are_freed_as_soon_as_they_are_read() -> None:
         assert not any(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
     finally:
         gc.enable()
+
+
+def test_a_rotation_mark_turns_neither_frames_nor_vectors(tmp_path: Path) -> None:
+    """LLaMA-Factory shows the model the frames as they were coded; so must the motion be."""
+    plain = pan_clip("h264_1", ".mp4")
+    data = bytearray(plain.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # after version, times, track, duration, layer and volume
+    upright, quarter = (
+        struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        for a, b, c, d in ((1 << 16, 0, 0, 1 << 16), (0, 1 << 16, -1 << 16, 0))
+    )
+    assert data[matrix : matrix + 36] == upright
+    data[matrix : matrix + 36] = quarter
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(data)
+    with av.open(str(turned)) as container:
+        assert abs(next(container.decode(video=0)).rotation) == 90
+    one, other = (read_clip(str(path), fps=5.0, with_vectors=True) for path in (plain, turned))
+    np.testing.assert_array_equal(one.frames, other.frames)
+    grid = VideoGrid(len(one.frames), one.frames.shape[1] // 16, one.frames.shape[2] // 16, patch=16, merge=1)
+    fields = [motion_of(clip, grid, MotionOptions("codec")) for clip in (one, other)]
+    assert fields[0].valid.any()
+    np.testing.assert_array_equal(fields[0].vectors, fields[1].vectors)
 
 
 def test_quarter_pixels() -> None:

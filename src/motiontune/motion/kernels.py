@@ -261,20 +261,20 @@ def choose(
     best = np.full(inter.shape, -1.0)
     for k, pace in enumerate(paces):
         ux, uy = implied[k]
-        sharp = 1.0 / ((LIKE[0] * length + LIKE[1]) * abs(pace) + LIKE[2])
+        strictness = 1.0 / ((LIKE[0] * length + LIKE[1]) * abs(pace) + LIKE[2])
         total = np.zeros(inter.shape)
         for here, there in around:
             near = np.zeros(inter[here].shape)
             for m, (vx, vy) in enumerate(implied):
                 dx, dy = ux[here] - vx[there], uy[here] - vy[there]
-                like = 1.0 - np.sqrt(dx * dx + dy * dy) * sharp[here]
+                like = 1.0 - np.sqrt(dx * dx + dy * dy) * strictness[here]
                 near = np.maximum(near, like if m == 0 else NEIGHBOUR * like)
             total[here] += np.where(inter[there], near, 0.0)
         score = np.where(neighbours > 0, total / np.maximum(neighbours, 1), 0.0)
         if before is not None:
             # velocities point the way that content went, vectors back to where it came from
             dx, dy = ux + before[0][..., 0], uy + before[0][..., 1]
-            like = 1.0 - np.sqrt(dx * dx + dy * dy) * (0.5 * sharp)
+            like = 1.0 - np.sqrt(dx * dx + dy * dy) * (0.5 * strictness)
             score += np.where(before[1] & (like > 0), BEFORE * like, 0.0)
         if k == 0:
             score += FIRST
@@ -362,11 +362,13 @@ def walk(
         loops.walk(fixed, times, candidates, chosen, shifts, velocities, trust, ends, sure)
         return ends, sure
     x, y = points[:, 0].copy(), points[:, 1].copy()
-    now, sure, fine = np.full(len(x), start), np.ones(len(x)), 1.0 / spacing
+    now, sure, per_pixel = np.full(len(x), start), np.ones(len(x)), 1.0 / spacing
     last = int(np.searchsorted(times, start))
     if last >= len(times):
         return points.copy(), np.zeros(len(x))
     for k in range(last, 0, -1):
+        if times[k] <= end:
+            break
         for at_anchor in (True, False):
             due = (now > end) & (sure > 0)
             due &= (now == times[k]) if at_anchor else (now < times[k]) & (now > times[k - 1])
@@ -377,9 +379,9 @@ def walk(
             ax, ay = px, py
             if not at_anchor:
                 for _ in range(2):
-                    vx, vy = interpolate(velocities[k], trust[k], ax * fine - 0.5, ay * fine - 0.5)
+                    vx, vy = interpolate(velocities[k], trust[k], ax * per_pixel - 0.5, ay * per_pixel - 0.5)
                     ax, ay = px + vx * (times[k] - t), py + vy * (times[k] - t)
-            gx, gy = ax * fine - 0.5, ay * fine - 0.5
+            gx, gy = ax * per_pixel - 0.5, ay * per_pixel - 0.5
             row = np.clip(np.floor(gy + 0.5).astype(np.int64), 0, trust.shape[1] - 1)
             col = np.clip(np.floor(gx + 0.5).astype(np.int64), 0, trust.shape[2] - 1)
             sure[moving] *= trust[k, row, col]

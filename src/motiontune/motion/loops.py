@@ -116,19 +116,18 @@ def follow(
                     for j in range(cols):
                         fits[i, j] = known[fits[i, j]] if moving[k] and fits[i, j] >= 0 else -1
         _choose(k, before, shifts, inter, spans[:count], fits, rate, velocities, trust, rules)
-        since_last = 1.0 / (times[k] - times[k - 1])
-        spans[:count] = 1.0 / spans[:count]
+        per_interval, per_span = 1.0 / (times[k] - times[k - 1]), 1.0 / spans[:count]  # per second
         for i in range(rows):
             for j in range(cols):
                 if not inter[k, i, j]:
                     continue
                 n = abs(fits[i, j]) - 2 if fits[i, j] < -1 else fits[i, j]
                 if fits[i, j] >= 0:
-                    velocities[k, i, j, 0] = -way[i, j, 0] * since_last
-                    velocities[k, i, j, 1] = -way[i, j, 1] * since_last
+                    velocities[k, i, j, 0] = -way[i, j, 0] * per_interval
+                    velocities[k, i, j, 1] = -way[i, j, 1] * per_interval
                 else:
-                    velocities[k, i, j, 0] = -(shifts[k, i, j, 0] / 4) * spans[n]
-                    velocities[k, i, j, 1] = -(shifts[k, i, j, 1] / 4) * spans[n]
+                    velocities[k, i, j, 0] = -(shifts[k, i, j, 0] / 4) * per_span[n]
+                    velocities[k, i, j, 1] = -(shifts[k, i, j, 1] / 4) * per_span[n]
                 chosen[k, i, j] = numbers[n]
                 trust[k, i, j] = believed[k]
         for i in range(rows):
@@ -184,13 +183,13 @@ def _choose(
                 continue
             best = -1.0
             for n in range(count):
-                sharp = 1.0 / ((share * length + pixels) * abs(paces[n]) + frame)
+                strictness = 1.0 / ((share * length + pixels) * abs(paces[n]) + frame)
                 ux, uy = x * paces[n], y * paces[n]
                 like = 0.0
                 if before >= 0 and trust[before, i, j] > 0.0:
                     dx = ux + velocities[before, i, j, 0] * (1.0 / rate)
                     dy = uy + velocities[before, i, j, 1] * (1.0 / rate)
-                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) * (0.5 * sharp), 0.0)
+                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) * (0.5 * strictness), 0.0)
                 if n > 0 and 1.0 + earlier * like <= best:
                     continue  # whatever the neighbours say
                 total, neighbours = 0.0, 0
@@ -205,7 +204,7 @@ def _choose(
                     for m in range(1, count):
                         dx, dy = ux - nx * paces[m], uy - ny * paces[m]
                         rest = min(rest, dx * dx + dy * dy)
-                    total += max(1.0 - math.sqrt(off) * sharp, other * (1.0 - math.sqrt(rest) * sharp), 0.0)
+                    total += max(1.0 - math.sqrt(off) * strictness, other * (1.0 - math.sqrt(rest) * strictness), 0.0)
                 score = total / neighbours if neighbours > 0 else 0.0
                 score += earlier * like
                 if n == 0:
@@ -326,7 +325,7 @@ def walk(
     sure: Any,
 ) -> None:
     start, end, width, height, spacing, edge = fixed
-    rows, cols, fine = chosen.shape[1], chosen.shape[2], 1.0 / spacing
+    rows, cols, per_pixel = chosen.shape[1], chosen.shape[2], 1.0 / spacing
     # one number finds a point, instead of three that are each looked at for being negative
     choices, ways = chosen.reshape(-1), shifts.reshape(-1)
     words, most = ways.view(np.int32), (edge * 4) * (edge * 4)
@@ -346,9 +345,9 @@ def walk(
                 ax, ay = x, y
                 if not at_anchor:
                     for _ in range(2):
-                        vx, vy = _lookup(paces, beliefs, base, rows, cols, ax * fine - 0.5, ay * fine - 0.5)
+                        vx, vy = _lookup(paces, beliefs, base, rows, cols, ax * per_pixel - 0.5, ay * per_pixel - 0.5)
                         ax, ay = x + vx * (times[k] - now), y + vy * (times[k] - now)
-                gx, gy = ax * fine - 0.5, ay * fine - 0.5
+                gx, gy = ax * per_pixel - 0.5, ay * per_pixel - 0.5
                 row = min(max(int(math.floor(gy + 0.5)), 0), rows - 1)
                 col = min(max(int(math.floor(gx + 0.5)), 0), cols - 1)
                 here = base + row * cols + col
