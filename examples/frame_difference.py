@@ -5,10 +5,10 @@ Use it with `motion_source: examples/frame_difference.py:energy`.
 
 import numpy as np
 
-from motiontune.clip import Clip
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pixels import gray_frames, neighbours, padded_times
+from motiontune.motion.pairs import gray_frames, neighbours, padded_times
+from motiontune.video.clip import Clip
 
 
 def energy(clip: Clip, grid: VideoGrid, direction: Direction) -> MotionField:

@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from make_clips import encode, encode_packed, texture
-from motiontune.clip import Clip, read_clip
 from motiontune.errors import MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import codec_unusable
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pixels import gray_frames
+from motiontune.motion.pairs import gray_frames
 from motiontune.motion.sources import motion_of
+from motiontune.video.clip import Clip, read_clip
 
 
 # (encoder, suffix)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from make_clips import pan, texture
-from motiontune.clip import clip_from_frames
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
+from motiontune.video.clip import clip_from_frames
 
 
 @pytest.mark.parametrize("source", ["blockmatch", "blockmatch+flow"])

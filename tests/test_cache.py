@@ -14,12 +14,12 @@ import torch
 
 from make_clips import pan_clip
 from motiontune.cache import Cache, FrameCache, MotionCache, file_digest, frames_key, motion_key
-from motiontune.clip import read_clip
 from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
+from motiontune.video.clip import read_clip
 from training import BOTH, PROMPT, clips, dataset, keys_for, logged, run, sample, start, tiny, weights
 
 
@@ -246,12 +246,12 @@ def test_batches_are_the_same_and_the_second_epoch_decodes_nothing(
 ) -> None:
     folders = {"motion_cache_dir": str(tmp_path / "motion"), "frame_cache_dir": str(tmp_path / "frames")}
     plain, first = collated(tmp_path), collated(tmp_path, **folders)
-    from motiontune.llamafactory import collator, mm_plugin
+    from motiontune.llamafactory import collator, plugin
 
     def decoded(*arguments: Any, **keys: Any) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(mm_plugin, "read_clip", decoded)
+    monkeypatch.setattr(plugin, "read_clip", decoded)
     monkeypatch.setattr(collator, "motion_of", decoded)
     monkeypatch.setattr("motiontune.llamafactory.workflow.report_source", lambda *arguments: None)
     with warnings.catch_warnings():

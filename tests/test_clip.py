@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from make_clips import FOLDER, encode, pan, pan_clip, recoded
-from motiontune.clip import VideoInfo, clip_from_frames, probe, read_clip, sample_indices
 from motiontune.errors import ClipError
+from motiontune.video.clip import VideoInfo, clip_from_frames, probe, read_clip, sample_indices
 from real_clips import real_clip
 
 

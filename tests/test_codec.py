@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from make_clips import ENCODERS, FOLDER, encode, pan, pan_clip, recoded, texture
-from motiontune import clip as clip_module
-from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import codec_unusable
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.h264 import BitReader, HeaderError, ReferenceTracker, split_extradata, split_nals
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
+from motiontune.video import clip as clip_module
+from motiontune.video.clip import Clip, clip_from_frames, read_clip
+from motiontune.video.h264 import BitReader, HeaderError, ReferenceTracker, split_extradata, split_nals
 from real_clips import real_clip
 
 

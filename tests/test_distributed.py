@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from motiontune.evaluation.predictions import load_predictions
+from motiontune.evaluation.comparison import load_predictions
 from training import (
     BOTH,
     MOTION,

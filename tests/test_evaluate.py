@@ -8,8 +8,8 @@ import pytest
 import training
 from commands import command, refused
 from motiontune.datasets.dataset_info import make_sample, write_dataset
-from motiontune.evaluation.metrics import MotionSums
-from motiontune.evaluation.predictions import load_predictions
+from motiontune.evaluation.comparison import load_predictions
+from motiontune.evaluation.sums import MotionSums
 
 
 OPTIONS = ["--fps", "8", "--max-frames", "16", "--max-new-tokens", "8", "--bootstrap", "50"]
@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_the_predictions(model, data, tmp_path, capfd):
 
 def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
     """What a model says is replaced; counting is left."""
-    from motiontune.llamafactory import evaluate as module
+    from motiontune.commands import evaluate as module
 
     answers = ["Pushing a large cup.", LABELS[1], "pulling pen", "spinning a pen", "pushing a"]
 

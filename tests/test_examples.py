@@ -98,11 +98,11 @@ def test_inspect_looks_at_every_example(name, capfd):
 
 @pytest.mark.parametrize("name", FILES)
 def test_examples_are_written_as_llamafactorys(name):
-    from motiontune.llamafactory import compat
+    from motiontune.llamafactory import names
     from motiontune.llamafactory.install import check_keys, clean_values, install, read_config
 
     install()
-    classes = compat.export_argument_classes() if "export" in name else compat.train_argument_classes()
+    classes = names.export_argument_classes() if "export" in name else names.train_argument_classes()
     keys = read_config([str(EXAMPLES / name)])
     check_keys(keys, classes)
     assert clean_values(keys, classes) == keys

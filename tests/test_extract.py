@@ -9,13 +9,13 @@ import pytest
 
 from commands import command, refused
 from make_clips import pan_clip
-from motiontune.clip import read_clip
+from motiontune.commands.extract import FORMATS, FrameOptions, extract, find_clips
 from motiontune.errors import ConfigError, MotiontuneError
-from motiontune.extract import FORMATS, FrameOptions, extract, find_clips
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
+from motiontune.video.clip import read_clip
 from training import start, tiny
 
 

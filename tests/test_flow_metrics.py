@@ -9,7 +9,7 @@ import pytest
 
 from make_ptlflow_metrics import fields
 from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack
-from motiontune.evaluation.metrics import MotionSums
+from motiontune.evaluation.sums import MotionSums
 
 
 FIXTURE = json.loads((Path(__file__).parent / "data" / "ptlflow_metrics.json").read_text("utf-8"))

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from motiontune.grid import (
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
+from motiontune.targets import (
     MotionTargets,
-    VideoGrid,
     field_to_targets,
     field_to_weights,
     from_tokens,
     to_tokens,
     tokens_to_vectors,
 )
-from motiontune.motion.field import MotionField
 
 
 def random_grid(rng: np.random.Generator) -> VideoGrid:

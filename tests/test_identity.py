@@ -35,7 +35,7 @@ def batches(family, samples, generate=False, **keys):
 
     from motiontune.llamafactory.collator import MotionDataCollator
     from motiontune.llamafactory.install import get_train_args, install
-    from motiontune.llamafactory.mm_plugin import with_motion
+    from motiontune.llamafactory.plugin import with_motion
     from motiontune.llamafactory.workflow import head_config, load_datasets, motion_settings
 
     install()

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from motiontune.motion import kernels
+from motiontune.motion.follow import kernels
 
 
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
     """Runs a function with numba and without."""
-    loops: ModuleType = pytest.importorskip("motiontune.motion.loops", reason="numba is not installed (extra fast)")
+    loops: ModuleType = pytest.importorskip(
+        "motiontune.motion.follow.loops", reason="numba is not installed (extra fast)"
+    )
 
     def run(function: Callable[[], Any]) -> tuple[Any, Any]:
         results = []

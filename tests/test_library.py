@@ -11,15 +11,15 @@ import pytest
 
 import training
 from make_clips import pan_clip
-from motiontune.clip import Clip
+from motiontune.commands.extract import FrameOptions
 from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, write_dataset
 from motiontune.errors import ClipError, ConfigError
-from motiontune.extract import FrameOptions
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
-from motiontune.viewing.library import FILES, Library, Limits, Measured, choose, kinds_of
-from motiontune.viewing.scenes import clip_scene, difference, error_curve, sources_scene
+from motiontune.video.clip import Clip
+from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of
+from motiontune.viewer.scenes import clip_scene, difference, error_curve, sources_scene
 
 
 READER = FrameOptions(fps=8.0)
@@ -244,6 +244,6 @@ def test_the_error_over_time():
 
 
 def test_the_library_is_light_to_import():
-    code = "import sys, motiontune.viewing.page; assert not {'torch', 'llamafactory', 'gradio'} & set(sys.modules)"
+    code = "import sys, motiontune.viewer.page; assert not {'torch', 'llamafactory', 'gradio'} & set(sys.modules)"
     training.run_command("-c", code, env={"PATH": os.environ["PATH"]})
     assert isinstance(READER.read(str(MOVING), False), Clip)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from motiontune.evaluation.metrics import MotionSums, constant_epe, direction_sector
+from motiontune.evaluation.sums import MotionSums, constant_epe, direction_sector
 
 
 def random_fields(seed, frames=2, rows=3, cols=4):

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from motiontune.clip import Clip, clip_from_frames
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import file_motion, read_flo, read_kitti_png, write_flo, write_kitti_png
+from motiontune.video.clip import Clip, clip_from_frames
 
 
 GRID = VideoGrid(4, 4, 6)  # 84 x 56 pixels

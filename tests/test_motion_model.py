@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from motiontune.errors import ConfigError, HeadError
+from motiontune.model.forward import MotionObjective, attach_head, captured_motion, freeze_unused
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
-from motiontune.model.motion_model import MotionObjective, attach_head, captured_motion, freeze_unused
 from motiontune.model.tiny import build_tiny
 
 

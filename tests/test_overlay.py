@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from make_clips import pan_clip
-from motiontune.clip import read_clip
+from motiontune.commands.extract import FrameOptions
+from motiontune.drawing.films import Panel, write_overlay
 from motiontune.errors import ClipError
-from motiontune.extract import FrameOptions
 from motiontune.motion.field import MotionField
-from motiontune.viewing.overlay import Panel, write_overlay
+from motiontune.video.clip import read_clip
 
 
 CLIP = pan_clip("h264", ".mp4")

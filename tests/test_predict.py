@@ -11,12 +11,12 @@ import torch
 import training
 from commands import command, refused
 from motiontune import MotionModel
-from motiontune.clip import read_clip
+from motiontune.drawing.sheets import printable
 from motiontune.errors import ConfigError, HeadError, MotiontuneError
-from motiontune.evaluation.predictions import load_predictions
+from motiontune.evaluation.comparison import load_predictions
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
-from motiontune.viewing.contact_sheet import printable
+from motiontune.video.clip import read_clip
 
 
 SIZES = {"fps": 8.0, "max_frames": 16}
@@ -84,7 +84,7 @@ def test_an_adapter_is_loaded_on_its_base_and_a_merged_model_says_the_same(tmp_p
     said = MotionModel.from_pretrained(adapter, **SIZES).predict(clip, max_new_tokens=8)
     copy = shutil.copytree(training.tiny(), tmp_path / "base")
     other = MotionModel.from_pretrained(adapter, base=str(copy), **SIZES).predict(clip, max_new_tokens=8)
-    from motiontune.llamafactory.export import export
+    from motiontune.commands.export import export
 
     merged = tmp_path / "merged"
     keys = {"model_name_or_path": str(training.tiny()), "adapter_name_or_path": str(adapter)}

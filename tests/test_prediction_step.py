@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import training
-from motiontune.evaluation.predictions import MotionComparison, load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions
 
 
 @pytest.mark.parametrize("beams", [1, 2])

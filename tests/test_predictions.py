@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from motiontune.errors import MotiontuneError
-from motiontune.evaluation.predictions import MotionComparison, load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.grid import VideoGrid
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from make_clips import pan
-from motiontune.clip import Clip, clip_from_frames
 from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.motion import raft
@@ -16,6 +15,7 @@ from motiontune.motion.field import Direction
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.raft import raft_motion
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.video.clip import Clip, clip_from_frames
 
 
 GRID = VideoGrid(4, 4, 10)  # 140 x 56 pixels: padded to 144 x 128

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from motiontune.demo import format_table
+from motiontune.commands.demo import format_table
 
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 
 import training
 from make_clips import recoded
-from motiontune.evaluation.predictions import load_predictions
+from motiontune.evaluation.comparison import load_predictions
 from real_clips import real_clip
 
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from motiontune.evaluation.metrics import MotionSums
-from motiontune.evaluation.predictions import MotionComparison
+from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
-from motiontune.viewing.report import ReportClip, prediction_rows, write_report
+from motiontune.runs.page import ReportClip, prediction_rows, write_report
 
 
 GRID = VideoGrid(frames=8, rows=4, cols=6, patch=14)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from motiontune.errors import HeadError, MotiontuneError
-from motiontune.evaluation.predictions import load_predictions
+from motiontune.evaluation.comparison import load_predictions
 from motiontune.model.head import load_head, save_head
 from training import (
     BOTH,
@@ -140,7 +140,7 @@ def exported(request):
     from training import start
 
     start()
-    from motiontune.llamafactory.export import export
+    from motiontune.commands.export import export
 
     adapter = run(request.param, **BOTH, finetuning_type="lora", max_steps=4, learning_rate=0.02)
     folder = fresh_folder("exported")
@@ -296,7 +296,7 @@ def test_an_export_without_a_head_says_so():
     from training import start
 
     start()
-    from motiontune.llamafactory.export import export
+    from motiontune.commands.export import export
 
     folder = fresh_folder("exported")
     with logged() as messages:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from make_clips import pan_clip
-from motiontune.clip import Clip, clip_from_frames, read_clip
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion import sources
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors, predict_source
+from motiontune.video.clip import Clip, clip_from_frames, read_clip
 
 
 def grid_of(clip: Clip) -> VideoGrid:

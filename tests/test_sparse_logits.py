@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from commands import refused_run
 from motiontune.model import losses as losses_module
-from motiontune.model.compat import base_of
+from motiontune.model.wrappers import base_of
 from training import (
     BOTH,
     FAMILIES,

@@ -8,11 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
-from motiontune.viewing.arrows import arrow_length, draw_arrows, pool_patches
-from motiontune.viewing.colours import INVALID_GREY, colour_wheel_legend, direction_rgb, flow_to_rgb
-from motiontune.viewing.contact_sheet import (
+from motiontune.drawing.arrows import arrow_length, draw_arrows, pool_patches
+from motiontune.drawing.colours import INVALID_GREY, colour_wheel_legend, direction_rgb, flow_to_rgb
+from motiontune.drawing.sheets import (
     SheetRow,
     choose_frames,
     contact_sheet,
@@ -22,6 +20,8 @@ from motiontune.viewing.contact_sheet import (
     save_png,
     shorten,
 )
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MotionField
 
 
 PATCH = 14
@@ -290,7 +290,7 @@ def test_row_from_field_and_rows_that_do_not_fit():
 
 def test_viewing_is_light_to_import():
     code = (
-        "import sys, motiontune.viewing.report, motiontune.viewing.contact_sheet;"
+        "import sys, motiontune.runs.page, motiontune.drawing.sheets;"
         "print([name for name in ('matplotlib', 'torch', 'transformers', 'llamafactory') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

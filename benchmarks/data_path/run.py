@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
 from loading import Loader, real_clips, write_results
 
 from motiontune.cache import FrameCache, MotionCache
-from motiontune.clip import probe
 from motiontune.errors import MotionUnavailable
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.video.clip import probe
 
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"

@@ -33,14 +33,14 @@ from peers import PEERS, displayed_vectors
 from render import FRAMES, NOISE, RATE, SCENES, Scene, scene
 from tqdm import tqdm
 
-from motiontune.clip import Clip, read_clip
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion import pixels
+from motiontune.motion import pairs
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pixels import patch_median
+from motiontune.motion.pairs import patch_median
 from motiontune.motion.sources import SOURCES, motion_of
+from motiontune.video.clip import Clip, read_clip
 
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(1)
-    pixels.THREADS = 1
+    pairs.THREADS = 1
     unknown = [name for name in args.sources if name not in SOURCES and name not in PEERS]
     if unknown:
         print(f"motiontune does not know {', '.join(unknown)}: left out")

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from motiontune.clip import Clip
 from motiontune.grid import VideoGrid
+from motiontune.video.clip import Clip
 
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ class Loader:
         from llamafactory.data.template import TEMPLATES
         from transformers import Qwen2VLVideoProcessor
 
-        from motiontune.llamafactory.mm_plugin import with_motion
+        from motiontune.llamafactory.plugin import with_motion
 
         self.plugin: Any = with_motion(TEMPLATES["qwen2_vl"], "qwen2_vl").mm_plugin
         self.theirs: Any = TEMPLATES["qwen2_vl"].mm_plugin

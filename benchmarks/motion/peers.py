@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.clip import Clip
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import has_vectors
 from motiontune.motion.field import MotionField
 from motiontune.motion.flow import dis_flow
-from motiontune.motion.pixels import gray_frames, neighbours, padded_times, patch_median
+from motiontune.motion.pairs import gray_frames, neighbours, padded_times, patch_median
+from motiontune.video.clip import Clip
 
 
 Peer = Callable[[Clip, VideoGrid], MotionField]

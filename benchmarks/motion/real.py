@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from peers import PEERS
 from tqdm import tqdm
 
-from motiontune.clip import Clip
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pixels import gray_frames, neighbours, verified
+from motiontune.motion.pairs import gray_frames, neighbours, verified
 from motiontune.motion.sources import SOURCES
+from motiontune.video.clip import Clip
 
 
 RESULTS = Path(__file__).parent / "results" / "real.json"

@@ -28,10 +28,10 @@ import numpy as np
 from loading import Loader, real_clips, write_results
 from tqdm import tqdm
 
-from motiontune.clip import probe
 from motiontune.errors import MotionUnavailable
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.video.clip import probe
 
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"

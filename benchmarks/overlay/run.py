@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from motiontune import MotionModel
-from motiontune.extract import FrameOptions
+from motiontune.commands.extract import FrameOptions
+from motiontune.drawing.films import Panel, write_overlay
 from motiontune.model.head import MotionHead, MotionHeadConfig, save_head
 from motiontune.model.tiny import build_tiny
 from motiontune.motion.sources import motion_of
-from motiontune.viewing.overlay import Panel, write_overlay
 
 
 WIDTH, HEIGHT, RATE, SECONDS = 854, 480, 30, 10
@@ -77,7 +77,7 @@ def films(folder: Path) -> list[dict[str, Any]]:
 
 def answers(folder: Path) -> dict[str, Any]:
     """Time of `generate()` with the motion of its prefill over that without a head, on the same batch, in turns."""
-    from motiontune.model.motion_model import captured_motion
+    from motiontune.model.forward import captured_motion
 
     model_dir = build_tiny("qwen2_vl", folder / "model", hidden_size=256, layers=6)
     plain = MotionModel.from_pretrained(model_dir, fps=4.0)

@@ -46,9 +46,9 @@ from experiment import (
 )
 from loading import write_results
 
-from motiontune.model.compat import base_of
 from motiontune.model.head import MotionHead
 from motiontune.model.losses import motion_loss_sum
+from motiontune.model.wrappers import base_of
 
 
 RESULTS = Path(__file__).parent / "results"

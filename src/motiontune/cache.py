@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.clip import Clip, VideoInfo
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
+from motiontune.video.clip import Clip, VideoInfo
 
 
 # Packages whose version may change a pixel or a vector
@@ -182,5 +182,5 @@ def _this_code() -> str:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     package = Path(__file__).parent
-    files = sorted([package / "clip.py", package / "grid.py", *(package / "motion").glob("*.py")])
+    files = sorted([package / "grid.py", *(package / "video").rglob("*.py"), *(package / "motion").rglob("*.py")])
     return _digest([versions, [file_digest(str(file)) for file in files]])

@@ -67,7 +67,7 @@ def _export(argv: list[str]) -> None:
     if not argv or _asks_for_help(argv):
         print("motiontune export cfg.yaml [key=value ...]\n\nTakes what `llamafactory-cli export` takes.\n")
         argv = ["--help"]
-    from motiontune.llamafactory.export import export
+    from motiontune.commands.export import export
     from motiontune.llamafactory.install import read_config
 
     export(read_config(argv))
@@ -84,7 +84,7 @@ def _inspect(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.samples < 1:
         parser.error("--samples must be 1 or more")
-    from motiontune.llamafactory.inspect import inspect
+    from motiontune.commands.inspect import inspect
     from motiontune.llamafactory.install import read_config
 
     config = read_config([args.config, *args.overrides])
@@ -93,7 +93,7 @@ def _inspect(argv: list[str]) -> None:
 
 
 def _extract(argv: list[str]) -> None:
-    from motiontune.extract import FORMATS, FrameOptions, extract, table
+    from motiontune.commands.extract import FORMATS, FrameOptions, extract, table
     from motiontune.motion.options import QUALITIES, MotionOptions
 
     motion, frames = MotionOptions(), FrameOptions()
@@ -173,8 +173,8 @@ def _load_model(args: argparse.Namespace) -> Any:
 
 
 def _predict(argv: list[str]) -> None:
+    from motiontune.commands.extract import FORMATS, find_clips
     from motiontune.datasets.something_something import PROMPT
-    from motiontune.extract import FORMATS, find_clips
     from motiontune.motion.sources import check_source
 
     parser = argparse.ArgumentParser(
@@ -200,7 +200,7 @@ def _predict(argv: list[str]) -> None:
     _check_reading(parser, args)
     if args.target != "none":
         check_source(args.target)
-    from motiontune.predict import predict, table
+    from motiontune.commands.predict import predict, table
 
     find_clips(args.clips, args.out)  # before the model, which takes long
     model = _load_model(args)
@@ -235,7 +235,7 @@ def _evaluate(argv: list[str]) -> None:
     _check_reading(parser, args)
     if min(args.batch_size, args.bootstrap) < 1 or min(args.workers, args.save_plots) < 0:
         parser.error("--batch-size and --bootstrap must be 1 or more, --workers and --save-plots 0 or more")
-    from motiontune.llamafactory.evaluate import evaluate
+    from motiontune.commands.evaluate import evaluate
 
     keys = {
         "video_fps": args.fps,
@@ -267,8 +267,8 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _view(argv: list[str]) -> None:
+    from motiontune.commands.extract import FrameOptions
     from motiontune.datasets.something_something import PROMPT
-    from motiontune.extract import FrameOptions
     from motiontune.motion.field import Direction
     from motiontune.motion.options import MotionOptions
     from motiontune.motion.sources import check_source
@@ -295,8 +295,8 @@ def _view(argv: list[str]) -> None:
     if args.model is None and (args.base or args.template):
         parser.error("--base and --template are for --model")
     check_source(args.target)
-    from motiontune.viewing.library import FILES, Library
-    from motiontune.viewing.page import Settings, view
+    from motiontune.viewer.library import FILES, Library
+    from motiontune.viewer.page import Settings, view
 
     library = Library(args.dataset_dir, args.clips, args.allow)
     first = args.dataset or (FILES if args.clips else next(iter(library.names), None))
@@ -316,7 +316,7 @@ def _view(argv: list[str]) -> None:
 
 
 def _report(argv: list[str]) -> None:
-    from motiontune.report import CLIPS, report
+    from motiontune.commands.report import CLIPS, report
 
     parser = argparse.ArgumentParser(
         "motiontune report", description="Write one page about a run: curves, metrics, clips, configuration."
@@ -349,7 +349,7 @@ def _demo(argv: list[str]) -> None:
     parser.add_argument("--out", default="motiontune-demo", help="output folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: %(default)s)")
     args = parser.parse_args(argv)
-    from motiontune.demo import run_demo
+    from motiontune.commands.demo import run_demo
 
     run_demo(args.out, args.seed)
 

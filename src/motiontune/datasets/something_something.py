@@ -16,9 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from motiontune.clip import probe
 from motiontune.datasets.dataset_info import make_sample, write_dataset, write_rows
 from motiontune.errors import ClipError, ConfigError
+from motiontune.video.clip import probe
 
 
 PROMPT = "Explain the action happening the video."

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from motiontune.evaluation.metrics import MOVING_PIXELS, direction_sector, valid_pairs
+from motiontune.evaluation.sums import MOVING_PIXELS, direction_sector, valid_pairs
 
 
 SINTEL_LIMITS, SINTEL_WIDTH = (10.0, 40.0), 1024

@@ -9,7 +9,7 @@ from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArgume
 from llamafactory.hparams.training_args import TrainingArguments
 
 from motiontune.errors import ConfigError
-from motiontune.llamafactory.compat import get_logger
+from motiontune.llamafactory.names import get_logger
 from motiontune.model.losses import MOTION_LOSS_TYPES
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source

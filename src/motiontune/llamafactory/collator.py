@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from motiontune.cache import MotionCache
-from motiontune.clip import Clip
 from motiontune.errors import ClipError, ConfigError, MotiontuneError
-from motiontune.grid import MotionTargets, VideoGrid, field_to_targets, field_to_weights
+from motiontune.grid import VideoGrid
 from motiontune.model.head import MotionHeadConfig
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.targets import MotionTargets, field_to_targets, field_to_weights
+from motiontune.video.clip import Clip
 
 
 @dataclass(frozen=True)

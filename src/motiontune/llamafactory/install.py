@@ -18,12 +18,12 @@ from transformers import TrainerCallback
 from yaml import YAMLError
 
 from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
-from motiontune.llamafactory import compat
+from motiontune.llamafactory import names
 from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
-from motiontune.llamafactory.dataset import check_names
-from motiontune.model.motion_model import check_video_model
+from motiontune.llamafactory.samples import check_names
+from motiontune.model.forward import check_video_model
 from motiontune.model.sparse_logits import use_sparse_logits
-from motiontune.run_folder import given_keys, note_run
+from motiontune.runs.folder import given_keys, note_run
 
 
 _originals: dict[str, Any] = {}
@@ -33,10 +33,10 @@ def install() -> None:
     """Extend LLaMA-Factory; a second call does nothing."""
     if _originals:
         return
-    compat.check_names()
-    compat.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
+    names.check_names()
+    names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
-        compat.replace_in_tuner(
+        names.replace_in_tuner(
             get_train_args=get_train_args, get_infer_args=get_infer_args, run_sft=run_sft, run_exp=run_exp
         )
     )
@@ -88,7 +88,7 @@ ARGUMENT_ERRORS = (ValueError, AssertionError, OSError, ImportError)
 
 def get_train_args(args: Any = None) -> Any:
     """Parse the training arguments, refuse unknown keys with the nearest known one, and check the groups together."""
-    classes = compat.train_argument_classes()
+    classes = names.train_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
@@ -100,7 +100,7 @@ def get_train_args(args: Any = None) -> Any:
 
 def get_infer_args(args: Any = None) -> Any:
     """Parse the export arguments, refusing unknown keys with the nearest known one."""
-    classes = compat.export_argument_classes()
+    classes = names.export_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
@@ -122,7 +122,7 @@ def run_sft(
         if finetuning_args.sparse_logits:
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
                 check_video_model(load_config(model_args), "sparse_logits")  # before the data sets, which take long
-            hooks = compat.sft_hooks(use_sparse_logits)
+            hooks = names.sft_hooks(use_sparse_logits)
         with hooks:
             _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
         return

@@ -17,14 +17,14 @@ def launch(argv: list[str]) -> None:
     """
     from llamafactory import launcher
 
-    from motiontune.llamafactory import compat
+    from motiontune.llamafactory import names
     from motiontune.llamafactory.install import check_keys, clean_values, install, read_config
 
     install()
-    args, classes = read_config(argv), compat.train_argument_classes()
+    args, classes = read_config(argv), names.train_argument_classes()
     check_keys(args, classes)
     clean_values(args, classes)
-    compat.point_launcher_at(__file__)
+    names.point_launcher_at(__file__)
     # torchrun lies beside the interpreter, which is not on the path where the environment is not activated
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     sys.argv = ["motiontune", "train", *argv]

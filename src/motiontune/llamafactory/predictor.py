@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from motiontune.clip import Clip
 from motiontune.datasets.something_something import PROMPT
+from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, row_length
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
-from motiontune.evaluation.metrics import MotionSums
-from motiontune.grid import VideoGrid, tokens_to_vectors
+from motiontune.evaluation.sums import MotionSums
+from motiontune.grid import VideoGrid
 from motiontune.llamafactory.collator import prepare_to_generate
-from motiontune.llamafactory.compat import quiet_loggers
+from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import ModelReader
 from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
+from motiontune.model.forward import MotionObjective, attach_head, captured_motion
 from motiontune.model.head import find_head
-from motiontune.model.motion_model import MotionObjective, attach_head, captured_motion
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
-from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, row_length
+from motiontune.targets import tokens_to_vectors
+from motiontune.video.clip import Clip
 
 
 NO_TARGET = "none"

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from motiontune.clip import Clip
 from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.workflow import load_processor
-from motiontune.model.compat import fetch_file
-from motiontune.model.motion_model import check_video_model
+from motiontune.model.forward import check_video_model
+from motiontune.model.wrappers import fetch_file
+from motiontune.video.clip import Clip
 
 
 TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}

@@ -18,19 +18,19 @@ from torch import Tensor
 from transformers import EvalPrediction
 from typing_extensions import override
 
-from motiontune.evaluation.metrics import MotionSums
-from motiontune.evaluation.predictions import MotionComparison
-from motiontune.grid import from_tokens, tokens_to_vectors
+from motiontune.drawing.sheets import contact_sheet, save_png
+from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.sums import MotionSums
 from motiontune.llamafactory.collator import VideoRecord
-from motiontune.llamafactory.compat import get_logger, log_picture
+from motiontune.llamafactory.names import get_logger, log_picture
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
-from motiontune.model.compat import base_of, is_peft
+from motiontune.model.forward import captured_motion
 from motiontune.model.head import save_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
-from motiontune.model.motion_model import captured_motion
-from motiontune.run_folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
-from motiontune.viewing.contact_sheet import contact_sheet, save_png
-from motiontune.viewing.report import prediction_rows
+from motiontune.model.wrappers import base_of, is_peft
+from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
+from motiontune.runs.page import prediction_rows
+from motiontune.targets import from_tokens, tokens_to_vectors
 
 
 logger = get_logger(__name__)

@@ -19,14 +19,14 @@ from motiontune.cache import FrameCache, MotionCache
 from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
-from motiontune.llamafactory.compat import dataset_hooks, get_logger
-from motiontune.llamafactory.dataset import CheckedDatasetProcessor, check_names, report_source, say_enlarged
-from motiontune.llamafactory.mm_plugin import MotionQwen3VLPlugin, with_motion
+from motiontune.llamafactory.names import dataset_hooks, get_logger
+from motiontune.llamafactory.plugin import MotionQwen3VLPlugin, with_motion
+from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, report_source, say_enlarged
 from motiontune.llamafactory.trainer import MotionTrainer
-from motiontune.model.compat import base_of
+from motiontune.model.forward import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
-from motiontune.model.motion_model import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
 from motiontune.model.sparse_logits import use_sparse_logits
+from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 

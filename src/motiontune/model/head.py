@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from motiontune.errors import HeadError
 from motiontune.grid import VideoGrid
-from motiontune.model.compat import fetch_file
+from motiontune.model.wrappers import fetch_file
 from motiontune.motion.field import Direction
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from motiontune.model.compat import is_frozen, is_zero3
+from motiontune.model.wrappers import is_frozen, is_zero3
 
 
 MotionLossType = Literal["smooth_l1", "l1", "l2", "epe"]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from motiontune.model.compat import base_of, run_frozen_vision_without_graph
+from motiontune.model.forward import check_video_model
 from motiontune.model.losses import supervised_positions, token_cross_entropy
-from motiontune.model.motion_model import check_video_model
+from motiontune.model.wrappers import base_of, run_frozen_vision_without_graph
 
 
 @dataclass

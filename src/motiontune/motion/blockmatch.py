@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.kernels import QUARTERS, per_patch, spread
-from motiontune.motion.pixels import neighbours, padded_times
-from motiontune.motion.vectors import records_of
+from motiontune.motion.follow.kernels import QUARTERS, per_patch, spread
+from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.video.vectors import records_of
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 ENCODER = "libx264"

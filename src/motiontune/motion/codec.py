@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.h264 import ReferenceTracker
-from motiontune.motion.kernels import FILLED, QUARTERS, agree, follow, interpolate, per_patch, walk
-from motiontune.motion.pixels import each_pair, padded_times
-from motiontune.motion.vectors import CodecMotion, has_vectors
+from motiontune.motion.follow.kernels import FILLED, QUARTERS, agree, follow, interpolate, per_patch, walk
+from motiontune.motion.pairs import each_pair, padded_times
+from motiontune.video.h264 import ReferenceTracker
+from motiontune.video.vectors import CodecMotion, has_vectors
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 # How much less a vector is worth that comes from the picture before or after
@@ -83,7 +83,7 @@ def codec_unusable(path: str) -> str | None:
     Raises:
         ClipError: if the file cannot be read.
     """
-    from motiontune.clip import open_video, packets_of  # clip.py collects vectors with this module
+    from motiontune.video.clip import open_video, packets_of  # clip.py collects vectors with this module
 
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)

@@ -97,7 +97,7 @@ class MotionField:
         """
         from PIL.Image import fromarray  # pictures are for people; reading motion must not wait for them
 
-        from motiontune.viewing.contact_sheet import SheetRow, colour_sheet, contact_sheet
+        from motiontune.drawing.sheets import SheetRow, colour_sheet, contact_sheet
 
         title = f"{self.source}, {self.direction}"
         if frames is None:

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pixels import padded_times, patch_median
+from motiontune.motion.pairs import padded_times, patch_median
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"

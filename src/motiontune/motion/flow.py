@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pixels import each_pair, looks_alike, padded_times, patch_median
+from motiontune.motion.pairs import each_pair, looks_alike, padded_times, patch_median
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 Preset = Literal["ultrafast", "fast", "medium"]

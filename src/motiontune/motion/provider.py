@@ -18,7 +18,7 @@ from motiontune.motion.field import Direction, MotionField
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 Provider = Callable[["Clip", VideoGrid, Direction], MotionField]

@@ -15,11 +15,11 @@ from motiontune.errors import ConfigError, in_one_line
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.flow import consistent
-from motiontune.motion.pixels import neighbours, padded_times, patch_median
+from motiontune.motion.pairs import neighbours, padded_times, patch_median
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 STRIDE = 8

@@ -15,13 +15,13 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import flow_motion, refined
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pixels import gray_frames, verified
+from motiontune.motion.pairs import gray_frames, verified
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 Frames = list[NDArray[np.uint8]]

@@ -17,7 +17,7 @@ from motiontune.motion.field import Direction, MotionField
 
 
 if TYPE_CHECKING:
-    from motiontune.clip import Clip
+    from motiontune.video.clip import Clip
 
 
 # Pairs of frames that are looked at at once, as reading uses two threads, too

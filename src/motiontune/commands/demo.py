@@ -22,16 +22,16 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from motiontune.clip import read_clip
 from motiontune.datasets.synthetic import add_real_clips, write_synthetic
+from motiontune.drawing.sheets import contact_sheet, encode_image
 from motiontune.errors import MotiontuneError
-from motiontune.evaluation.metrics import MotionSums, constant_epe
-from motiontune.evaluation.predictions import MotionComparison, load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions
+from motiontune.evaluation.sums import MotionSums, constant_epe
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
-from motiontune.run_folder import read_texts, versions
-from motiontune.viewing.contact_sheet import contact_sheet, encode_image
-from motiontune.viewing.report import ReportClip, prediction_rows, write_report
+from motiontune.runs.folder import read_texts, versions
+from motiontune.runs.page import ReportClip, prediction_rows, write_report
+from motiontune.video.clip import read_clip
 
 
 TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from motiontune.motion import camera
-from motiontune.motion.camera import COARSE, FINE, FIRST, GOOD, OTHER
+from motiontune.motion.follow import camera
+from motiontune.motion.follow.camera import COARSE, FINE, FIRST, GOOD, OTHER
 
 
 SOON = 1e-6  # as in kernels.py

@@ -10,15 +10,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from motiontune.clip import Clip
+from motiontune.commands.extract import Reader, list_clips
 from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
 from motiontune.errors import ConfigError, MotiontuneError, nearest
-from motiontune.evaluation.metrics import MOVING_PIXELS
-from motiontune.extract import Reader, list_clips
+from motiontune.evaluation.sums import MOVING_PIXELS
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.video.clip import Clip
 
 
 FILES = "files"

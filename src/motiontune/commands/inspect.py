@@ -11,14 +11,14 @@ from accelerate import init_empty_weights
 from llamafactory.extras.constants import IGNORE_INDEX
 from transformers import AutoModelForImageTextToText
 
+from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, save_png
 from motiontune.errors import ConfigError
-from motiontune.grid import from_tokens, tokens_to_vectors
 from motiontune.llamafactory.collator import MotionDataCollator, VideoRecord
-from motiontune.llamafactory.compat import quiet_transformers
 from motiontune.llamafactory.install import get_train_args, install
+from motiontune.llamafactory.names import quiet_transformers
 from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, motion_settings
 from motiontune.motion.field import MotionField
-from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, save_png
+from motiontune.targets import from_tokens, tokens_to_vectors
 
 
 MEANING = {

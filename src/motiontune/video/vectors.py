@@ -13,8 +13,8 @@ from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from motiontune.motion.h264 import PictureRefs, ReferenceTracker
-from motiontune.motion.kernels import RECORD, spread
+from motiontune.motion.follow.kernels import RECORD, spread
+from motiontune.video.h264 import PictureRefs, ReferenceTracker
 
 
 # In these codecs a P picture has one reference, the anchor before it

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from motiontune.clip import Clip, read_clip
+from motiontune.drawing.arrows import arrow_length, draw_arrows
+from motiontune.drawing.colours import flow_to_rgb
+from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, long_motion, save_png
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import write_flo, write_kitti_png, write_npy, write_npz
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
-from motiontune.viewing.arrows import arrow_length, draw_arrows
-from motiontune.viewing.colours import flow_to_rgb
-from motiontune.viewing.contact_sheet import SheetRow, contact_sheet, frames_on_grid, long_motion, save_png
+from motiontune.video.clip import Clip, read_clip
 
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())

@@ -6,13 +6,13 @@ from motiontune.errors import MotiontuneError
 
 
 def names():
-    from motiontune.llamafactory.compat import NAMES
+    from motiontune.llamafactory.names import NAMES
 
     return NAMES
 
 
 def test_every_name_is_there():
-    from motiontune.llamafactory.compat import check_names
+    from motiontune.llamafactory.names import check_names
 
     check_names()
     assert len({(owner, name) for owner, name, _ in names()}) == len(names())
@@ -32,7 +32,7 @@ def test_every_name_is_there():
     ],
 )
 def test_a_name_that_is_gone_is_named_with_its_use(name, where, monkeypatch):
-    from motiontune.llamafactory.compat import check_names
+    from motiontune.llamafactory.names import check_names
 
     owner, _, use = next(entry for entry in names() if entry[1] == name)
     monkeypatch.delattr(owner, name)

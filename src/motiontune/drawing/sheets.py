@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from motiontune.drawing.arrows import arrow_length, draw_arrows
+from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.viewing.arrows import arrow_length, draw_arrows
-from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
 
 
 CELL_WIDTH = 240

@@ -23,19 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motiontune.clip import Clip
+from motiontune.commands.extract import Reader
 from motiontune.datasets.dataset_info import ClipOfSample
+from motiontune.drawing.colours import colour_wheel_legend
+from motiontune.drawing.curves import draw_curves
+from motiontune.drawing.films import Show
 from motiontune.errors import ConfigError, MotiontuneError
-from motiontune.extract import Reader
 from motiontune.grid import VideoGrid
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
-from motiontune.viewing.colours import colour_wheel_legend
-from motiontune.viewing.curves import draw_curves
-from motiontune.viewing.library import KINDS, Library, Limits, Measured, choose, reason
-from motiontune.viewing.overlay import Show
-from motiontune.viewing.report import data_uri
-from motiontune.viewing.scenes import Scene, SourceRow, clip_scene, error_curve, prediction_scene, sources_scene
+from motiontune.runs.page import data_uri
+from motiontune.video.clip import Clip
+from motiontune.viewer.library import KINDS, Library, Limits, Measured, choose, reason
+from motiontune.viewer.scenes import Scene, SourceRow, clip_scene, error_curve, prediction_scene, sources_scene
 
 
 if TYPE_CHECKING:

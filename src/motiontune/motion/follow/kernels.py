@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.motion.camera import OTHER, fit_camera, part_of, since
+from motiontune.motion.follow.camera import OTHER, fit_camera, part_of, since
 
 
 loops: Any  # the module, or None
 try:
-    from motiontune.motion import loops
+    from motiontune.motion.follow import loops
 except ImportError:
     loops = None
 

@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.clip import read_clip
 from motiontune.errors import ClipError, MotiontuneError, mistakes
-from motiontune.evaluation.predictions import MotionComparison
-from motiontune.run_folder import (
+from motiontune.evaluation.comparison import MotionComparison
+from motiontune.runs.folder import (
     EVALUATION,
     MODEL_CARD,
     PICTURES_FOLDER,
@@ -28,7 +27,8 @@ from motiontune.run_folder import (
     read_state,
     read_texts,
 )
-from motiontune.viewing.report import ReportClip, write_report
+from motiontune.runs.page import ReportClip, write_report
+from motiontune.video.clip import read_clip
 
 
 CLIPS = 4

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.clip import Clip, open_video
+from motiontune.drawing.arrows import arrow_length, draw_arrows
+from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
+from motiontune.drawing.sheets import long_motion, printable, shorten, write_texts
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.viewing.arrows import arrow_length, draw_arrows
-from motiontune.viewing.colours import colour_wheel_legend, flow_to_rgb
-from motiontune.viewing.contact_sheet import long_motion, printable, shorten, write_texts
+from motiontune.video.clip import Clip, open_video
 
 
 Show = Literal["arrows", "colours", "heat", "none"]

@@ -5,8 +5,8 @@ from typing import Any
 from llamafactory.train import tuner
 
 from motiontune.errors import mistakes
-from motiontune.llamafactory.compat import get_logger
 from motiontune.llamafactory.install import install
+from motiontune.llamafactory.names import get_logger
 from motiontune.llamafactory.workflow import head_places
 from motiontune.model.head import find_head, save_head
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from motiontune.commands.extract import Format, find_clips, shorten_middle, write_motion
+from motiontune.drawing.films import Panel, Show, write_overlay
+from motiontune.drawing.sheets import printable
 from motiontune.errors import MotiontuneError
-from motiontune.extract import Format, find_clips, shorten_middle, write_motion
 from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
-from motiontune.viewing.contact_sheet import printable
-from motiontune.viewing.overlay import Panel, Show, write_overlay
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def predict(
         target: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
         max_new_tokens: at most so many tokens of text.
-        form: how the motion is written, as `motiontune.extract` does; text and target go into a `.npz` alone.
+        form: how the motion is written, as `motiontune.commands.extract` does; text and target go into a `.npz` alone.
 
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import training
-from motiontune.viewing import contact_sheet
+from motiontune.drawing import sheets
 from training import BOTH, dataset, run, sample
 
 
@@ -35,7 +35,7 @@ def titles(monkeypatch):
 
     def draw(rows, *size):
         drawn.append([row.title for row in rows])
-        return contact_sheet.contact_sheet(rows, *size)
+        return sheets.contact_sheet(rows, *size)
 
     monkeypatch.setattr(trainer, "contact_sheet", draw)
     return drawn

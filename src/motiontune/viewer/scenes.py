@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.clip import Clip
+from motiontune.commands.extract import Reader
+from motiontune.drawing.films import Panel, Show, write_overlay
+from motiontune.drawing.sheets import long_motion
 from motiontune.errors import MotiontuneError
-from motiontune.extract import Reader
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES, motion_of
-from motiontune.viewing.contact_sheet import long_motion
-from motiontune.viewing.library import Measured, measure, read_motion, reason
-from motiontune.viewing.overlay import Panel, Show, write_overlay
+from motiontune.video.clip import Clip
+from motiontune.viewer.library import Measured, measure, read_motion, reason
 
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
-from motiontune.motion.vectors import CodecMotion, VectorCollector, has_vectors
+from motiontune.video.vectors import CodecMotion, VectorCollector, has_vectors
 
 
 # Sampled frames in full size that may wait for being resized

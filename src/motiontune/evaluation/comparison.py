@@ -13,7 +13,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError
-from motiontune.evaluation.metrics import MotionSums
+from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
 
 

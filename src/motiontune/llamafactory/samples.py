@@ -12,7 +12,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
-from motiontune.llamafactory.compat import get_logger
+from motiontune.llamafactory.names import get_logger
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
 

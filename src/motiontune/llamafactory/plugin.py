@@ -1,4 +1,4 @@
-"""LLaMA-Factory's multimodal plugins, reading clips through `motiontune.clip`.
+"""LLaMA-Factory's multimodal plugins, reading clips through `motiontune.video.clip`.
 
 The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that
 do not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
@@ -17,10 +17,10 @@ from llamafactory.extras.constants import VIDEO_PLACEHOLDER
 from PIL import Image
 
 from motiontune.cache import FrameCache, file_digest, frames_key, motion_key
-from motiontune.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.motion.options import MotionOptions
+from motiontune.video.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
 
 
 _probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from motiontune.errors import ConfigError
-from motiontune.model.compat import base_of, language_model_of, run_frozen_vision_without_graph
 from motiontune.model.head import MotionHead
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
+from motiontune.model.wrappers import base_of, language_model_of, run_frozen_vision_without_graph
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.evaluation.metrics import SECTORS
-from motiontune.evaluation.predictions import MotionComparison
-from motiontune.run_folder import without_secrets
-from motiontune.viewing.arrows import STILL_PIXELS
-from motiontune.viewing.colours import colour_wheel_legend
-from motiontune.viewing.contact_sheet import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
-from motiontune.viewing.curves import SMOOTH_FROM, draw_curves
+from motiontune.drawing.arrows import STILL_PIXELS
+from motiontune.drawing.colours import colour_wheel_legend
+from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
+from motiontune.drawing.sheets import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
+from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.sums import SECTORS
+from motiontune.runs.folder import without_secrets
 
 
 COLUMNS = 6

@@ -18,19 +18,19 @@ from llamafactory.train.sft.metric import ComputeSimilarity
 from numpy.typing import NDArray
 from transformers import EvalPrediction
 
-from motiontune.clip import read_clip
+from motiontune.drawing.sheets import contact_sheet, save_png
 from motiontune.errors import ConfigError, MotiontuneError, in_one_line, mistakes
+from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack
-from motiontune.evaluation.predictions import MotionComparison
 from motiontune.evaluation.templates import Templates, read_templates, without_brackets
-from motiontune.llamafactory.compat import quiet_loggers
-from motiontune.llamafactory.dataset import CheckedDatasetProcessor
 from motiontune.llamafactory.install import run_exp
+from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import model_keys
+from motiontune.llamafactory.samples import CheckedDatasetProcessor
 from motiontune.model.head import find_head
-from motiontune.run_folder import EVALUATION, prediction_files, read_texts
-from motiontune.viewing.contact_sheet import contact_sheet, save_png
-from motiontune.viewing.report import prediction_rows
+from motiontune.runs.folder import EVALUATION, prediction_files, read_texts
+from motiontune.runs.page import prediction_rows
+from motiontune.video.clip import read_clip
 
 
 PLOT_COLUMNS, PLOT_WIDTH = 6, 240

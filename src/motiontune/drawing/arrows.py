@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from motiontune.viewing.colours import direction_rgb
+from motiontune.drawing.colours import direction_rgb
 
 
 STILL_PIXELS = 0.5
