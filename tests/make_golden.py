@@ -127,6 +127,7 @@ def _real(name: str) -> Path | None:
 # These are committed, so that they are the same with any encoder: name: (encoder, frames, (width, height))
 KEPT = {
     "h264.mp4": ("h264", 12, (96, 64)),
+    "h264_refs3.mp4": ("h264_refs3_b", 12, (98, 62)),  # x264 encodes this one differently one time in thirty
     "mpeg4.mp4": ("mpeg4_b", 11, (94, 62)),
     "mpeg2.mp4": ("mpeg2_b", 9, (96, 64)),
     "vp9.webm": ("vp9", 10, (95, 63)),
@@ -137,16 +138,16 @@ CLIPS: dict[str, Callable[[], Path | None]] = {
     **{f"kept {name}": functools.partial(Path, GOLDEN / name) for name in KEPT},
     "h264": lambda: _encoded("h264", ".mp4"),
     "h264, 1 reference": lambda: _encoded("h264_1", ".mkv", 21),
-    "h264, 3 references, B-frames": lambda: _encoded("h264_refs3_b", ".mp4", 19, (130, 94)),
+    "h264, 3 references": lambda: _encoded("h264_3", ".mp4", 19, (144, 80)),
     "h264, open GOPs": lambda: _encoded("h264_open_gop", ".ts", 25),
     "h264, interlaced": lambda: _encoded("h264_interlaced", ".mp4"),
     "h264, irregular, with a cut": _irregular,
     "h264, 1 frame": lambda: _encoded("h264", ".mp4", 1),
-    "mpeg4": lambda: _encoded("mpeg4", ".avi", 17, (131, 99)),
+    "mpeg4": lambda: _encoded("mpeg4", ".avi", 17, (144, 112)),
     "mpeg4, B-frames": lambda: _encoded("mpeg4_b", ".mp4", cut=9),
     "mpeg2, B-frames": lambda: _encoded("mpeg2_b", ".mpg", 23),
     "motion JPEG": _motion_jpeg,
-    "vp9": lambda: _encoded("vp9", ".webm", 21, (131, 99)),
+    "vp9": lambda: _encoded("vp9", ".webm", 21, (144, 112)),
     "hevc": lambda: _encoded("hevc", ".mp4"),
     "scene 1": lambda: _scene_clip(1),
     "scene 6": lambda: _scene_clip(6),
