@@ -78,14 +78,15 @@ def encode(
     rate: int = 25,
     pts: Iterable[int] | None = None,
     container: str | None = None,
+    threads: int = 0,
 ) -> Path:
-    """Write RGB frames with one of `ENCODERS`, `pts` in units of a frame."""
+    """Write RGB frames with one of `ENCODERS`, `pts` in units of a frame; 0 threads are as many as there are cores."""
     name, options, attributes = ENCODERS[encoder]
     with av.open(str(path), "w", format=container) as output:
         stream: Any = output.add_stream(name, rate=rate, options=options)
         for key, value in attributes.items():
             setattr(stream.codec_context, key, value)
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt, stream.thread_count = "yuv420p", threads
         for image, time in zip(frames, itertools.count() if pts is None else pts, strict=False):
             stream.height, stream.width = image.shape[:2]
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
