@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.follow.kernels import QUARTERS, per_patch, spread
+from motiontune.motion.consensus import per_patch
 from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.video.lattice import QUARTERS, spread
 from motiontune.video.vectors import records_of
 
 
