@@ -6,13 +6,11 @@ block there refers to. B pictures are passed over: their own vectors make the wa
 anchors does.
 
 FFmpeg does not say which of several reference pictures a vector points to. The slice headers say which ones there are
-(`h264.py`), and `follow` in `kernels.py` picks the one under which a block moves as the camera, its neighbours and the
-content before do.
+(`h264.py`), and `follow` chooses the one under which a block moves as the camera, its neighbours and the content
+before do.
 
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
-
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,18 +18,16 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.consensus import agree, per_patch
+from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.follow.references import FILLED, follow
 from motiontune.motion.follow.walk import interpolate, walk
 from motiontune.motion.pairs import each_pair, padded_times
+from motiontune.video.clip import Clip
+from motiontune.video.container import open_video, packets_of
 from motiontune.video.h264 import ReferenceTracker
 from motiontune.video.lattice import QUARTERS
 from motiontune.video.vectors import CodecMotion, has_vectors
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
 
 
 # The confidence of a velocity that comes from the anchors before and after, of theirs
@@ -44,7 +40,7 @@ MIN_SEEN = 0.1
 PEEK = 60
 
 
-def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -> MotionField:
+def codec_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past") -> MotionField:
     """The displacement of each patch between neighbouring sampled frames, from the codec's vectors.
 
     A vector's confidence is that of its points, which fell along their way, less where they disagree.
@@ -67,10 +63,10 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
     to_grid = np.array([grid.width / motion.width, grid.height / motion.height])
 
     def follow_pair(here: int, there: int) -> None:
-        later, earlier = max(here, there), min(here, there)
+        later, earlier = max(here, there), min(here, there)  # points can be followed back only
         ends, of_points = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
         displacements = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
-        if direction == "past":
+        if here == later:
             found = per_patch(displacements.reshape(points.shape), of_points.reshape(points.shape[:-1]))
         else:
             found = _at_start(ends * to_grid, displacements, of_points, grid)
@@ -86,8 +82,6 @@ def codec_unusable(path: str) -> str | None:
     Raises:
         ClipError: if the file cannot be read.
     """
-    from motiontune.video.clip import open_video, packets_of  # clip.py collects vectors with this module
-
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)
         if not has_vectors(codec):
@@ -125,7 +119,7 @@ def _keys_only(codec: str) -> str:
     return f"this {codec} stream has key frames only"
 
 
-def _usable(clip: "Clip") -> CodecMotion:
+def _usable(clip: Clip) -> CodecMotion:
     """The clip's vectors.
 
     Raises:
@@ -163,7 +157,7 @@ class Track:
         chosen: int8 [A, r, c], which of the picture's candidates the vector leads to; -1 where there is no vector.
         velocities: float32 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
         confidence: float32 [A, r, c], from 0 (unknown) to 1.
-        bends: of some anchors, float64 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
+        bends: of some anchors, float32 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
             the time since the anchor before, from where it would have been had it moved steadily; decoded pixels.
     """
 
@@ -180,7 +174,7 @@ class Track:
             motion.spacing,
             motion.rate,
         )
-        self.bends: dict[int, NDArray[np.float64]] = {}
+        self.bends: dict[int, NDArray[np.float32]] = {}
         for time, shifts, inter in zip(motion.between_times, motion.between_shifts, motion.between_inter, strict=True):
             self._look_between(time, shifts / float(QUARTERS), inter)
         self._bridge()
@@ -210,12 +204,13 @@ class Track:
         if seen.any(axis=0).mean() >= MIN_SEEN:
             displacement = self.velocities[k] * span
             weights = [side[..., None] * share for side, share in zip(seen, (1 - part, part), strict=True)]
-            bend = weights[0] * (-shifts[0] - part * displacement) + weights[1] * ((1 - part) * displacement - shifts[1])
+            bend = weights[0] * (-shifts[0] - part * displacement)
+            bend = bend + weights[1] * ((1 - part) * displacement - shifts[1])
             weight = weights[0] + weights[1]
             known = weight[..., 0] > 0
             bend = bend / np.where(weight > 0, weight, 1) / (part * (1 - part))
             bend = np.where(weight > 0, bend, np.median(bend[known], axis=0)).astype(np.float32)
-            self.bends[k] = np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)])
+            self.bends[k] = np.asarray(np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]), np.float32)
 
     def back(
         self, points: NDArray[np.float64], start: float, end: float

@@ -41,9 +41,7 @@ def per_patch(displacements: Floats, confidence: Floats, least: float = 0.5) -> 
     return vectors, of_patches
 
 
-@compiled(
-    "void(float64[:,:,:,::1], float64[:,:,::1], float64, float64[:,::1], float32[:,:,::1], float32[:,::1])"
-)
+@compiled("void(float64[:,:,:,::1], float64[:,:,::1], float64, float64[:,::1], float32[:,:,::1], float32[:,::1])")
 def medians(
     displacements: Floats, confidence: Floats, least: float, ordered: Floats, vectors: Singles, of_patches: Singles
 ) -> None:

@@ -1,9 +1,9 @@
 """The reference of each vector, and so the velocity of what it describes.
 
-FFmpeg exports where a block's reference lies, but not in which of several pictures. A vector goes with the camera where
-that tells its candidates apart (`camera.py`). Of the others' candidates one stands the better, the more the velocity
-that it implies is like the neighbours' and like the one before; the encoder's first reference has an advantage, because
-it is the cheapest to name. A hole is filled from its neighbours, or with the velocity before.
+FFmpeg exports where a block's reference lies, but not in which of several pictures. A vector goes with the camera
+where that tells its candidates apart (`camera.py`). Of the others' candidates one stands the better, the more the
+velocity that it implies is like the neighbours' and like the one before; the encoder's first reference has an
+advantage, because it is the cheapest to name. A hole is filled from its neighbours, or with the velocity before.
 
 Shapes: A anchors, K candidate references, r x c points of the lattice over the decoded frame.
 """
@@ -91,10 +91,17 @@ def follow(
                     guess = part_of(cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
                 vectors = shifts[k][coarse][sampled] / QUARTERS
                 cameras[k] = fit_camera(points[sampled], vectors, back[:known], guess)
-                of_candidates = (back[:known], cases[:known])
                 moving[k] = explain(
-                    *(shifts[k], inter[k], size, spacing, *of_candidates, cameras[k]),
-                    *(choice, with_camera, displacement),
+                    shifts[k],
+                    inter[k],
+                    size,
+                    spacing,
+                    back[:known],
+                    cases[:known],
+                    cameras[k],
+                    choice,
+                    with_camera,
+                    displacement,
                 )
                 if not moving[k]:
                     with_camera[:] = False
@@ -103,8 +110,17 @@ def follow(
         choose(shifts[k], inter[k], 1.0 / (span * rate), 1.0 / rate, *earlier, with_camera, choice)
         per_interval = 1.0 / (times[k] - times[k - 1]) if k else 0.0
         move(
-            *(shifts[k], inter[k], choice, 1.0 / span, with_camera, displacement, per_interval, reliability[k]),
-            *(*earlier, velocities[k], confidence[k]),
+            shifts[k],
+            inter[k],
+            choice,
+            1.0 / span,
+            with_camera,
+            displacement,
+            per_interval,
+            reliability[k],
+            *earlier,
+            velocities[k],
+            confidence[k],
         )
         chosen[k] = np.where(inter[k], numbers[choice], -1)
         before = k

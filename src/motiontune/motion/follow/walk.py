@@ -58,10 +58,25 @@ def walk(
     last = int(np.searchsorted(times, start))
     if last == len(times):
         return ends, np.zeros(len(points))
-    product, moments, flat = np.ones(len(points)), np.full(len(points), float(start)), shifts.reshape(-1)
+    product, moments = np.ones(len(points)), np.full(len(points), start)
+    rows, cols = chosen.shape[1:]
+    flat = shifts.reshape(-1)
     follow_back(
-        *(last, float(end), times, candidates, chosen.reshape(-1), flat, flat.view(np.int32)),
-        *(velocities.reshape(-1), confidence.reshape(-1), chosen.shape[1:], size, spacing, ends, moments, product),
+        last,
+        end,
+        times,
+        candidates,
+        chosen.reshape(-1),
+        flat,
+        flat.view(np.int32),
+        velocities.reshape(-1),
+        confidence.reshape(-1),
+        (rows, cols),
+        size,
+        spacing,
+        ends,
+        moments,
+        product,
     )
     product[moments > end] = 0.0
     return ends, product
