@@ -55,7 +55,7 @@ types: $(STAMP)
 
 # The versions in the lock file stay unless pyproject.toml or ARGS=--upgrade asks for others.
 lock: | $(UV)
-	$(UV) pip compile pyproject.toml --extra llamafactory --extra dev --extra fast --output-file requirements.lock \
+	$(UV) pip compile pyproject.toml --extra llamafactory --extra dev --output-file requirements.lock \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pairs import gray_frames, neighbours, padded_times
+from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.motion.patches import gray_frames
 from motiontune.video.clip import Clip
 
 

@@ -27,7 +27,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.codec import codec_unusable
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pairs import gray_frames
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import Clip, read_clip
 

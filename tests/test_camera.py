@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from motiontune.motion.follow.kernels import APART, NEAR, explain
 
 from motiontune.motion.follow.camera import STILL, fit_camera, part_of, since
-from motiontune.motion.follow.kernels import APART, NEAR, explain
 
 
 def affine(turn: float, zoom: float, x: float, y: float) -> Any:

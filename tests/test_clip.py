@@ -10,7 +10,8 @@ import pytest
 
 from make_clips import FOLDER, encode, pan, pan_clip, recoded
 from motiontune.errors import ClipError
-from motiontune.video.clip import VideoInfo, clip_from_frames, probe, read_clip, sample_indices
+from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
+from motiontune.video.container import VideoInfo, probe
 from real_clips import real_clip
 
 

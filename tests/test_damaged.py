@@ -13,7 +13,8 @@ import pytest
 
 from make_clips import encode
 from motiontune.errors import ClipError
-from motiontune.video.clip import packets_of, probe, read_clip
+from motiontune.video.clip import read_clip
+from motiontune.video.container import packets_of, probe
 from motiontune.video.h264 import PPS, SPS, split_nals
 from mutations import COUNT, RAW, Original, Outcome, mutate, original, pictures, read
 

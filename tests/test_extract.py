@@ -9,13 +9,14 @@ import pytest
 
 from commands import command, refused
 from make_clips import pan_clip
-from motiontune.commands.extract import FORMATS, FrameOptions, extract, find_clips
+from motiontune.commands.extract import FORMATS, extract, find_clips
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
+from motiontune.video.reader import FrameReader
 from training import start, tiny
 
 
@@ -33,7 +34,7 @@ def started() -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_file_source_reads_what_was_written(form: str, direction: str, tmp_path: Path) -> None:
     options = MotionOptions(direction=direction)
-    rows = extract([str(clip) for clip in CLIPS], str(tmp_path), options, FrameOptions(fps=7.0), form)
+    rows = extract([str(clip) for clip in CLIPS], str(tmp_path), options, FrameReader(fps=7.0), form)
     assert [row.source for row in rows] == ["codec+flow", "blockmatch+flow"]
     assert [(row.codec, row.references, row.frames) for row in rows] == [("h264", 3, 11), ("vp9", 0, 11)]
     for path, row in zip(CLIPS, rows, strict=True):
@@ -47,7 +48,7 @@ def test_the_file_source_reads_what_was_written(form: str, direction: str, tmp_p
 
 
 def test_the_files(tmp_path: Path) -> None:
-    extract([str(CLIPS[0])], str(tmp_path), frames=FrameOptions(fps=7.0), preview=True)
+    extract([str(CLIPS[0])], str(tmp_path), frames=FrameReader(fps=7.0), preview=True)
     with np.load(tmp_path / f"{NAMES[0]}.npz") as saved:
         assert {key: saved[key].shape for key in saved} == {
             "vectors": (11, 10, 12, 2),
@@ -65,7 +66,7 @@ def test_the_files(tmp_path: Path) -> None:
     with av.open(str(tmp_path / f"{NAMES[0]}.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 11 and frames[0].shape == (400, 960, 3)
-    extract([str(CLIPS[0])], str(tmp_path), frames=FrameOptions(fps=7.0), form="flo")
+    extract([str(CLIPS[0])], str(tmp_path), frames=FrameReader(fps=7.0), form="flo")
     vectors, valid = read_flo(str(tmp_path / NAMES[0] / "00000.flo"))
     assert vectors.shape == (140, 168, 2) and valid.mean() > 0.5
 

@@ -8,7 +8,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.flow import PRESETS, refined
 from motiontune.motion.flow import flow_motion as flow_of_frames
-from motiontune.motion.pairs import gray_frames, verified
+from motiontune.motion.patches import gray_frames, verified
 from motiontune.video.clip import Clip, clip_from_frames, read_clip
 from real_clips import real_clip
 

@@ -11,18 +11,18 @@ import pytest
 
 import training
 from make_clips import pan_clip
-from motiontune.commands.extract import FrameOptions
 from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, write_dataset
 from motiontune.errors import ClipError, ConfigError
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
+from motiontune.video.reader import FrameReader
 from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of
 from motiontune.viewer.scenes import clip_scene, difference, error_curve, sources_scene
 
 
-READER = FrameOptions(fps=8.0)
+READER = FrameReader(fps=8.0)
 OPTIONS = MotionOptions()
 MOVING = training.clips()[0]
 LIMITS = Limits()
@@ -197,7 +197,7 @@ def frames_of(path: Path) -> tuple[np.ndarray, float]:
 
 @pytest.mark.parametrize("show", ["arrows", "colours", "none"])
 def test_the_film_of_a_clip_has_the_models_frames(show, tmp_path):
-    scene, measured = clip_scene(str(pan_clip("h264", ".mp4")), FrameOptions(fps=4.0), OPTIONS)
+    scene, measured = clip_scene(str(pan_clip("h264", ".mp4")), FrameReader(fps=4.0), OPTIONS)
     pictures, rate = frames_of(scene.draw(tmp_path / "film.mp4", show))
     assert len(pictures) == measured.frames == len(scene.clip.frames)
     assert rate == pytest.approx(1 / np.median(np.diff(scene.clip.times)), rel=0.01)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from make_clips import pan_clip
-from motiontune.commands.extract import FrameOptions
 from motiontune.drawing.films import Panel, write_overlay
 from motiontune.errors import ClipError
 from motiontune.motion.field import MotionField
 from motiontune.video.clip import read_clip
+from motiontune.video.reader import FrameReader
 
 
 CLIP = pan_clip("h264", ".mp4")
-READER = FrameOptions(fps=2.0)
+READER = FrameReader(fps=2.0)
 
 
 def clip_and_field(direction="past", valid_frame=1, path=CLIP):

@@ -30,7 +30,7 @@ from motiontune.cache import FrameCache, MotionCache
 from motiontune.errors import MotionUnavailable
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
-from motiontune.video.clip import probe
+from motiontune.video.container import probe
 
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"

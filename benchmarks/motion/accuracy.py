@@ -38,7 +38,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion import pairs
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pairs import patch_median
+from motiontune.motion.patches import patch_median
 from motiontune.motion.sources import SOURCES, motion_of
 from motiontune.video.clip import Clip, read_clip
 

@@ -17,7 +17,8 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.codec import has_vectors
 from motiontune.motion.field import MotionField
 from motiontune.motion.flow import dis_flow
-from motiontune.motion.pairs import gray_frames, neighbours, padded_times, patch_median
+from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.motion.patches import gray_frames, patch_median
 from motiontune.video.clip import Clip
 
 

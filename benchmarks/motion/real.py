@@ -25,7 +25,8 @@ from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pairs import gray_frames, neighbours, verified
+from motiontune.motion.pairs import neighbours
+from motiontune.motion.patches import gray_frames, verified
 from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
 

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from motiontune.errors import MotionUnavailable
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
-from motiontune.video.clip import probe
+from motiontune.video.container import probe
 
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 from motiontune import MotionModel
-from motiontune.commands.extract import FrameOptions
 from motiontune.drawing.films import Panel, write_overlay
 from motiontune.model.head import MotionHead, MotionHeadConfig, save_head
 from motiontune.model.tiny import build_tiny
 from motiontune.motion.sources import motion_of
+from motiontune.video.reader import FrameReader
 
 
 WIDTH, HEIGHT, RATE, SECONDS = 854, 480, 30, 10
@@ -56,7 +56,7 @@ def films(folder: Path) -> list[dict[str, Any]]:
     """Frames per second of processor time, decoding included, the median of several rounds."""
     clip_file = folder / "pan.mp4"
     write_clip(clip_file)
-    reader = FrameOptions(fps=2.0)
+    reader = FrameReader(fps=2.0)
     clip = reader.read(str(clip_file), with_vectors=True)
     grid = reader.grid_of(clip)
     field = motion_of(clip, grid)

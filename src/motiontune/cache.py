@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.video.clip import Clip, VideoInfo
+from motiontune.video.clip import Clip
+from motiontune.video.container import VideoInfo
 
 
 # Packages whose version may change a pixel or a vector

@@ -93,10 +93,11 @@ def _inspect(argv: list[str]) -> None:
 
 
 def _extract(argv: list[str]) -> None:
-    from motiontune.commands.extract import FORMATS, FrameOptions, extract, table
+    from motiontune.commands.extract import FORMATS, extract, table
     from motiontune.motion.options import QUALITIES, MotionOptions
+    from motiontune.video.reader import FrameReader
 
-    motion, frames = MotionOptions(), FrameOptions()
+    motion, frames = MotionOptions(), FrameReader()
     parser = argparse.ArgumentParser(
         "motiontune extract",
         description="Write the motion of clips to files that `motion_source: file` reads. Existing ones are replaced.",
@@ -127,7 +128,7 @@ def _extract(argv: list[str]) -> None:
     motion = MotionOptions(
         args.source, args.direction, args.quality, args.min_confidence, raft_weights=args.raft_weights
     )
-    frames = FrameOptions(args.fps, args.max_frames, args.max_pixels, args.patch, args.merge)
+    frames = FrameReader(args.fps, args.max_frames, args.max_pixels, args.patch, args.merge)
     reader = None
     if args.model is not None:
         from motiontune.llamafactory.reader import ModelReader
@@ -267,11 +268,11 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _view(argv: list[str]) -> None:
-    from motiontune.commands.extract import FrameOptions
     from motiontune.datasets.something_something import PROMPT
     from motiontune.motion.field import Direction
     from motiontune.motion.options import MotionOptions
     from motiontune.motion.sources import check_source
+    from motiontune.video.reader import FrameReader
 
     parser = argparse.ArgumentParser(
         "motiontune view", description="Look through clips, their motion and what a model says of it, in the browser."
@@ -302,7 +303,7 @@ def _view(argv: list[str]) -> None:
     first = args.dataset or (FILES if args.clips else next(iter(library.names), None))
     if first is not None:
         library.clips(first)
-    model, reader = None, FrameOptions(args.fps, args.max_frames, args.max_pixels)
+    model, reader = None, FrameReader(args.fps, args.max_frames, args.max_pixels)
     direction: Direction = args.direction or "past"
     if args.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {args.model}", flush=True)

@@ -1,6 +1,6 @@
 """The patch grid of one video: where the vision encoder's patches lie, and the order of the video tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class VideoGrid:
         """Build the grid from one row of `video_grid_thw`: (temporal patches, patch rows, patch columns)."""
         frames, rows, cols = (int(number) for number in thw)
         return cls(frames * temporal_patch, rows, cols, patch, merge, temporal_patch)
+
+    def unpadded(self, frames: int) -> "VideoGrid":
+        """The same patches in a clip's own frames, one token each in time, without the frame that padding repeats."""
+        return replace(self, frames=frames, temporal_patch=1)
 
     @property
     def height(self) -> int:

@@ -5,16 +5,15 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from motiontune.drawing.arrows import arrow_length, draw_arrows
@@ -22,63 +21,18 @@ from motiontune.drawing.colours import flow_to_rgb
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, long_motion, save_png
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.motion.field import MotionField, frames_with_motion
 from motiontune.motion.file import write_flo, write_kitti_png, write_npy, write_npz
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
-from motiontune.video.clip import Clip, read_clip
+from motiontune.video.clip import Clip
+from motiontune.video.reader import FrameReader, Reader
 
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
 PREVIEW_WIDTH = 480
 Format = Literal["npz", "npy", "flo", "png"]
 FORMATS: tuple[str, ...] = get_args(Format)
-
-
-class Reader(Protocol):
-    """Reads clips, and knows where patches lie; for a model it is `motiontune.llamafactory.reader.ModelReader`."""
-
-    def read(self, path: str, with_vectors: bool) -> Clip:
-        """Decode a clip's sampled frames, resized."""
-
-    def grid_of(self, clip: Clip) -> VideoGrid:
-        """The patch grid of a clip."""
-
-
-@dataclass(frozen=True)
-class FrameOptions:
-    """Reads clips for no model in particular: LLaMA-Factory's `video_*` keys, and patches.
-
-    Args:
-        fps: sampled frames per second (`video_fps`).
-        max_frames: at most so many of them (`video_maxlen`).
-        max_pixels: a frame with more pixels is made smaller (`video_max_pixels`).
-        patch: side of a patch in pixels.
-        merge: patches per video token along each side; sides are rounded to whole tokens.
-    """
-
-    fps: float = 2.0
-    max_frames: int = 128
-    max_pixels: int = 65536
-    patch: int = 14
-    merge: int = 2
-
-    def read(self, path: str, with_vectors: bool) -> Clip:
-        """Decode a clip's sampled frames, resized."""
-        return read_clip(path, self.fps, self.max_frames, self._resize, with_vectors)
-
-    def grid_of(self, clip: Clip) -> VideoGrid:
-        """The patch grid of a clip; sides are rounded to whole tokens."""
-        side = self.patch * self.merge
-        rows, cols = (max(1, round(length / side)) * self.merge for length in clip.frames.shape[1:3])
-        return VideoGrid(len(clip.frames), rows, cols, self.patch, self.merge, temporal_patch=1)
-
-    def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = frame.shape[:2]
-        if width * height <= self.max_pixels:
-            return frame
-        factor = (self.max_pixels / (width * height)) ** 0.5
-        return np.asarray(Image.fromarray(frame).resize((int(width * factor), int(height * factor))), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -147,7 +101,7 @@ def extract(
     paths: Sequence[str],
     out: str,
     options: MotionOptions | None = None,
-    frames: FrameOptions | None = None,
+    frames: FrameReader | None = None,
     form: Format = "npz",
     preview: bool = False,
     reader: Reader | None = None,
@@ -166,7 +120,7 @@ def extract(
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.
     """
-    options, frames = options or MotionOptions(), frames or FrameOptions()
+    options, frames = options or MotionOptions(), frames or FrameReader()
     check_source(options.source)
     clips = find_clips(paths, out)
     rows = []
@@ -198,7 +152,7 @@ def extract_clip(
     """
     start = time.perf_counter()
     clip = reader.read(path, needs_vectors(options.source))
-    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)  # without padding
+    grid = reader.grid_of(clip).unpadded(len(clip.frames))
     field = motion_of(clip, grid, options)
     write_motion(target, field, grid, form)
     if preview:
@@ -243,8 +197,8 @@ def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Litera
     folder.mkdir(parents=True, exist_ok=True)
     for old in [*folder.glob("*.flo"), *folder.glob("*.png")]:
         old.unlink()
-    kept = slice(1, None) if field.direction == "past" else slice(0, -1)
-    for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
+    for number, i in enumerate(frames_with_motion(len(field.vectors), field.direction)):
+        vectors, valid = field.vectors[i], field.valid[i]
         dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
         write(str(folder / f"{number:05d}.{form}"), dense, known)
 

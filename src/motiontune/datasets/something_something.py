@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from motiontune.datasets.dataset_info import make_sample, write_dataset, write_rows
 from motiontune.errors import ClipError, ConfigError
-from motiontune.video.clip import probe
+from motiontune.video.container import probe
 
 
 PROMPT = "Explain the action happening the video."

@@ -17,7 +17,8 @@ from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.drawing.sheets import long_motion, printable, shorten, write_texts
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.video.clip import Clip, open_video
+from motiontune.video.clip import Clip
+from motiontune.video.container import open_video
 
 
 Show = Literal["arrows", "colours", "heat", "none"]

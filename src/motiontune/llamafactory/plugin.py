@@ -20,7 +20,8 @@ from motiontune.cache import FrameCache, file_digest, frames_key, motion_key
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.motion.options import MotionOptions
-from motiontune.video.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
+from motiontune.video.clip import Clip, clip_from_frames, read_clip, sample_indices
+from motiontune.video.container import probe
 
 
 _probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times

@@ -28,7 +28,7 @@ from motiontune.llamafactory.reader import ModelReader
 from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
 from motiontune.model.forward import MotionObjective, attach_head, captured_motion
 from motiontune.model.head import find_head
-from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
 from motiontune.targets import tokens_to_vectors
@@ -200,7 +200,7 @@ class MotionModel:
             field = self._field(values, clip, grid)
         tokenizer = self.reader.tokenizer_module["tokenizer"]
         text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-        unpadded = replace(grid, frames=len(clip.frames), temporal_patch=1)
+        unpadded = grid.unpadded(len(clip.frames))
         wanted, problem = self._target(clip, unpadded, target)
         return MotionPrediction(text, field, wanted, clip, unpadded, problem)
 
@@ -266,7 +266,7 @@ class MotionModel:
             raise MotiontuneError(f"{clip.path}: the model's motion is not a number: did its training diverge?")
         valid = np.zeros(vectors.shape[:3], np.bool_)
         has_neighbour = np.diff(clip.indices) > 0
-        valid[slice(1, None) if self.direction == "past" else slice(0, -1)] = has_neighbour[:, None, None]
+        valid[frames_with_motion(len(valid), self.direction)] = has_neighbour[:, None, None]
         return MotionField(
             np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", self.direction
         )

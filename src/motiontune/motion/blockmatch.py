@@ -8,7 +8,7 @@ Shapes: r x c cells of 8 x 8 pixels, F, R, C frames, patch rows and patch column
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import av
 import cv2
@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.follow.kernels import QUARTERS, per_patch, spread
+from motiontune.motion.consensus import per_patch
+from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.video.clip import Clip
+from motiontune.video.lattice import QUARTERS, spread
 from motiontune.video.vectors import records_of
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
 
 
 ENCODER = "libx264"
@@ -52,7 +50,7 @@ PARAMS = {
 
 
 def blockmatch_motion(
-    clip: "Clip", grid: VideoGrid, direction: Direction, frames: list[NDArray[np.uint8]]
+    clip: Clip, grid: VideoGrid, direction: Direction, frames: list[NDArray[np.uint8]]
 ) -> MotionField:
     """Find each patch of a sampled frame in the neighbouring one with x264's motion search.
 
@@ -71,25 +69,23 @@ def blockmatch_motion(
     times = padded_times(clip, grid)
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     confidence = np.zeros(vectors.shape[:3], np.float32)
-    pairs = neighbours(clip, direction)
+    step = STEP[direction]
     # each frame is matched with the one that was encoded before it
-    order = [there for _, there in pairs[:1]] + [here for here, _ in pairs] if direction == "past" else None
-    if order is None:
-        order = [there for _, there in pairs[-1:]] + [here for here, _ in reversed(pairs)]
-    sign = np.float32(-1 if direction == "past" else 1)
+    pairs = neighbours(clip, direction)[::-step]
+    order = [there for _, there in pairs[:1]] + [here for here, _ in pairs]
     if pairs:
         try:
             matched = list(_match([frames[i] for i in order]))
         except (av.error.FFmpegError, ValueError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
-        for here, (way, known) in zip(order[1:], matched, strict=True):
-            flow, confidence[here] = per_patch(*_points(way, known, grid), least=0.25)
-            vectors[here] = sign * flow
+        for here, (to_reference, inter) in zip(order[1:], matched, strict=True):
+            flow, confidence[here] = per_patch(*_points(to_reference, inter, grid), least=0.25)
+            vectors[here] = np.float32(step) * flow
     return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)
 
 
 def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """For each frame but the first, the way from its cells to where they were in the frame before.
+    """For each frame but the first, the vectors from its cells to where they were in the frame before.
 
     Args:
         frames: uint8 [H, W] each.
@@ -127,12 +123,12 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
 
 
 def _points(
-    way: NDArray[np.float32], known: NDArray[np.bool_], grid: VideoGrid
+    to_reference: NDArray[np.float32], inter: NDArray[np.bool_], grid: VideoGrid
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The cells at four points of each patch: [R, C, 4, 2], and whether they are known, 0 or 1, [R, C, 4]."""
+    """The cells' vectors at four points of each patch, [R, C, 4, 2], and whether there is one, 0 or 1, [R, C, 4]."""
     inside = (np.arange(2) + 0.5) / 2
     row = ((np.arange(grid.rows)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[:, None, :, None]
     col = ((np.arange(grid.cols)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[None, :, None, :]
     shape = (grid.rows, grid.cols, 4)
-    points, good = way[row, col].astype(np.float64), known[row, col].astype(np.float64)
+    points, good = to_reference[row, col].astype(np.float64), inter[row, col].astype(np.float64)
     return points.reshape(*shape, 2), good.reshape(shape)

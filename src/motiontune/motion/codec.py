@@ -6,13 +6,11 @@ block there refers to. B pictures are passed over: their own vectors make the wa
 anchors does.
 
 FFmpeg does not say which of several reference pictures a vector points to. The slice headers say which ones there are
-(`h264.py`), and `follow` in `kernels.py` picks the one under which a block moves as the camera, its neighbours and the
-content before do.
+(`h264.py`), and `follow` chooses the one under which a block moves as the camera, its neighbours and the content
+before do.
 
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
-
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -20,19 +18,20 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion.consensus import agree, per_patch
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.follow.kernels import FILLED, QUARTERS, agree, follow, interpolate, per_patch, walk
+from motiontune.motion.follow.references import FILLED, follow
+from motiontune.motion.follow.walk import interpolate, walk
 from motiontune.motion.pairs import each_pair, padded_times
+from motiontune.video.clip import Clip
+from motiontune.video.container import open_video, packets_of
 from motiontune.video.h264 import ReferenceTracker
+from motiontune.video.lattice import QUARTERS
 from motiontune.video.vectors import CodecMotion, has_vectors
 
 
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
-
-
-# How much less a vector is worth that comes from the picture before or after
-TRUST_BRIDGED = 0.85
+# The confidence of a velocity that comes from the anchors before and after, of theirs
+BRIDGED = 0.85
 # A P picture with fewer predicted points than this may be a cut
 MIN_INTER = 0.5
 # A B picture with fewer vectors than this says nothing of acceleration
@@ -41,10 +40,10 @@ MIN_SEEN = 0.1
 PEEK = 60
 
 
-def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -> MotionField:
+def codec_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past") -> MotionField:
     """The displacement of each patch between neighbouring sampled frames, from the codec's vectors.
 
-    A vector's confidence says how surely its points could be followed, and how far they agree.
+    A vector's confidence is that of its points, which fell along their way, less where they disagree.
 
     Args:
         clip: the sampled frames, read with `with_vectors=True`.
@@ -64,13 +63,13 @@ def codec_motion(clip: "Clip", grid: VideoGrid, direction: Direction = "past") -
     to_grid = np.array([grid.width / motion.width, grid.height / motion.height])
 
     def follow_pair(here: int, there: int) -> None:
-        later, earlier = max(here, there), min(here, there)
-        ends, trust = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
-        moved = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
-        if direction == "past":
-            found = per_patch(moved.reshape(points.shape), trust.reshape(points.shape[:-1]))
+        later, earlier = max(here, there), min(here, there)  # points can be followed back only
+        ends, of_points = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
+        displacements = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
+        if here == later:
+            found = per_patch(displacements.reshape(points.shape), of_points.reshape(points.shape[:-1]))
         else:
-            found = _at_start(ends * to_grid, moved, trust, grid)
+            found = _at_start(ends * to_grid, displacements, of_points, grid)
         vectors[here], confidence[here] = agree(*found)
 
     each_pair(follow_pair, clip, direction)
@@ -83,8 +82,6 @@ def codec_unusable(path: str) -> str | None:
     Raises:
         ClipError: if the file cannot be read.
     """
-    from motiontune.video.clip import open_video, packets_of  # clip.py collects vectors with this module
-
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)
         if not has_vectors(codec):
@@ -122,7 +119,7 @@ def _keys_only(codec: str) -> str:
     return f"this {codec} stream has key frames only"
 
 
-def _usable(clip: "Clip") -> CodecMotion:
+def _usable(clip: Clip) -> CodecMotion:
     """The clip's vectors.
 
     Raises:
@@ -159,25 +156,25 @@ class Track:
     Attributes:
         chosen: int8 [A, r, c], which of the picture's candidates the vector leads to; -1 where there is no vector.
         velocities: float32 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
-        trust: float32 [A, r, c], from 0 (unknown) to 1.
-        bends: of some anchors, float64 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
+        confidence: float32 [A, r, c], from 0 (unknown) to 1.
+        bends: of some anchors, float32 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
             the time since the anchor before, from where it would have been had it moved steadily; decoded pixels.
     """
 
     def __init__(self, motion: CodecMotion) -> None:
         self.motion = motion
-        self.chosen, self.velocities, self.trust = follow(
+        self.chosen, self.velocities, self.confidence = follow(
             motion.shifts,
             motion.inter,
             motion.times,
             motion.key,
-            motion.trust,
+            motion.confidence,
             motion.candidates,
             (motion.width, motion.height),
             motion.spacing,
             motion.rate,
         )
-        self.bends: dict[int, NDArray[np.float64]] = {}
+        self.bends: dict[int, NDArray[np.float32]] = {}
         for time, shifts, inter in zip(motion.between_times, motion.between_shifts, motion.between_inter, strict=True):
             self._look_between(time, shifts / float(QUARTERS), inter)
         self._bridge()
@@ -198,21 +195,22 @@ class Track:
         span = times[k] - times[k - 1]
         part = (time - times[k - 1]) / span
         both = np.asarray(inter.all(axis=0), np.bool_)
-        if not self.trust[k].any() and both.mean() >= MIN_INTER:
+        if not self.confidence[k].any() and both.mean() >= MIN_INTER:
             velocity, near = _from_neighbours((shifts[1] - shifts[0]) / span, both)
             self.velocities[k] = np.where((both | near)[..., None], velocity, 0)
-            self.trust[k] = np.where(both, 1.0, np.where(near, FILLED, 0.0))
+            self.confidence[k] = np.where(both, 1.0, np.where(near, FILLED, 0.0))
         # vectors to both sides need nothing else; where these are rare, the anchor's own motion takes one's place
-        seen = inter & (both if both.mean() >= MIN_SEEN else self.trust[k] > 0)
+        seen = inter & (both if both.mean() >= MIN_SEEN else self.confidence[k] > 0)
         if seen.any(axis=0).mean() >= MIN_SEEN:
-            way = self.velocities[k] * span
+            displacement = self.velocities[k] * span
             weights = [side[..., None] * share for side, share in zip(seen, (1 - part, part), strict=True)]
-            bend = weights[0] * (-shifts[0] - part * way) + weights[1] * ((1 - part) * way - shifts[1])
+            bend = weights[0] * (-shifts[0] - part * displacement)
+            bend = bend + weights[1] * ((1 - part) * displacement - shifts[1])
             weight = weights[0] + weights[1]
             known = weight[..., 0] > 0
             bend = bend / np.where(weight > 0, weight, 1) / (part * (1 - part))
             bend = np.where(weight > 0, bend, np.median(bend[known], axis=0)).astype(np.float32)
-            self.bends[k] = np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]).astype(np.float64)
+            self.bends[k] = np.asarray(np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]), np.float32)
 
     def back(
         self, points: NDArray[np.float64], start: float, end: float
@@ -225,11 +223,11 @@ class Track:
             end: the time to go to, before it.
 
         Returns:
-            float64 [N, 2], where they were at `end`, and float64 [N], how surely; 0 where it is not known.
+            float64 [N, 2], where they were at `end`, and float64 [N], their confidence; 0 where it is not known.
         """
         motion = self.motion
         points = points - self._bent(points, start)
-        ends, sure = walk(
+        ends, confidence = walk(
             points,
             start,
             end,
@@ -238,11 +236,11 @@ class Track:
             self.chosen,
             motion.shifts,
             self.velocities,
-            self.trust,
+            self.confidence,
             (motion.width, motion.height),
             motion.spacing,
         )
-        return ends + self._bent(ends, end), sure
+        return ends + self._bent(ends, end), confidence
 
     def _bent(self, points: NDArray[np.float64], time: float) -> NDArray[np.float64]:
         """How far points [N, 2] are from where they would be had they moved steadily between anchors, [N, 2]."""
@@ -251,19 +249,19 @@ class Track:
         if k not in self.bends or times[k] == time:
             return np.zeros_like(points)
         part = (time - times[k - 1]) / (times[k] - times[k - 1])
-        x, y = (points / self.motion.spacing - 0.5).T
-        bend = interpolate(self.bends[k], np.ones(self.motion.inter.shape[1:]), x, y)
-        return np.asarray(part * (1 - part) * np.stack(bend, axis=-1), np.float64)
+        everywhere = np.ones(self.motion.inter.shape[1:], np.float32)
+        bend = interpolate(self.bends[k], everywhere, points / self.motion.spacing - 0.5)
+        return np.asarray(part * (1 - part) * bend, np.float64)
 
     def _bridge(self) -> None:
         """Give an anchor without vectors the mean of the velocities of the one before it and the one after it."""
-        usable = self.trust.any(axis=(1, 2)) & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
-        for k in np.flatnonzero(~self.trust.any(axis=(1, 2))):
+        usable = self.confidence.any(axis=(1, 2)) & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
+        for k in np.flatnonzero(~self.confidence.any(axis=(1, 2))):
             sides = [side for side in (k - 1, k + 1) if 0 <= side < len(usable) and usable[side]]
             if sides:
-                weight = self.trust[sides][..., None]
+                weight = self.confidence[sides][..., None]
                 self.velocities[k] = (self.velocities[sides] * weight).sum(0) / np.maximum(weight.sum(0), 1e-9)
-                self.trust[k] = TRUST_BRIDGED * self.trust[sides].max(0)
+                self.confidence[k] = BRIDGED * self.confidence[sides].max(0)
 
 
 def _from_neighbours(
@@ -292,7 +290,7 @@ def _points(grid: VideoGrid, motion: CodecMotion) -> NDArray[np.float64]:
 
 
 def _at_start(
-    ends: NDArray[np.float64], moved: NDArray[np.float64], trust: NDArray[np.float64], grid: VideoGrid
+    ends: NDArray[np.float64], displacements: NDArray[np.float64], confidence: NDArray[np.float64], grid: VideoGrid
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Sort points by the patch of the earlier frame that they came from, for motion that lies ahead.
 
@@ -300,27 +298,27 @@ def _at_start(
 
     Args:
         ends: float64 [N, 2], where points were in the earlier frame, in pixels of the grid.
-        moved: float64 [N, 2], how they moved since.
-        trust: float64 [N].
+        displacements: float64 [N, 2], theirs since then.
+        confidence: float64 [N], 0 for a point that could not be followed.
         grid: the patch grid.
     """
     slots = 8
     col, row = (np.floor(ends[:, axis] / grid.patch).astype(np.int64) for axis in (0, 1))
-    inside = (trust > 0) & (col >= 0) & (row >= 0) & (col < grid.cols) & (row < grid.rows)
+    inside = (confidence > 0) & (col >= 0) & (row >= 0) & (col < grid.cols) & (row < grid.rows)
     patch = (row * grid.cols + col)[inside]
     order = np.argsort(patch, kind="stable")
     patch = patch[order]
     first = np.searchsorted(patch, patch)
     place = np.arange(len(patch)) - first
     kept = place < slots
-    ways = np.zeros((grid.rows * grid.cols, slots, 2))
-    trusts = np.zeros((grid.rows * grid.cols, slots))
-    ways[patch[kept], place[kept]] = moved[inside][order][kept]
-    trusts[patch[kept], place[kept]] = trust[inside][order][kept]
+    in_slots = np.zeros((grid.rows * grid.cols, slots, 2))
+    of_slots = np.zeros((grid.rows * grid.cols, slots))
+    in_slots[patch[kept], place[kept]] = displacements[inside][order][kept]
+    of_slots[patch[kept], place[kept]] = confidence[inside][order][kept]
     # Half of the slots must be taken for a patch to count: repeat its points to fill them
-    count = (trusts > 0).sum(-1)
+    count = (of_slots > 0).sum(-1)
     index = np.arange(slots) % np.maximum(count, 1)[:, None]
-    ways = np.take_along_axis(ways, index[..., None], axis=1)
-    trusts = np.where((count >= 2)[:, None], np.take_along_axis(trusts, index, axis=1), 0)
+    in_slots = np.take_along_axis(in_slots, index[..., None], axis=1)
+    of_slots = np.where((count >= 2)[:, None], np.take_along_axis(of_slots, index, axis=1), 0)
     shape = (grid.rows, grid.cols, slots)
-    return per_patch(ways.reshape(*shape, 2), trusts.reshape(shape))
+    return per_patch(in_slots.reshape(*shape, 2), of_slots.reshape(shape))

@@ -12,6 +12,17 @@ if TYPE_CHECKING:
 
 
 Direction = Literal["past", "future"]
+STEP: dict[Direction, int] = {"past": -1, "future": 1}
+"""From the frame that vectors belong to, to the other one of its pair; and the sign between flow and displacement.
+
+Flow leads from a frame to the other one. In the future content goes where the flow leads; in the past it came from
+there, and moved the other way.
+"""
+
+
+def frames_with_motion(count: int, direction: Direction) -> range:
+    """Which of so many frames have another one to move from (all but the first) or to (all but the last)."""
+    return range(1, count) if STEP[direction] < 0 else range(count - 1)
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,8 @@ class MotionField:
         times: float64 [frames], seconds from the first frame of the stream.
         source: which source made the vectors: "codec", "blockmatch+flow", "file", or the name of the user's own.
         direction: "past" or "future".
-        confidence: float32 [frames, rows, cols], from 0 to 1, how far each vector can be trusted; 0 where there is
-            none. None for a source that knows no degrees: 1 where `valid`.
+        confidence: float32 [frames, rows, cols], from 0 to 1, of each vector; 0 where there is none. None for a
+            source that knows no degrees: 1 where `valid`.
 
     Raises:
         ValueError: on another shape or dtype, a vector that is not finite, a confidence outside of 0 to 1, a valid
@@ -55,7 +66,7 @@ class MotionField:
             )
         if self.times.shape != self.vectors.shape[:1]:
             raise ValueError(f"times must be [{self.vectors.shape[0]}], not {self.times.shape}")
-        if self.direction not in ("past", "future"):
+        if self.direction not in STEP:
             raise ValueError(f"direction must be past or future, not {self.direction!r}")
         if not np.isfinite(self.vectors).all():
             raise ValueError("a vector is not finite")

@@ -19,7 +19,6 @@ pair i is minus the optical flow from frame i+1 to frame i.
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -27,12 +26,10 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pairs import padded_times, patch_median
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
+from motiontune.motion.field import Direction, MotionField, frames_with_motion
+from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.motion.patches import patch_median
+from motiontune.video.clip import Clip
 
 
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
@@ -44,7 +41,7 @@ Pairs = tuple[NDArray[np.floating], NDArray[np.bool_]]
 
 
 def file_motion(
-    clip: "Clip", grid: VideoGrid, direction: Direction = "past", motion_dir: str | None = None
+    clip: Clip, grid: VideoGrid, direction: Direction = "past", motion_dir: str | None = None
 ) -> MotionField:
     """Read the motion that the user computed for a clip; see the module's docstring for names and shapes.
 
@@ -63,16 +60,14 @@ def file_motion(
     _check(path, vectors, valid, clip, grid)
     count = len(clip.frames)
     if len(vectors) == count - 1:
-        before, after = (1, 0) if direction == "past" else (0, 1)
-        vectors = np.pad(vectors, ((before, after), (0, 0), (0, 0), (0, 0)))
-        valid = np.pad(valid, ((before, after), (0, 0), (0, 0)))
+        own = frames_with_motion(count, direction)
+        ends = (own.start, count - own.stop)
+        vectors = np.pad(vectors, (ends, (0, 0), (0, 0), (0, 0)))
+        valid = np.pad(valid, (ends, (0, 0), (0, 0)))
     field = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     good = np.zeros(field.shape[:3], np.bool_)
-    for i in range(1, count):
-        if clip.indices[i] == clip.indices[i - 1]:
-            continue
-        j = i if direction == "past" else i - 1
-        field[j], good[j] = _on_grid(vectors[j], valid[j], grid)
+    for i, _ in neighbours(clip, direction):
+        field[i], good[i] = _on_grid(vectors[i], valid[i], grid)
     return MotionField(np.where(good[..., None], field, np.float32(0)), good, times, "file", direction)
 
 
@@ -135,7 +130,7 @@ def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
     return vectors, np.ones(vectors.shape[:-1], np.bool_) if valid is None else valid
 
 
-def _check(path: str, vectors: NDArray[np.floating], valid: NDArray[np.bool_], clip: "Clip", grid: VideoGrid) -> None:
+def _check(path: str, vectors: NDArray[np.floating], valid: NDArray[np.bool_], clip: Clip, grid: VideoGrid) -> None:
     """Refuse what does not fit, with both shapes.
 
     Raises:

@@ -1,18 +1,16 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.pairs import each_pair, looks_alike, padded_times, patch_median
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
+from motiontune.motion.field import STEP, Direction, MotionField
+from motiontune.motion.pairs import each_pair, padded_times
+from motiontune.motion.patches import looks_alike, patch_median
+from motiontune.video.clip import Clip
 
 
 Preset = Literal["ultrafast", "fast", "medium"]
@@ -26,11 +24,11 @@ PRESETS = {
 MIN_SIDE = 32
 
 # The least confidence of a refined vector before its patches are compared, also where the first source had none
-TRUST_REFINED = 0.4
+LEAST_REFINED = 0.4
 
 
 def flow_motion(
-    clip: "Clip",
+    clip: Clip,
     grid: VideoGrid,
     direction: Direction,
     frames: list[NDArray[np.uint8]],
@@ -54,27 +52,26 @@ def flow_motion(
     times = padded_times(clip, grid)
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     confidence = np.zeros(vectors.shape[:3], np.float32)
-    # The flow leads to the other frame. In the past the content came from there: it moved the other way.
-    sign = np.float32(-1 if direction == "past" else 1)
+    step = np.float32(STEP[direction])
 
     def look(here: int, there: int) -> None:
         to_there = dis_flow(frames[here], frames[there], preset)
         back = dis_flow(frames[there], frames[here], preset)
         flow, confidence[here] = patch_median(to_there, consistent(to_there, back), grid)
-        vectors[here] = sign * flow
+        vectors[here] = step * flow
 
     each_pair(look, clip, direction)
     return MotionField.from_confidence(vectors, confidence, times, "flow", direction)
 
 
 def refined(
-    field: MotionField, clip: "Clip", grid: VideoGrid, frames: list[NDArray[np.uint8]], preset: str = "medium"
+    field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]], preset: str = "medium"
 ) -> MotionField:
     """Improve another source's motion by DIS flow that starts from it.
 
     The flow starts from the vectors whose patches look alike at both ends; patches without one start from their
-    neighbours'. Every patch gets a vector: where the first source had none, or trusted it little, what counts is the
-    comparison of the patches, see `verified`.
+    neighbours'. Every patch gets a vector: where the first source had none, or one of little confidence, what counts
+    is the comparison of the patches, see `verified`.
 
     Args:
         field: another source's motion, before its patches were compared.
@@ -88,19 +85,20 @@ def refined(
     """
     _check(preset)
     vectors, confidence = field.vectors.copy(), field.confidence.copy()
-    sign = np.float32(-1 if field.direction == "past" else 1)
+    step = np.float32(STEP[field.direction])
     everywhere = np.ones((grid.height, grid.width), np.bool_)
 
     def refine(here: int, there: int) -> None:
-        known = field.valid[here]
         start = None
-        alike = looks_alike(frames[here], frames[there], sign * field.vectors[here], grid)[1]
-        if (known & alike).any():
-            way = _filled(sign * field.vectors[here], known & alike)
-            start = np.asarray(cv2.resize(way, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR), np.float32)
+        first = step * field.vectors[here]
+        alike = field.valid[here] & looks_alike(frames[here], frames[there], first, grid)[1]
+        if alike.any():
+            whole = _filled(first, alike)
+            size = (grid.width, grid.height)
+            start = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_LINEAR), np.float32)
         flow = dis_flow(frames[here], frames[there], preset, start)
-        vectors[here] = sign * patch_median(flow, everywhere, grid)[0]
-        confidence[here] = np.maximum(confidence[here], np.float32(TRUST_REFINED))
+        vectors[here] = step * patch_median(flow, everywhere, grid)[0]
+        confidence[here] = np.maximum(confidence[here], np.float32(LEAST_REFINED))
 
     each_pair(refine, clip, field.direction)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)
@@ -111,23 +109,23 @@ def _check(preset: str) -> None:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
 
 
-def _filled(way: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _filled(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Give patches without a vector the mean of their neighbours', from the border of the hole to its middle."""
-    way, known = way.copy(), valid.copy()
+    flow, known = flow.copy(), valid.copy()
     while not known.all():
         weight = known.astype(np.float32)
-        sums = cv2.boxFilter(way * weight[..., None], -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        sums = cv2.boxFilter(flow * weight[..., None], -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
         count = cv2.boxFilter(weight, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
         reached = ~known & (count > 0)
-        way[reached] = sums[reached] / count[reached][:, None]
+        flow[reached] = sums[reached] / count[reached][:, None]
         known |= reached
-    return way
+    return flow
 
 
 def dis_flow(
     here: NDArray[np.uint8], there: NDArray[np.uint8], preset: str, start: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Where each pixel of one frame lies in another: float32 [H, W, 2], the way from here to there.
+    """Where each pixel of one frame lies in another: float32 [H, W, 2], from here to there.
 
     Args:
         here: uint8 [H, W].

@@ -1,45 +1,36 @@
-"""What the sources share: pairs of neighbouring frames in gray, means over patches, and whether patches look alike.
+"""Pairs of neighbouring sampled frames, and the times of all."""
 
-Shapes: F, R, C frames, patch rows and patch columns of the grid, H, W its height and width in pixels.
-"""
-
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
+from motiontune.motion.field import STEP, Direction, frames_with_motion
+from motiontune.video.clip import Clip
 
 
 # Pairs of frames that are looked at at once, as reading uses two threads, too
 THREADS = 2
 
 
-def neighbours(clip: "Clip", direction: Direction) -> list[tuple[int, int]]:
+def neighbours(clip: Clip, direction: Direction) -> list[tuple[int, int]]:
     """The pairs of sampled frames between which things move: (the frame that the vectors belong to, the other one).
 
     A repeated frame has no pair.
     """
-    pairs = [(i, i - 1) for i in range(1, len(clip.frames)) if clip.indices[i] != clip.indices[i - 1]]
-    return pairs if direction == "past" else [(j, i) for i, j in pairs]
+    pairs = [(i, i + STEP[direction]) for i in frames_with_motion(len(clip.frames), direction)]
+    return [(i, j) for i, j in pairs if clip.indices[i] != clip.indices[j]]
 
 
-def each_pair(work: Callable[[int, int], None], clip: "Clip", direction: Direction) -> None:
+def each_pair(work: Callable[[int, int], None], clip: Clip, direction: Direction) -> None:
     """Call `work` with each of the `neighbours`, two of them at a time."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(lambda pair: work(*pair), neighbours(clip, direction)))
 
 
-def padded_times(clip: "Clip", grid: VideoGrid) -> NDArray[np.float64]:
+def padded_times(clip: Clip, grid: VideoGrid) -> NDArray[np.float64]:
     """The times of the grid's frames, float64 [F]: the clip's, the last one repeated for padding.
 
     Raises:
@@ -49,97 +40,3 @@ def padded_times(clip: "Clip", grid: VideoGrid) -> NDArray[np.float64]:
     if not 0 <= extra < max(grid.temporal_patch, 2):
         raise ValueError(f"{clip.path}: the grid has {grid.frames} frames, the clip has {len(clip.frames)}")
     return np.concatenate([clip.times, np.repeat(clip.times[-1:], extra)])
-
-
-def gray_frames(clip: "Clip", grid: VideoGrid) -> list[NDArray[np.uint8]]:
-    """The clip's frames as the vision encoder sees them, uint8 [H, W] of brightness."""
-    height, width = clip.frames.shape[1:3]
-    shrinks = grid.width * grid.height < width * height
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames]
-    if (width, height) != (grid.width, grid.height):
-        gray = [cv2.resize(frame, (grid.width, grid.height), interpolation=how) for frame in gray]
-    return [np.asarray(frame, np.uint8) for frame in gray]
-
-
-def patch_median(
-    flow: NDArray[np.float32], good: NDArray[np.bool_], grid: VideoGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The median of the good pixels in each patch, float32 [R, C, 2], zero where there is none, and the share of
-    pixels that are good, float32 [R, C].
-
-    Args:
-        flow: float32 [H, W, 2].
-        good: bool [H, W].
-        grid: the patch grid.
-    """
-    rows, cols, patch = grid.rows, grid.cols, grid.patch
-    split = flow.reshape(rows, patch, cols, patch, 2).transpose(0, 2, 4, 1, 3).reshape(rows, cols, 2, -1)
-    chosen = good.reshape(rows, patch, cols, patch).transpose(0, 2, 1, 3).reshape(rows, cols, -1)
-    count = chosen.sum(-1)
-    ordered = np.sort(np.where(chosen[:, :, None], split, np.float32(np.inf)), axis=-1)
-    middle = np.maximum(count - 1, 0)[..., None, None] // 2
-    median = np.take_along_axis(ordered, np.broadcast_to(middle, (rows, cols, 2, 1)), axis=-1)[..., 0]
-    share = (count / np.float32(patch * patch)).astype(np.float32)
-    return np.asarray(np.where(count[..., None] > 0, median, 0), np.float32), share
-
-
-def looks_alike(
-    here: NDArray[np.uint8], there: NDArray[np.uint8], way: NDArray[np.float32], grid: VideoGrid
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """How far patches, moved along their way, find themselves in the other frame.
-
-    Args:
-        here: uint8 [H, W], the frame that the patches belong to.
-        there: uint8 [H, W], the other frame.
-        way: float32 [R, C, 2], from here to there in pixels.
-        grid: the patch grid.
-
-    Returns:
-        float32 [R, C] from 0 to 1, near 1 where the difference is small beside the patch's own texture; and bool
-        [R, C], false where the two have nothing to do with each other.
-    """
-    size = (grid.width, grid.height)
-    to = _pixel_grid(*size) + cv2.resize(way, size, interpolation=cv2.INTER_NEAREST)
-    moved = cv2.remap(there, to, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    difference = _patch_mean(cv2.absdiff(here, moved).astype(np.float32), grid)
-    texture = np.minimum(*(_patch_deviation(frame.astype(np.float32), grid) for frame in (here, moved)))
-    alike = 1 / (1 + np.square(difference / (2 + texture)))
-    # In six real clips this refuses 0-8 % of the patches that flow there and back, and 91-100 % across a cut
-    return np.asarray(alike, np.float32), np.asarray(difference < 4 + 0.4 * texture, np.bool_)
-
-
-@functools.lru_cache(maxsize=8)
-def _pixel_grid(width: int, height: int) -> NDArray[np.float32]:
-    """Each pixel's own position, float32 [H, W, 2]."""
-    return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-
-
-def _patch_mean(values: NDArray[np.float32], grid: VideoGrid) -> NDArray[np.float32]:
-    """The mean of pixels [H, W] over each patch, [R, C]."""
-    return np.asarray(cv2.resize(values, (grid.cols, grid.rows), interpolation=cv2.INTER_AREA), np.float32)
-
-
-def _patch_deviation(values: NDArray[np.float32], grid: VideoGrid) -> NDArray[np.float32]:
-    """The standard deviation of pixels [H, W] within each patch, [R, C]."""
-    variance = _patch_mean(values * values, grid) - np.square(_patch_mean(values, grid))
-    return np.sqrt(np.maximum(variance, 0))
-
-
-def verified(field: MotionField, clip: "Clip", grid: VideoGrid, frames: list[NDArray[np.uint8]]) -> MotionField:
-    """Multiply a field's confidence by how alike its patches look at both ends of their vectors.
-
-    Where most patches of a pair look like something else, the scene has changed, and those that pass do so by
-    accident: none of the pair stays valid.
-    """
-    confidence = field.confidence.copy()
-    sign = np.float32(-1 if field.direction == "past" else 1)
-
-    def compare(here: int, there: int) -> None:
-        alike, same = looks_alike(frames[here], frames[there], sign * field.vectors[here], grid)
-        known = field.valid[here]
-        cut = 2 * (same & known).sum() < known.sum()
-        confidence[here] *= np.float32(0) if cut else alike
-
-    each_pair(compare, clip, field.direction)
-    return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)

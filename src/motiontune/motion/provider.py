@@ -10,18 +10,14 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from motiontune.errors import ConfigError, MotiontuneError, in_one_line, nearest
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
+from motiontune.video.clip import Clip
 
 
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
-
-
-Provider = Callable[["Clip", VideoGrid, Direction], MotionField]
+Provider = Callable[[Clip, VideoGrid, Direction], MotionField]
 
 
 def is_provider(source: str) -> bool:
@@ -58,7 +54,7 @@ def _load(path: str, name: str, function: str) -> Provider:
     return found  # type: ignore[no-any-return]
 
 
-def provided_motion(source: str, clip: "Clip", grid: VideoGrid, direction: Direction) -> MotionField:
+def provided_motion(source: str, clip: Clip, grid: VideoGrid, direction: Direction) -> MotionField:
     """Call a user's function for a clip.
 
     Raises:

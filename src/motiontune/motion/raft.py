@@ -5,7 +5,7 @@ workers, extract the motion beforehand: `motiontune extract`, then `motion_sourc
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.flow import consistent
-from motiontune.motion.pairs import neighbours, padded_times, patch_median
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
+from motiontune.motion.pairs import neighbours, padded_times
+from motiontune.motion.patches import patch_median
+from motiontune.video.clip import Clip
 
 
 STRIDE = 8
@@ -27,9 +25,7 @@ MIN_SIDE = 128
 """RAFT takes frames whose sides are multiples of `STRIDE` and no shorter than this, in pixels."""
 
 
-def raft_motion(
-    clip: "Clip", grid: VideoGrid, direction: Direction = "past", weights: str | None = None
-) -> MotionField:
+def raft_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past", weights: str | None = None) -> MotionField:
     """Estimate the displacement of each patch between neighbouring sampled frames with RAFT.
 
     A patch's confidence is the share of its pixels that flow to the other frame and back again, and stay inside.
@@ -54,19 +50,18 @@ def raft_motion(
     device = "cuda" if torch.cuda.is_available() and get_worker_info() is None else "cpu"
     model = _model(weights, device)
     frames = [torch.from_numpy(frame).to(device) for frame in _padded_frames(clip, grid)]
-    # The flow leads to the other frame. In the past the content came from there: it moved the other way.
-    sign = np.float32(-1 if direction == "past" else 1)
+    step = np.float32(STEP[direction])
     for here, there in neighbours(clip, direction):
         with torch.inference_mode():
             pair = torch.stack([frames[here], frames[there]]).permute(0, 3, 1, 2) / 127.5 - 1
             flows = model(pair, pair.flip(0))[-1].permute(0, 2, 3, 1).float().cpu().numpy()
         to_there, back = flows[:, : grid.height, : grid.width]
         flow, confidence[here] = patch_median(to_there, consistent(to_there, back), grid)
-        vectors[here] = sign * flow
+        vectors[here] = step * flow
     return MotionField.from_confidence(vectors, confidence, times, "raft", direction)
 
 
-def _padded_frames(clip: "Clip", grid: VideoGrid) -> list[NDArray[np.uint8]]:
+def _padded_frames(clip: Clip, grid: VideoGrid) -> list[NDArray[np.uint8]]:
     """The clip's frames at the grid's size, their borders repeated to the right and below: uint8 [H, W, 3] RGB."""
     height, width = clip.frames.shape[1:3]
     how = cv2.INTER_AREA if grid.width * grid.height < width * height else cv2.INTER_LINEAR

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +14,14 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import flow_motion, refined
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pairs import gray_frames, verified
+from motiontune.motion.patches import gray_frames, verified
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
-
-
-if TYPE_CHECKING:
-    from motiontune.video.clip import Clip
+from motiontune.video.clip import Clip
 
 
 Frames = list[NDArray[np.uint8]]
-Source = Callable[["Clip", VideoGrid, MotionOptions, Frames], MotionField]
+Source = Callable[[Clip, VideoGrid, MotionOptions, Frames], MotionField]
 
 FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 """Speed of DIS for each `motion_quality`."""
@@ -34,30 +30,30 @@ MIN_VALID_SHARE = 0.5
 """Where the bitstream says less than this share of the motion, `auto` goes by the pixels."""
 
 
-def _codec(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return codec_motion(clip, grid, options.direction)
 
 
-def _blockmatch(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+def _blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return blockmatch_motion(clip, grid, options.direction, frames)
 
 
-def _flow(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+def _flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return flow_motion(clip, grid, options.direction, frames, FLOW_PRESET[options.quality])
 
 
-def _raft(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+def _raft(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     return raft_motion(clip, grid, options.direction, options.raft_weights)
 
 
 def _refining(first: Source) -> Source:
-    def source(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
         return refined(first(clip, grid, options, frames), clip, grid, frames, FLOW_PRESET[options.quality])
 
     return source
 
 
-def _codec_or_blockmatch(clip: "Clip", grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+def _codec_or_blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
     with contextlib.suppress(MotionUnavailable):
         vectors = _codec(clip, grid, options, frames)
@@ -78,7 +74,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def motion_of(clip: "Clip", grid: VideoGrid, options: MotionOptions | None = None) -> MotionField:
+def motion_of(clip: Clip, grid: VideoGrid, options: MotionOptions | None = None) -> MotionField:
     """The motion of a clip on its patch grid.
 
     Args:

@@ -13,8 +13,8 @@ from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from motiontune.motion.follow.kernels import RECORD, spread
 from motiontune.video.h264 import PictureRefs, ReferenceTracker
+from motiontune.video.lattice import RECORD, spread
 
 
 # In these codecs a P picture has one reference, the anchor before it
@@ -29,11 +29,10 @@ WITH_B_VECTORS = ("h264", "mpeg2video", "mpeg1video")
 MAX_HELD = 16
 
 CELL = 8  # vectors stand for blocks of at least this many pixels
-QUARTERS = 4
 # The lattice is at least this fine, in pixels of the resized frame: two points per patch of 16 and side
 LATTICE = 8
-# A vector of a picture with fields may count field lines
-TRUST_INTERLACED = 0.2
+# The confidence of a picture with fields, whose vectors may count field lines
+INTERLACED = 0.2
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class CodecMotion:
         rate: frames per second.
         times: float64 [A], seconds from the first frame.
         key: bool [A], true for I pictures.
-        trust: float64 [A], how far the vectors of a picture can be believed, from 0 to 1.
+        confidence: float64 [A], of the vectors of a picture, from 0 to 1.
         candidates: float64 [A, K], when the pictures were shown that the blocks of this one may refer to, nearest in
             the encoder's list first; nan beyond their number; all nan where nothing is certain.
         shifts: int16 [A, r, c, 2], from each point to its reference in quarters of a decoded pixel, right and down.
@@ -70,7 +69,7 @@ class CodecMotion:
     rate: float
     times: NDArray[np.float64]
     key: NDArray[np.bool_]
-    trust: NDArray[np.float64]
+    confidence: NDArray[np.float64]
     candidates: NDArray[np.float64]
     shifts: NDArray[np.int16]
     inter: NDArray[np.bool_]
@@ -80,10 +79,10 @@ class CodecMotion:
 
     def __post_init__(self) -> None:
         count = len(self.times)
-        if self.key.shape != (count,) or self.trust.shape != (count,) or self.candidates.shape[:1] != (count,):
+        if self.key.shape != (count,) or self.confidence.shape != (count,) or self.candidates.shape[:1] != (count,):
             raise ValueError(
-                f"key {self.key.shape}, trust {self.trust.shape} and candidates {self.candidates.shape} must have "
-                f"{count} anchors"
+                f"key {self.key.shape}, confidence {self.confidence.shape} and candidates {self.candidates.shape} must "
+                f"have {count} anchors"
             )
         if self.inter.shape[:1] != (count,) or self.shifts.shape != (*self.inter.shape, 2):
             raise ValueError(f"shifts {self.shifts.shape} and inter {self.inter.shape} must have {count} anchors")
@@ -121,7 +120,7 @@ def is_b_picture(codec: str, packet: bytes) -> bool:
 class _Anchor:
     frame: int  # in the order of presentation
     key: bool
-    trust: float
+    confidence: float
     candidates: tuple[int, ...]  # numbers of packets; -1 for the anchor before; empty where nothing is certain
     shifts: NDArray[np.int16]
     inter: NDArray[np.bool_]
@@ -213,22 +212,22 @@ class VectorCollector:
             self._sampled_b |= sampled
             return
         candidates: tuple[int, ...] = (-1,)
-        trust = 1.0
+        confidence = 1.0
         if self._tracker is not None:
             picture = self._pictures.get(number)
             candidates = (picture.candidates if picture else None) or ()
-            trust = TRUST_INTERLACED if picture and picture.interlaced else 1.0
+            confidence = INTERLACED if picture and picture.interlaced else 1.0
         if frame.interlaced_frame:
-            trust = TRUST_INTERLACED
+            confidence = INTERLACED
         if kind != PictureType.P or frame.is_corrupt:
             candidates = ()
         # vectors to nobody knows where are not worth the time to read them
         shifts, inter = self._points(frame if candidates else None)
         key = kind in (PictureType.I, PictureType.SI)
-        if trust == 1.0 and self._anchors and self._held and (key or self._sampled_b):
+        if confidence == 1.0 and self._anchors and self._held and (key or self._sampled_b):
             self._add_between(self._anchors[-1].frame, index)
         self._held, self._sampled_b = [], False
-        self._anchors.append(_Anchor(index, key, trust, candidates, shifts, inter))
+        self._anchors.append(_Anchor(index, key, confidence, candidates, shifts, inter))
 
     def _add_between(self, before: int, after: int) -> None:
         """Read the vectors of a B picture between two anchors that refers to both, the one next to the middle."""
@@ -303,7 +302,7 @@ class VectorCollector:
             rate,
             shown[low:high],
             np.array([anchor.key for anchor in kept], np.bool_),
-            np.array([anchor.trust for anchor in kept], np.float64),
+            np.array([anchor.confidence for anchor in kept], np.float64),
             candidates,
             np.stack([anchor.shifts for anchor in kept]) if kept else np.zeros((0, *self._shape, 2), np.int16),
             np.stack([anchor.inter for anchor in kept]) if kept else np.zeros((0, *self._shape), np.bool_),

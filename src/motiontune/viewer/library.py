@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
-from motiontune.commands.extract import Reader, list_clips
+from motiontune.commands.extract import list_clips
 from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
 from motiontune.errors import ConfigError, MotiontuneError, nearest
 from motiontune.evaluation.sums import MOVING_PIXELS
@@ -19,6 +19,7 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 from motiontune.video.clip import Clip
+from motiontune.video.reader import Reader
 
 
 FILES = "files"
@@ -157,7 +158,7 @@ def read_motion(path: str, reader: Reader, options: MotionOptions) -> tuple[Clip
         ConfigError: if there is no such source.
     """
     clip = reader.read(path, needs_vectors(options.source))
-    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)
+    grid = reader.grid_of(clip).unpadded(len(clip.frames))
     try:
         return clip, grid, motion_of(clip, grid, options), ""
     except ConfigError:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from motiontune.commands.extract import Reader
 from motiontune.datasets.dataset_info import ClipOfSample
 from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import draw_curves
@@ -34,6 +33,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
 from motiontune.runs.page import data_uri
 from motiontune.video.clip import Clip
+from motiontune.video.reader import Reader
 from motiontune.viewer.library import KINDS, Library, Limits, Measured, choose, reason
 from motiontune.viewer.scenes import Scene, SourceRow, clip_scene, error_curve, prediction_scene, sources_scene
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.commands.extract import Reader
 from motiontune.drawing.films import Panel, Show, write_overlay
 from motiontune.drawing.sheets import long_motion
 from motiontune.errors import MotiontuneError
@@ -18,6 +17,7 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES, motion_of
 from motiontune.video.clip import Clip
+from motiontune.video.reader import Reader
 from motiontune.viewer.library import Measured, measure, read_motion, reason
 
 
@@ -109,7 +109,7 @@ def sources_scene(path: str, reader: Reader, options: MotionOptions) -> Iterator
     """
     yield "decoding"
     clip = reader.read(path, with_vectors=True)
-    grid = replace(reader.grid_of(clip), frames=len(clip.frames), temporal_patch=1)
+    grid = reader.grid_of(clip).unpadded(len(clip.frames))
     panels, rows = [], []
     for source in SOURCES:
         if source == "raft" and options.raft_weights is None:

@@ -1,0 +1,268 @@
+"""The reference of each vector, and so the velocity of what it describes.
+
+FFmpeg exports where a block's reference lies, but not in which of several pictures. A vector goes with the camera
+where that tells its candidates apart (`camera.py`). Of the others' candidates one stands the better, the more the
+velocity that it implies is like the neighbours' and like the one before; the encoder's first reference has an
+advantage, because it is the cheapest to name. A hole is filled from its neighbours, or with the velocity before.
+
+Shapes: A anchors, K candidate references, r x c points of the lattice over the decoded frame.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.compiled import compiled
+from motiontune.motion.follow.camera import SOON, Floats, explain, fit_camera, maps_since, part_of
+from motiontune.video.lattice import QUARTERS
+
+
+Singles = NDArray[np.float32]
+
+# How far two velocities may differ to be called alike: this share of the vector, and pixels, over the frames that the
+# vector spans, and pixels per frame
+LIKE_SHARE, LIKE_PIXELS, LIKE_PACE = 0.12, 0.35, 0.1
+# What speaks for a candidate: a neighbour that fits with its own second reference counts less than with its first
+NEIGHBOUR, BEFORE, FIRST = 0.6, 1.2, 0.35
+# A vector shorter than this says little of its reference (pixels)
+LEAST = 0.5
+# The camera's motion is found from about so many points, at least so many with vectors
+POINTS, MIN_POINTS = 200, 20
+# The confidence of a velocity that comes from the neighbours, or from before, of that of the vectors
+FILLED = 0.8
+
+
+def follow(
+    shifts: NDArray[np.int16],
+    inter: NDArray[np.bool_],
+    times: Floats,
+    key: NDArray[np.bool_],
+    reliability: Floats,
+    candidates: Floats,
+    size: tuple[int, int],
+    spacing: int,
+    rate: float,
+) -> tuple[NDArray[np.int8], Singles, Singles]:
+    """Choose each vector's reference, and find how the content moved since the anchor before.
+
+    Args:
+        shifts: int16 [A, r, c, 2], from each point to its reference in quarters of a pixel.
+        inter: bool [A, r, c], whether the point has a vector.
+        times: [A], seconds.
+        key: bool [A], true for I pictures.
+        reliability: [A], the confidence of a picture's vectors.
+        candidates: [A, K], when the pictures were shown that blocks may refer to, seconds; nan where there is none.
+        size: width and height of the frame in pixels.
+        spacing: pixels between neighbouring points.
+        rate: frames per second.
+
+    Returns:
+        int8 [A, r, c], the number of the candidate, -1 where there is no vector or nothing is known of the references;
+        float32 [A, r, c, 2], pixels per second; float32 [A, r, c], the velocity's confidence, 0 where it is not known.
+    """
+    chosen = np.full(inter.shape, -1, np.int8)
+    velocities, confidence = np.zeros((*inter.shape, 2), np.float32), np.zeros(inter.shape, np.float32)
+    anchors, rows, cols = inter.shape
+    step = max(1, int(np.sqrt(rows * cols / POINTS)))
+    coarse = (slice(None, None, step),) * 2
+    y, x = np.mgrid[:rows:step, :cols:step] + 0.5
+    points = np.stack([x * spacing - size[0] / 2, y * spacing - size[1] / 2], axis=-1)
+    cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
+    back, cases = np.zeros((candidates.shape[1], 2, 3)), np.zeros(candidates.shape[1], np.intp)
+    choice, with_camera = np.zeros((rows, cols), np.int8), np.zeros((rows, cols), np.bool_)
+    displacement = np.zeros((rows, cols, 2))
+    ambiguous = np.isfinite(candidates).sum(-1).max(initial=0) > 1
+    spans = times[:, None] - candidates
+    usable = np.isfinite(spans) & (np.nan_to_num(spans) > SOON)
+    before = -1  # the last anchor whose velocities are known, as far as they are
+    for k in range(anchors):
+        numbers = np.flatnonzero(usable[k])
+        if not len(numbers):
+            before = -1 if key[k] else before
+            continue
+        choice[:], with_camera[:] = 0, False
+        sampled = inter[k][coarse]
+        if ambiguous and np.count_nonzero(sampled) >= MIN_POINTS:
+            known = maps_since(candidates[k, numbers], k - 1, times, cameras, moving, back, cases)
+            if known:
+                guess = None
+                if moving[k - 1]:
+                    guess = part_of(cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
+                vectors = shifts[k][coarse][sampled] / QUARTERS
+                cameras[k] = fit_camera(points[sampled], vectors, back[:known], guess)
+                moving[k] = explain(
+                    shifts[k],
+                    inter[k],
+                    size,
+                    spacing,
+                    back[:known],
+                    cases[:known],
+                    cameras[k],
+                    choice,
+                    with_camera,
+                    displacement,
+                )
+                if not moving[k]:
+                    with_camera[:] = False
+        last, span = max(before, 0), spans[k, numbers]
+        earlier = (before >= 0, velocities[last], confidence[last])
+        choose(shifts[k], inter[k], 1.0 / (span * rate), 1.0 / rate, *earlier, with_camera, choice)
+        per_interval = 1.0 / (times[k] - times[k - 1]) if k else 0.0
+        move(
+            shifts[k],
+            inter[k],
+            choice,
+            1.0 / span,
+            with_camera,
+            displacement,
+            per_interval,
+            reliability[k],
+            *earlier,
+            velocities[k],
+            confidence[k],
+        )
+        chosen[k] = np.where(inter[k], numbers[choice], -1)
+        before = k
+    return chosen, velocities, confidence
+
+
+@compiled(
+    "void(int16[:,:,::1], boolean[:,::1], float64[::1], float64, boolean, float32[:,:,::1], float32[:,::1],"
+    "boolean[:,::1], int8[:,::1])"
+)
+def choose(
+    shifts: NDArray[np.int16],
+    inter: NDArray[np.bool_],
+    paces: Floats,
+    frame: float,
+    after: bool,
+    velocities: Singles,
+    confidence: Singles,
+    chosen: NDArray[np.bool_],
+    choice: NDArray[np.int8],
+) -> None:
+    """Choose the candidate reference of each vector of a picture, by its neighbours and the velocity before.
+
+    Args:
+        shifts: int16 [r, c, 2], from each point to its reference in quarters of a pixel.
+        inter: bool [r, c], whether the point has a vector.
+        paces: [K], 1 / the number of frames from each candidate to this picture.
+        frame: seconds from one frame to the next.
+        after: whether there is an anchor before; the next two arrays are its.
+        velocities: float32 [r, c, 2], pixels per second.
+        confidence: float32 [r, c], 0 where the velocity is not known.
+        chosen: bool [r, c], whether the vector's candidate is known already.
+        choice: int8 [r, c], written for the other vectors: the number of the candidate.
+    """
+    rows, cols = inter.shape
+    for i in range(rows):
+        for j in range(cols):
+            if not inter[i, j] or chosen[i, j]:
+                continue
+            choice[i, j] = 0
+            x, y = shifts[i, j, 0] / QUARTERS, shifts[i, j, 1] / QUARTERS
+            length = math.sqrt(x * x + y * y)
+            if len(paces) == 1 or length <= LEAST:
+                continue
+            best = -1.0
+            for n in range(len(paces)):
+                strictness = 1.0 / ((LIKE_SHARE * length + LIKE_PIXELS) * abs(paces[n]) + LIKE_PACE)
+                ux, uy = x * paces[n], y * paces[n]
+                like = 0.0
+                if after and confidence[i, j] > 0.0:
+                    # velocities point the way that content went, vectors back to where it came from
+                    dx, dy = ux + velocities[i, j, 0] * frame, uy + velocities[i, j, 1] * frame
+                    like = max(1.0 - math.sqrt(dx * dx + dy * dy) * (0.5 * strictness), 0.0)
+                if n > 0 and 1.0 + BEFORE * like <= best:
+                    continue  # whatever the neighbours
+                total, neighbours = 0.0, 0
+                for side in range(4):
+                    a, b = i + (-1, 0, 0, 1)[side], j + (0, -1, 1, 0)[side]
+                    if a < 0 or b < 0 or a >= rows or b >= cols or not inter[a, b]:
+                        continue
+                    neighbours += 1
+                    nx, ny = shifts[a, b, 0] / QUARTERS, shifts[a, b, 1] / QUARTERS
+                    dx, dy = ux - nx * paces[0], uy - ny * paces[0]
+                    off, rest = dx * dx + dy * dy, np.inf
+                    for m in range(1, len(paces)):
+                        dx, dy = ux - nx * paces[m], uy - ny * paces[m]
+                        rest = min(rest, dx * dx + dy * dy)
+                    with_first = 1.0 - math.sqrt(off) * strictness
+                    with_other = NEIGHBOUR * (1.0 - math.sqrt(rest) * strictness)
+                    total += max(max(with_first, with_other), 0.0)
+                score = total / neighbours if neighbours > 0 else 0.0
+                score += BEFORE * like
+                if n == 0:
+                    score += FIRST
+                if score > best:
+                    best = score
+                    choice[i, j] = n
+
+
+@compiled(
+    "void(int16[:,:,::1], boolean[:,::1], int8[:,::1], float64[::1], boolean[:,::1], float64[:,:,::1], float64,"
+    "float64, boolean, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,::1])"
+)
+def move(
+    shifts: NDArray[np.int16],
+    inter: NDArray[np.bool_],
+    choice: NDArray[np.int8],
+    per_span: Floats,
+    with_camera: NDArray[np.bool_],
+    displacement: Floats,
+    per_interval: float,
+    reliability: float,
+    after: bool,
+    earlier: Singles,
+    earlier_confidence: Singles,
+    velocities: Singles,
+    confidence: Singles,
+) -> None:
+    """Write a picture's velocities: those of its vectors, and in its holes those of their neighbours or from before.
+
+    Args:
+        shifts: int16 [r, c, 2], from each point to its reference in quarters of a pixel.
+        inter: bool [r, c], whether the point has a vector.
+        choice: int8 [r, c], the number of each vector's candidate.
+        per_span: [K], 1 / the seconds from each candidate to this picture.
+        with_camera: bool [r, c], whether the displacement is to be taken for the vector.
+        displacement: [r, c, 2], from the points to where their content was in the anchor before, pixels.
+        per_interval: 1 / the seconds since the anchor before.
+        reliability: the confidence of the picture's vectors.
+        after: whether there is an anchor before; the next two arrays are its.
+        earlier: float32 [r, c, 2], pixels per second.
+        earlier_confidence: float32 [r, c], 0 where the velocity is not known.
+        velocities: float32 [r, c, 2], written where known.
+        confidence: float32 [r, c], written where known.
+    """
+    rows, cols = inter.shape
+    for i in range(rows):
+        for j in range(cols):
+            if not inter[i, j]:
+                continue
+            if with_camera[i, j]:
+                velocities[i, j, 0] = -displacement[i, j, 0] * per_interval
+                velocities[i, j, 1] = -displacement[i, j, 1] * per_interval
+            else:
+                velocities[i, j, 0] = -(shifts[i, j, 0] / QUARTERS) * per_span[choice[i, j]]
+                velocities[i, j, 1] = -(shifts[i, j, 1] / QUARTERS) * per_span[choice[i, j]]
+            confidence[i, j] = reliability
+    for i in range(rows):
+        for j in range(cols):
+            if inter[i, j]:
+                continue
+            sx, sy, neighbours = 0.0, 0.0, 0
+            for a in range(max(i - 1, 0), min(i + 2, rows)):
+                for b in range(max(j - 1, 0), min(j + 2, cols)):
+                    if inter[a, b]:
+                        sx += velocities[a, b, 0]
+                        sy += velocities[a, b, 1]
+                        neighbours += 1
+            if neighbours >= 3:
+                velocities[i, j, 0], velocities[i, j, 1] = sx / neighbours, sy / neighbours
+            elif after and earlier_confidence[i, j] > 0.0:
+                velocities[i, j, 0], velocities[i, j, 1] = earlier[i, j, 0], earlier[i, j, 1]
+            else:
+                continue
+            confidence[i, j] = reliability * FILLED

@@ -1,0 +1,234 @@
+"""Decode the sampled frames of a video, and collect what the bitstream says about motion, in one pass."""
+
+import bisect
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from motiontune.errors import ClipError
+from motiontune.video.container import Opened, VideoInfo, in_words, open_video, packets_of
+from motiontune.video.vectors import VectorCollector, has_vectors
+
+
+# Sampled frames in full size that may wait for being resized
+MAX_WAITING = 4
+
+Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+@dataclass
+class Decoded:
+    """What decoding gave.
+
+    Args:
+        frames: the sampled frames, uint8 [height, width, 3] RGB, resized.
+        pts: seconds, of every frame of the stream up to the last one that was looked at; None where there is none.
+        collector: the vectors that were collected; None where they were not asked for, or the codec has none.
+        damage: why decoding ended early; "" where it did not.
+    """
+
+    frames: list[NDArray[np.uint8]]
+    pts: list[float | None]
+    collector: VectorCollector | None
+    damage: str = ""
+
+
+class _Irregular(Exception):
+    """Packets and frames do not correspond one to one."""
+
+
+class _Plan:
+    """Leaves out the packets of pictures that are not sampled and that no other picture refers to.
+
+    Which frame a packet will be is known as soon as no packet can follow that is shown before it.
+
+    Args:
+        wanted: the sampled frames' places in the order of presentation.
+    """
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.wanted = wanted
+        self.shown: list[int] = []  # pts of the packets that have been read, sorted
+        self.left_out: list[int] = []  # pts, sorted
+
+    def needed(self, packets: Iterable[av.Packet], collector: VectorCollector) -> Iterator[av.Packet]:
+        """The packets to decode.
+
+        Raises:
+            _Irregular: if a packet does not say when it is shown.
+        """
+        waiting: deque[tuple[av.Packet, int | None, bool]] = deque()
+        for packet in packets:
+            pts, dts = packet.pts, packet.dts
+            disposable = collector.add_packet(packet)
+            if packet.size and not packet.is_discard:
+                if pts is None:
+                    raise _Irregular
+                bisect.insort(self.shown, pts)
+            waiting.append((packet, pts, disposable and not packet.is_discard))
+            while waiting:
+                first, when, dispensable = waiting[0]
+                if dispensable and packet.size and (dts is None or when is None or dts < when):
+                    break
+                waiting.popleft()
+                if dispensable and when is not None and bisect.bisect_left(self.shown, when) not in self.wanted:
+                    bisect.insort(self.left_out, when)
+                else:
+                    yield first
+
+    def index_of(self, pts: int | None, decoded: int) -> int:
+        """A frame's place in the order of presentation, after so many decoded ones.
+
+        Raises:
+            _Irregular: if the packets promised another frame here.
+        """
+        if pts is None:
+            raise _Irregular
+        index = bisect.bisect_left(self.shown, pts)
+        if self.shown[index : index + 1] != [pts] or index != decoded + bisect.bisect_left(self.left_out, pts):
+            raise _Irregular
+        return index
+
+
+def decode(
+    info: VideoInfo,
+    indices: NDArray[np.int64],
+    resize: Resize | None,
+    with_vectors: bool,
+    opened: Opened | None = None,
+) -> Decoded:
+    """Decode until the last sampled frame, or until the file or the decoder ends.
+
+    Args:
+        info: the file's header.
+        indices: the sampled frames' places in the order of presentation, in ascending order.
+        resize: applied to each sampled frame as it is decoded.
+        with_vectors: also collect the codec's motion vectors.
+        opened: the file, where it is open and its packets have not been read.
+
+    Raises:
+        ClipError: if the file cannot be opened, or frames change their size.
+    """
+    # without B pictures there is next to nothing to leave out
+    if has_vectors(info.codec) and (opened is None or opened[1].codec_context.has_b_frames):
+        with contextlib.suppress(_Irregular):
+            return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors, opened)
+        opened = None
+    return _decode_by(None, info, indices, resize, with_vectors, opened)
+
+
+def _decode_by(
+    plan: _Plan | None,
+    info: VideoInfo,
+    indices: NDArray[np.int64],
+    resize: Resize | None,
+    with_vectors: bool,
+    opened: Opened | None,
+) -> Decoded:
+    wanted = set(indices.tolist())
+    last = int(indices[-1])
+    images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
+    source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
+    with ThreadPoolExecutor(1) as resizer, source as (container, stream):
+        collector = None
+        # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
+        # what is damaged in H.264 as it lay in memory, instead of concealing it.
+        stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
+        # else FFmpeg crops at the left in steps of 64 pixels, and the frame is not as wide as its header says
+        stream.codec_context.flags |= Flags.unaligned
+        if with_vectors and has_vectors(info.codec):
+            stream.codec_context.options = {"flags2": "+export_mvs"}
+        if plan is not None or with_vectors and has_vectors(info.codec):
+            collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
+        decoded = Decoded([], [], collector if with_vectors else None)
+        if not info.counted:
+            with contextlib.suppress(av.error.FFmpegError):  # a file that starts without a key frame has no such place
+                container.seek(0)
+        count, ended = 0, True
+        try:
+            for frame in _frames(container, stream, collector, plan):
+                pts = frame.pts if collector is None else collector.pts_of(frame)
+                index = count if plan is None else plan.index_of(pts, count)
+                count += 1
+                if (frame.width, frame.height) != (info.width, info.height):
+                    size = f"{frame.width}x{frame.height} at frame {index}"
+                    raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
+                if plan is None:
+                    decoded.pts.append(_seconds(pts, stream))
+                if index in wanted:
+                    images.append(resizer.submit(_image, frame, resize))
+                    if decoded.collector is not None and len(images) == 1:
+                        decoded.collector.see_as(*images[0].result().shape[1::-1])
+                    images[-MAX_WAITING:][0].result()
+                if decoded.collector is not None:
+                    decoded.collector.add_frame(frame, index, index in wanted)
+                # what moved before a B-frame stands in the anchor after it
+                if index >= last and (decoded.collector is None or decoded.collector.last_is_anchor):
+                    ended = False
+                    break
+        except av.error.FFmpegError as error:
+            if plan is not None:
+                raise _Irregular from error
+            decoded.damage = f"damaged: {in_words(error)}"
+        if plan is not None:
+            if ended and count + len(plan.left_out) != len(plan.shown):
+                raise _Irregular
+            decoded.pts = [_seconds(pts, stream) for pts in plan.shown]
+        decoded.frames = [image.result() for image in images]
+    return decoded
+
+
+def _image(frame: av.VideoFrame, resize: Resize | None) -> NDArray[np.uint8]:
+    """A decoded frame in RGB, resized."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    return image if resize is None else resize(image)
+
+
+def _seconds(pts: int | None, stream: VideoStream) -> float | None:
+    tick = stream.time_base
+    # a product of fractions is reduced, which takes longer than all the rest of a small frame
+    return None if pts is None or tick is None else pts * tick.numerator / tick.denominator
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, collector: VectorCollector | None, plan: _Plan | None
+) -> Iterator[av.VideoFrame]:
+    packets: Iterable[av.Packet] = packets_of(container, stream)
+    if plan is not None and collector is not None:
+        packets = plan.needed(packets, collector)
+    elif collector is not None:
+        packets = _noted(packets, collector)
+    for packet in packets:
+        yield from packet.decode()  # type: ignore[misc]
+
+
+def _noted(packets: Iterable[av.Packet], collector: VectorCollector) -> Iterator[av.Packet]:
+    for packet in packets:
+        collector.add_packet(packet)
+        yield packet
+
+
+def times_of(pts: Sequence[float | None], rate: float) -> NDArray[np.float64]:
+    """Seconds from the first frame; where pts are missing or do not increase, from the frame rate."""
+    numbers = np.arange(len(pts))
+    known = np.array([time is not None for time in pts])
+    seconds = np.array([np.nan if time is None else time for time in pts], dtype=np.float64)
+    if known.all() and (np.diff(seconds) > 0).all():
+        return np.asarray(seconds - seconds[0], np.float64)
+    if known.sum() > 1 and (np.diff(seconds[known]) > 0).all():
+        # some packets without pts (packed B-frames): in between the others
+        filled = np.interp(numbers, numbers[known], seconds[known])
+        first, last = numbers[known][[0, -1]]
+        filled = np.where(numbers < first, seconds[first] - (first - numbers) / rate, filled)
+        filled = np.where(numbers > last, seconds[last] + (numbers - last) / rate, filled)
+        return np.asarray(filled - filled[0], np.float64)
+    return numbers / rate
