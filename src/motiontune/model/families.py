@@ -60,7 +60,8 @@ class Family:
         lm_head: where the output layer lies.
         patch_embed: the first layer within the vision encoder.
         projector: is part of the name of each weight of the vision encoder that belongs to the projector.
-        deepstack: where the vision encoder's mergers lie whose features are added to the first decoder layers, or None.
+        deepstack: where, within the vision encoder, the mergers lie whose features are added after the first decoder
+            layers, or None.
         linear_attention: whether some decoder layers carry a state along the row in place of attention. Such a layer
             does not see where a packed row's samples end.
         patch: of the family's own processor; a tiny model has the same.
@@ -106,19 +107,19 @@ class Family:
         """
         return grids_of(batch, processor)
 
-    def visual_of(self, base: nn.Module) -> Any:
+    def visual_of(self, base: Any) -> Any:
         """Return the vision encoder of a model."""
         return base.get_submodule(self.visual)
 
-    def language_model_of(self, base: nn.Module) -> Any:
+    def language_model_of(self, base: Any) -> Any:
         """Return the decoder that reads the token embeddings."""
         return base.get_submodule(self.language_model)
 
-    def lm_head_of(self, base: nn.Module) -> Any:
+    def lm_head_of(self, base: Any) -> Any:
         """Return the output layer."""
         return base.get_submodule(self.lm_head)
 
-    def deepstack_of(self, base: nn.Module) -> list[nn.Module]:
+    def deepstack_of(self, base: Any) -> list[nn.Module]:
         """Return the mergers whose features are added after the first decoder layers, one after each."""
         return [] if self.deepstack is None else [*self.visual_of(base).get_submodule(self.deepstack)]
 
@@ -159,12 +160,16 @@ def _qwen3_5_text(text: Layers) -> Layers:
     layers = text["num_hidden_layers"]
     kinds = ["linear_attention" if (layers - 1 - layer) % 4 else "full_attention" for layer in range(layers)]
     linear = {"linear_num_key_heads": max(1, heads // 2), "linear_num_value_heads": heads}
-    return text | linear | {
-        "head_dim": 4 * width,
-        "layer_types": kinds,
-        "linear_key_head_dim": width,
-        "linear_value_head_dim": width,
-    }
+    return (
+        text
+        | linear
+        | {
+            "head_dim": 4 * width,
+            "layer_types": kinds,
+            "linear_key_head_dim": width,
+            "linear_value_head_dim": width,
+        }
+    )
 
 
 def _experts(text: Layers) -> Layers:
@@ -307,12 +312,6 @@ def family_of(config: Any, what: str = "motion") -> Family:
             f"install a newer one for {family.name}"
         )
     return family
-
-
-def templates_by_plugin(plugin: str) -> tuple[str, ...]:
-    """The templates that go with one of LLaMA-Factory's plugins."""
-    names = [name for family in FAMILIES.values() if family.plugin == plugin for name in family.templates]
-    return tuple(dict.fromkeys(names))
 
 
 # ---- what all of them share ----

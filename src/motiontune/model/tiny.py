@@ -128,8 +128,8 @@ def build_tiny(
         intermediate_size: width of the decoder's MLP; four times `hidden_size` where not given. An expert has half.
         vocab_size: entries that the byte-level BPE is trained to, before the special tokens; at least 256.
         tie_word_embeddings: lm_head and input embeddings are one matrix.
-        min_pixels: the processors enlarge what is smaller, per frame (from Qwen3-VL on: per video, frames included). One
-            token's pixels where not given, so that small clips keep their size. The real default enlarges them.
+        min_pixels: the processors enlarge what is smaller, per frame (from Qwen3-VL on: per video, frames included).
+            One token's pixels where not given, so that small clips keep their size. The real default enlarges them.
         max_pixels: the processors shrink what is larger, counted likewise; the family's own where not given.
         initializer_range: standard deviation of the random weights. The families' 0.02 is made for widths of
             thousands; at 64, captions take more steps to learn with it.
@@ -223,9 +223,7 @@ def _make_model(family: Family, text: Layers, vision: Layers, ids: dict[str, Any
     return made
 
 
-def _make_processor(
-    family: Family, tokenizer: Any, min_pixels: int | None, max_pixels: int | None
-) -> ProcessorMixin:
+def _make_processor(family: Family, tokenizer: Any, min_pixels: int | None, max_pixels: int | None) -> ProcessorMixin:
     patch, video_class = family.patch, getattr(transformers, family.video_processor)
 
     def size_for(processor_class: Any) -> dict[str, int]:  # a fresh dict: the classes write into the one they get
