@@ -35,12 +35,15 @@ class MotionObjective:
         with_text: also the answer's cross-entropy; otherwise no row of `lm_head` is computed.
         label_smoothing: of the cross-entropy.
         weight: of the motion in `MotionOutput.loss`.
+        with_logits: also return the logits of all positions, for a trainer that reads them (TRL's). They take much
+            more memory than the loss, which needs the labelled positions alone.
     """
 
     kind: MotionLossType = "smooth_l1"
     with_text: bool = True
     label_smoothing: float = 0.0
     weight: float = 1.0
+    with_logits: bool = False
 
 
 @dataclass
@@ -57,6 +60,7 @@ class MotionOutput(ModelOutput):
         token_ids: int64 [B, S], the most likely next token where one is labelled, else 0; only in evaluation.
         router_loss: float32 scalar, what a mixture of experts adds to the loss of its text where it is called with
             `output_router_logits=True`, its coefficient included; else None.
+        logits: floating [B, S, V], without a graph; only where the objective asks for them.
     """
 
     loss: Tensor | None = None
@@ -66,6 +70,7 @@ class MotionOutput(ModelOutput):
     ce_rows: Tensor | None = None
     token_ids: Tensor | None = None
     router_loss: Tensor | None = None
+    logits: Tensor | None = None
 
 
 def tap_depth(where: str, layers: int) -> int:
@@ -198,6 +203,9 @@ class MotionForward:
             output.router_loss = router_loss(self, outputs, inputs)
             if output.router_loss is not None:
                 output.loss = output.loss + output.router_loss
+            if objective.with_logits:
+                with torch.no_grad():
+                    output.logits = lm_head(outputs[0])
             if tokens is not None:
                 rows = (positions // labels.shape[1]).to(losses.device)
                 output.ce_rows = losses.new_zeros(len(labels)).index_add(0, rows, losses)
