@@ -17,6 +17,7 @@ from torch.utils.data import get_worker_info
 from motiontune.cache import MotionCache
 from motiontune.errors import ClipError, ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
+from motiontune.model.families import grids_of, prepare_to_generate
 from motiontune.model.head import MotionHeadConfig
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
@@ -134,11 +135,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             prepare_to_generate(batch, self.image_token_id, self.video_token_id)
 
         targets, weights, records = [], [], []
-        for (row, one), thw in zip(clips, batch.get("video_grid_thw", ()), strict=True):
-            video_processor = self.processor.video_processor
-            grid = VideoGrid.from_thw(
-                thw, video_processor.patch_size, video_processor.merge_size, video_processor.temporal_patch_size
-            )
+        for (row, one), grid in zip(clips, grids_of(batch, self.processor), strict=True):
             target, weight, times, source, problem = self._targets(one, grid)
             number = numbers[row]
             frames = one.clip.frames if number is not None and number < self.motion.pictures else None
@@ -213,14 +210,3 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
         targets = field_to_targets(field, grid, self.motion.head.scale)
         return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
-
-
-def prepare_to_generate(batch: dict[str, Any], image_token_id: int, video_token_id: int) -> None:
-    """Change what `generate()` does not take of LLaMA-Factory's batch, in place."""
-    batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
-    types = torch.zeros_like(batch["input_ids"])  # from these it works out 3-D positions
-    types[batch["input_ids"] == image_token_id] = 1
-    types[batch["input_ids"] == video_token_id] = 2
-    batch["mm_token_type_ids"] = types
-    if "second_per_grid_ts" in batch:  # a list, which beam search cannot split
-        batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])

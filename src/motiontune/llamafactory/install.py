@@ -21,7 +21,7 @@ from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
 from motiontune.llamafactory import names
 from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
 from motiontune.llamafactory.samples import check_names
-from motiontune.model.forward import check_video_model
+from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.runs.folder import given_keys, note_run
 
@@ -121,7 +121,7 @@ def run_sft(
         hooks: Any = nullcontext()
         if finetuning_args.sparse_logits:
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
-                check_video_model(load_config(model_args), "sparse_logits")  # before the data sets, which take long
+                family_of(load_config(model_args), "sparse_logits")  # before the data sets, which take long
             hooks = names.sft_hooks(use_sparse_logits)
         with hooks:
             _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)

@@ -22,10 +22,10 @@ from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, r
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
-from motiontune.llamafactory.collator import prepare_to_generate
 from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import ModelReader
 from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
+from motiontune.model.families import prepare_to_generate
 from motiontune.model.forward import MotionObjective, attach_head, captured_motion
 from motiontune.model.head import find_head
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
@@ -161,7 +161,7 @@ class MotionModel:
     @property
     def direction(self) -> Direction:
         """Which motion the head says: since the previous frame ("past") or to the next one ("future")."""
-        return "past" if self.head is None else self.head.config.target
+        return "past" if self.head is None else self.head.config.direction
 
     def predict(
         self,

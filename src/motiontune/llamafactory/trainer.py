@@ -266,7 +266,7 @@ class MotionTrainer(CustomSeq2SeqTrainer):
                 grid=record.grid,
                 path=record.path,
                 source=record.source,
-                direction=config.target,
+                direction=config.direction,
             )
             predictions.append(prediction)
             if record.frames is not None:

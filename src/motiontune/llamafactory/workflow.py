@@ -20,10 +20,11 @@ from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nea
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
 from motiontune.llamafactory.names import dataset_hooks, get_logger
-from motiontune.llamafactory.plugin import MotionQwen3VLPlugin, with_motion
+from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, report_source, say_enlarged
 from motiontune.llamafactory.trainer import MotionTrainer
-from motiontune.model.forward import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
+from motiontune.model.families import family_of
+from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
@@ -156,7 +157,7 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
         raise ConfigError(f"model_name_or_path: {where} is no folder")
     try:
         config = load_config(model_args)
-        check_video_model(config)
+        family = family_of(config)
         tokenizer_module = load_tokenizer(model_args)
     except (OSError, ValueError) as error:
         reason = in_one_line(error.__cause__ or error)
@@ -172,9 +173,7 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     template = with_motion(template, data_args.template)
     if data_args.frame_cache_dir is not None:
         template.mm_plugin.frame_cache = FrameCache(data_args.frame_cache_dir)
-    if isinstance(template.mm_plugin, MotionQwen3VLPlugin) != (config.model_type == "qwen3_vl"):
-        right = "qwen3_vl or qwen3_vl_nothink" if config.model_type == "qwen3_vl" else "qwen2_vl"
-        raise ConfigError(f"template: {data_args.template} is not for models of type {config.model_type}: use {right}")
+    check_template(template, data_args.template, family)
     return config, dict(tokenizer_module), template
 
 
@@ -264,15 +263,8 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
         ConfigError: if the model has not the layer that the head is to read.
     """
     tap_depth(finetuning_args.motion_head_input, config.text_config.num_hidden_layers)
-    video_processor = processor.video_processor
-    return MotionHeadConfig(
-        hidden_size=config.text_config.hidden_size,
-        patch=video_processor.patch_size,
-        merge=video_processor.merge_size,
-        temporal_patch=video_processor.temporal_patch_size,
-        input=finetuning_args.motion_head_input,
-        target=data_args.motion_target,
-        scale=finetuning_args.motion_scale,
+    return MotionHeadConfig.for_model(
+        config, processor, finetuning_args.motion_head_input, data_args.motion_target, finetuning_args.motion_scale
     )
 
 
@@ -295,7 +287,7 @@ def make_head(
     if found is not None:
         where, head = found
         if not is_trainable:  # what a head says about itself is how it must be read
-            wanted = replace(wanted, input=head.config.input, target=head.config.target, scale=head.config.scale)
+            wanted = replace(wanted, input=head.config.input, direction=head.config.direction, scale=head.config.scale)
         head.config.check_fits(wanted, where)
         logger.info_rank0(f"Motion head: loaded from {where}.")
         return head
