@@ -313,7 +313,7 @@ def with_head():
     ("keys", "said"),
     [
         ({"motion_head_input": "layer:1"}, "has input last_hidden, this model and configuration have layer:1"),
-        ({"motion_target": "future"}, "has target past, this model and configuration have future"),
+        ({"motion_direction": "future"}, "has target past, this model and configuration have future"),
         ({"motion_scale": 2.0}, "has scale 1.0, this model and configuration have 2.0"),
     ],
 )
@@ -463,7 +463,7 @@ KEY_MISTAKES = [
         "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both ",
     ),
     ({"packing": True}, "packing lets samples see each other's motion: use `neat_packing: true` instead"),
-    ({"train_on_prompt": True}, "train_on_prompt puts cross-entropy on every video token, which says nothing: "),
+    ({"train_on_prompt": True}, "train_on_prompt puts cross-entropy on every video token, which is no text: "),
     ({"use_dft_loss": True}, "use_motionvector_crossentropy_loss cannot be combined with use_dft_loss"),
     (
         {"streaming": True},
@@ -487,7 +487,7 @@ KEY_MISTAKES = [
     ({"motion_source": "radar.py:waves"}, "motion_source: radar.py does not exist"),
     ({"motion_quality": "good"}, "motion_quality: 'good' is none of fast, balanced, best"),
     ({"motion_min_confidence": 1.0}, "motion_min_confidence: 1.0 must be 0 or more and below 1"),
-    ({"motion_target": "pasd"}, "motion_target: 'pasd' is none of past, future: did you mean 'past'?"),
+    ({"motion_direction": "pasd"}, "motion_direction: 'pasd' is none of past, future: did you mean 'past'?"),
     ({"motion_on_error": "ignore"}, "motion_on_error: 'ignore' is none of auto, raise, skip"),
     ({"motion_raft_weights": "x.pth"}, "motion_raft_weights is only read with `motion_source: raft`, not auto"),
     ({"motion_source": "raft", "motion_raft_weights": "x.pth"}, "motion_raft_weights: x.pth cannot be read as "),

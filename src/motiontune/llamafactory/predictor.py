@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
@@ -22,12 +21,11 @@ from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, r
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
-from motiontune.llamafactory.collator import prepare_to_generate
+from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import ModelReader
-from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
+from motiontune.llamafactory.workflow import generation_arguments, saved_head
 from motiontune.model.forward import MotionObjective, attach_head, captured_motion
-from motiontune.model.head import find_head
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
@@ -40,12 +38,12 @@ NO_TARGET = "none"
 
 @dataclass(frozen=True, eq=False)
 class MotionPrediction:
-    """What a model says of one clip.
+    """What a model answers and predicts for one clip.
 
     Args:
         text: the answer.
         field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no head.
-        target: what a source says of the motion; None where it was not asked for or there is none.
+        target: the motion from a source to compare with; None where it was not asked for or there is none.
         clip: the sampled frames.
         grid: where the patches of these frames lie.
         problem: why there is no target; "" where there is one, or none was asked for.
@@ -109,23 +107,15 @@ class MotionModel:
     def __init__(self, reader: ModelReader) -> None:
         self.reader = reader
         model_args, tokenizer = reader.model_args, reader.tokenizer_module["tokenizer"]
-        hub = {
-            "cache_dir": model_args.cache_dir,
-            "revision": model_args.model_revision,
-            "token": model_args.hf_hub_token,
-        }
-        head = None
-        if find_head(head_places(model_args), **hub) is not None:
-            head = make_head(
-                reader.config, reader.processor, model_args, reader.data_args, reader.finetuning_args, False
-            )
+        # before the model, which takes long: a head that does not fit shows at once
+        head = saved_head(reader.config, reader.processor, model_args, reader.data_args, reader.finetuning_args)
         with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
             self.model = load_model(tokenizer, model_args, reader.finetuning_args)
         self.head = head
         if head is not None:
             attach_head(self.model, head, MotionObjective())
         tokenizer.padding_side = "left"
-        self._collator = SFTDataCollatorWith4DAttentionMask(template=reader.template, **reader.tokenizer_module)
+        self._collator = MotionDataCollator(template=reader.template, **reader.tokenizer_module)
 
     @classmethod
     def from_pretrained(
@@ -160,7 +150,7 @@ class MotionModel:
 
     @property
     def direction(self) -> Direction:
-        """Which motion the head says: since the previous frame ("past") or to the next one ("future")."""
+        """Which motion the head predicts: since the previous frame ("past") or to the next one ("future")."""
         return "past" if self.head is None else self.head.config.target
 
     def predict(
@@ -172,11 +162,11 @@ class MotionModel:
         max_new_tokens: int = 128,
         **generation: Any,
     ) -> MotionPrediction:
-        """Answer a question about a clip, and say its motion. Both come out of the same forward pass.
+        """Answer a question about a clip, and predict its motion. Both come out of the same forward pass.
 
         Args:
             video: the clip.
-            prompt: the question; the video stands where it says `<video>`, else before it.
+            prompt: the question; the video stands in the place of `<video>`, else before the question.
             target: the source to compare with, as `motion_source`; "none" for no comparison.
             max_new_tokens: at most so many tokens of text.
             generation: more arguments of `generate()`, such as `do_sample`; text is greedy where not given.
@@ -224,7 +214,9 @@ class MotionModel:
         options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stopped])}
         with ThreadPoolExecutor(1) as pool:
             prediction = pool.submit(self.predict, video, prompt, **options)
-            prediction.add_done_callback(lambda _: streamer.end())  # else a mistake would leave us waiting for text
+            prediction.add_done_callback(
+                lambda _: streamer.end()
+            )  # else an error would leave the loop below waiting for text
             try:
                 text = ""
                 for piece in streamer:
@@ -246,11 +238,8 @@ class MotionModel:
         prompt_ids, _ = self.reader.template.encode_oneturn(tokenizer, messages)
         feature = {"input_ids": prompt_ids, "attention_mask": [1] * len(prompt_ids)}
         feature |= {"labels": [IGNORE_INDEX] * len(prompt_ids), "videos": [clip]}
-        batch = self._collator([feature])
+        batch = self._collator.inputs([feature])
         del batch["labels"]
-        prepare_to_generate(
-            batch, *(tokenizer.convert_tokens_to_ids(token) for token in (plugin.image_token, plugin.video_token))
-        )
         return batch
 
     def _generation_arguments(self, max_new_tokens: int) -> dict[str, Any]:
