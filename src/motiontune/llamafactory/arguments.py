@@ -36,10 +36,10 @@ class MotionDataArguments(DataArguments):
         metadata={
             "help": (
                 "Where motion comes from. auto: codec+flow where the bitstream has usable vectors, else "
-                "blockmatch+flow. codec: the bitstream's vectors. blockmatch: an encoder's motion search on the resized frames. "
-                "codec+flow, blockmatch+flow: these refined by optical flow. flow: optical flow alone. raft: a "
-                "network, which is slow and best extracted beforehand. file: computed beforehand, see motion_dir. "
-                "FILE.py:FUNCTION: a function of your own."
+                "blockmatch+flow. codec: the bitstream's vectors. blockmatch: an encoder's motion search on the "
+                "resized frames. codec+flow, blockmatch+flow: these refined by optical flow. flow: optical flow "
+                "alone. raft: a network, which is slow and best extracted beforehand. file: computed beforehand, "
+                "see motion_dir. FILE.py:FUNCTION: a function of your own."
             )
         },
     )
@@ -106,7 +106,8 @@ class MotionDataArguments(DataArguments):
         metadata={
             "help": (
                 "At each evaluation, draw target and predicted motion of this many samples, the first ones. The "
-                "pictures go to motion_pictures/ in the output folder, and to TensorBoard and W&B where `report_to` names them."
+                "pictures go to motion_pictures/ in the output folder, and to TensorBoard and W&B where `report_to` "
+                "names them."
             )
         },
     )

@@ -7,12 +7,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
-from numpy.typing import NDArray
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -25,11 +23,11 @@ from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import ModelReader
 from motiontune.llamafactory.workflow import generation_arguments, saved_head
-from motiontune.model.forward import MotionObjective, attach_head, captured_motion
+from motiontune.model.forward import MotionObjective, attach_head
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
-from motiontune.targets import tokens_to_vectors
+from motiontune.training.prediction import generate_with_motion
 from motiontune.video.clip import Clip
 
 
@@ -183,11 +181,7 @@ class MotionModel:
         if self.head is None:
             tokens, field = self.model.generate(**batch, **arguments), None
         else:
-            self.head.config.check_grid(grid)
-            with captured_motion(self.model) as captured:
-                tokens = self.model.generate(**batch, **arguments)
-            values = captured[0][: grid.num_tokens].float().cpu().numpy()  # of several beams, the first
-            field = self._field(values, clip, grid)
+            tokens, field = generate_with_motion(self.model, self.head.config, batch, clip, grid, **arguments)
         tokenizer = self.reader.tokenizer_module["tokenizer"]
         text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         unpadded = replace(grid, frames=len(clip.frames), temporal_patch=1)
@@ -247,18 +241,6 @@ class MotionModel:
         arguments = generation_arguments(GeneratingArguments(max_new_tokens=max_new_tokens), tokenizer)
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return arguments | greedy
-
-    def _field(self, values: NDArray[np.float32], clip: Clip, grid: VideoGrid) -> MotionField:
-        assert self.head is not None
-        vectors = tokens_to_vectors(values, grid, self.head.config.scale)[: len(clip.frames)]
-        if not np.isfinite(vectors).all():
-            raise MotiontuneError(f"{clip.path}: the model's motion is not a number: did its training diverge?")
-        valid = np.zeros(vectors.shape[:3], np.bool_)
-        has_neighbour = np.diff(clip.indices) > 0
-        valid[slice(1, None) if self.direction == "past" else slice(0, -1)] = has_neighbour[:, None, None]
-        return MotionField(
-            np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", self.direction
-        )
 
     def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
         """The target and "", or None and why there is none."""

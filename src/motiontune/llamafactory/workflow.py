@@ -23,12 +23,13 @@ from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tok
 from motiontune.llamafactory.plugin import MotionQwen3VLPlugin, with_motion
 from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
-from motiontune.model.forward import MotionObjective, attach_head, check_video_model, freeze_unused, tap_depth
+from motiontune.model.forward import MotionObjective, attach_head, check_video_model, freeze_unused
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.training.heads import fitting_head
 from motiontune.training.settings import TargetSettings
 
 
@@ -280,15 +281,11 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     Raises:
         ConfigError: if the model has not the layer that the head is to read.
     """
-    tap_depth(finetuning_args.motion_head_input, config.text_config.num_hidden_layers)
-    video_processor = processor.video_processor
-    return MotionHeadConfig(
-        hidden_size=config.text_config.hidden_size,
-        patch=video_processor.patch_size,
-        merge=video_processor.merge_size,
-        temporal_patch=video_processor.temporal_patch_size,
-        input=finetuning_args.motion_head_input,
-        target=data_args.motion_direction,
+    return fitting_head(
+        config,
+        processor,
+        reads=finetuning_args.motion_head_input,
+        direction=data_args.motion_direction,
         scale=finetuning_args.motion_scale,
     )
 

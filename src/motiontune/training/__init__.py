@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from motiontune.training.plain import MotionCollator as MotionCollator
+    from motiontune.training.plain import attach_motion as attach_motion
     from motiontune.training.plain import load_motion_model as load_motion_model
     from motiontune.training.plain import predict as predict
     from motiontune.training.settings import MotionSettings as MotionSettings
@@ -17,6 +18,7 @@ _PLACES = {
     "MotionSettings": "settings",
     "MotionTrainerMixin": "trainer",
     "TargetSettings": "settings",
+    "attach_motion": "plain",
     "load_motion_model": "plain",
     "predict": "plain",
 }
