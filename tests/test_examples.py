@@ -8,7 +8,7 @@ import pytest
 
 from commands import command
 from motiontune.datasets.dataset_info import make_sample, write_dataset
-from training import CAPTIONS, FAMILIES, clips, fresh_folder, history, results, start, tiny, weights
+from training import ALL_FAMILIES, CAPTIONS, clips, fresh_folder, history, results, start, tiny, weights
 
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -33,7 +33,7 @@ def dataset_dir():
 
 
 def family_of(name):
-    return next(family for family in FAMILIES if name.startswith(family.replace("_vl", "vl") + "_"))
+    return next(family for family in ALL_FAMILIES if name.startswith(family.replace("_vl", "vl") + "_"))
 
 
 def run_example(capfd, name, **overrides):

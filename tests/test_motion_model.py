@@ -1,4 +1,4 @@
-"""The head inside the three families: taps, what a forward pass computes, saving."""
+"""The head inside every family: taps, what a forward pass computes, saving."""
 
 import copy
 
@@ -7,12 +7,14 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from motiontune.errors import ConfigError, HeadError
+from motiontune.model.families import FAMILIES as ENTRIES
+from motiontune.model.families import installed_families
 from motiontune.model.forward import MotionObjective, attach_head, captured_motion, freeze_unused
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
 from motiontune.model.tiny import build_tiny
 
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = installed_families()
 TAPS = ("last_hidden", "layer:1", "layer:2", "projector")
 
 
@@ -28,7 +30,7 @@ def family(request, tmp_path_factory):
     config = model.config
     frame = [config.vision_start_token_id, *[config.video_token_id] * 4, 7]
     whole = [config.vision_start_token_id, *[config.video_token_id] * 8, 7]
-    ids = torch.tensor([[5, 6, *(frame * 2 if request.param == "qwen3_vl" else whole), 8, 9, 10]])
+    ids = torch.tensor([[5, 6, *(frame * 2 if ENTRIES[request.param].timestamps else whole), 8, 9, 10]])
     labels = torch.full_like(ids, -100)
     labels[:, -2:] = ids[:, -2:]
     batch = {

@@ -9,7 +9,7 @@ from motiontune.evaluation.comparison import MotionComparison, load_predictions
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", training.FAMILIES)
 def test_prediction_step_returns_the_text_and_the_motion_of_each_video(family, beams, monkeypatch):
     training.start()
     from motiontune.llamafactory.trainer import MotionTrainer

@@ -1,4 +1,4 @@
-"""All three families, LoRA and full, on real clips: H.264, MPEG-4 and VP9 in WebM."""
+"""All families, LoRA and full, on real clips: H.264, MPEG-4 and VP9 in WebM."""
 
 import json
 
@@ -19,7 +19,7 @@ def clips():
 
 
 @pytest.mark.parametrize("finetuning_type", ["lora", "full"])
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", training.FAMILIES)
 def test_real_clips_train_evaluate_and_predict(family, finetuning_type, clips):
     data = training.dataset([training.sample(training.PROMPT, "Something moves.", videos=[clip]) for clip in clips])
     video = {"video_fps": 6.0, "video_maxlen": 5, "video_max_pixels": 12544, "cutoff_len": 1024}

@@ -16,10 +16,13 @@ from motiontune.errors import HeadError, MotiontuneError
 from motiontune.evaluation.comparison import load_predictions
 from motiontune.model.head import load_head, save_head
 from training import (
+    ALL_FAMILIES,
     BOTH,
     FAMILIES,
     MOTION,
+    TEMPLATES,
     distance,
+    family_param,
     fresh_folder,
     logged,
     losses,
@@ -33,8 +36,9 @@ from training import (
 
 # ---- resume ----
 
-KINDS = [(family, "full") for family in FAMILIES]
-KINDS += [("qwen2_vl", "freeze"), ("qwen2_vl", "lora"), ("qwen3_vl", "lora")]
+KINDS = [family_param(family, "full") for family in ALL_FAMILIES]
+KINDS += [family_param(family, "lora") for family in ALL_FAMILIES if family != "qwen2_5_vl"]
+KINDS += [("qwen2_vl", "freeze")]
 LONG = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "disable_shuffling": False, "lora_dropout": 0.1}
 
 
@@ -145,8 +149,7 @@ def exported(request):
     adapter = run(request.param, **BOTH, finetuning_type="lora", max_steps=4, learning_rate=0.02)
     folder = fresh_folder("exported")
     keys = {"model_name_or_path": str(tiny(request.param)), "adapter_name_or_path": str(adapter)}
-    template = "qwen3_vl_nothink" if request.param == "qwen3_vl" else "qwen2_vl"
-    export({**keys, "template": template, "export_dir": str(folder), "infer_dtype": "float32"})
+    export({**keys, "template": TEMPLATES[request.param], "export_dir": str(folder), "infer_dtype": "float32"})
     return request.param, adapter, folder
 
 

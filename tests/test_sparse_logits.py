@@ -338,4 +338,5 @@ def test_another_family_is_refused(capfd):
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(tiny()).save_pretrained(folder)
     message = refused_run(capfd, **SPARSE, model_name_or_path=str(folder), template="qwen")
-    assert message == ("model type qwen2 has no video tokens: sparse_logits needs Qwen2-VL, Qwen2.5-VL or Qwen3-VL")
+    names = "Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3-VL-MoE, Qwen3.5 or Qwen3.5-MoE"
+    assert message == f"model type qwen2 has no video tokens: sparse_logits needs {names}"

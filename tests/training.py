@@ -23,14 +23,28 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from motiontune.model import families
 from motiontune.model.tiny import build_tiny
 
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
+ALL_FAMILIES = families.installed_families()
+
+
+def family_param(family: str, *values: Any) -> Any:
+    """Parameters of a test that begin with a family: those built on Qwen3-VL's code run with the slow ones.
+
+    What is their own (experts, linear attention) is tested in `test_families.py`, always.
+    """
+    quick = family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    return pytest.param(family, *values, marks=() if quick else pytest.mark.slow)
+
+
+FAMILIES = [family_param(family) for family in ALL_FAMILIES]
+TEMPLATES = {name: families.FAMILIES[name].templates[0] for name in ALL_FAMILIES}
 BOTH = {"use_motionvector_crossentropy_loss": True}
 MOTION = {"use_only_motionvector_loss": True}
 

@@ -100,7 +100,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             field = _field(record, values, mask, head)
             print(_describe(record, field))
             frames = frames_on_grid(template.mm_plugin.read(video, processor).frames, record.grid)
-            title = f"{Path(record.path).name} · {record.source}, {head.target}"
+            title = f"{Path(record.path).name} · {record.source}, {head.direction}"
             rows.append(SheetRow.from_field(title, frames, field))
         if rows:
             picture = Path(out) / f"sample_{row}.png"
@@ -184,7 +184,7 @@ def _field(record: VideoRecord, values: torch.Tensor, mask: torch.Tensor, head: 
         valid=from_tokens(mask.numpy(), record.grid)[..., 0],
         times=np.asarray(record.times, np.float64),
         source=record.source,
-        direction=head.target,
+        direction=head.direction,
     )
 
 

@@ -7,12 +7,12 @@ there, so that it neither ends the run nor poisons its neighbours.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 
 from motiontune.errors import ClipError
+from motiontune.model.families import grids_of, prepare_to_generate
 from motiontune.motion.sources import needs_vectors
-from motiontune.training.batch import ReadClip, add_motion, batch_or_error, blank, grids_of, mark_media
+from motiontune.training.batch import ReadClip, add_motion, batch_or_error, blank
 from motiontune.training.settings import TargetSettings
 
 
@@ -44,11 +44,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             # without these, the positions of its samples follow each other, which is all the same to each
             features = [dict(feature, packing_params=None) for feature in features]
         batch: dict[str, Any] = super().__call__(features)
-        batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already; generate() refuses it
+        batch.pop("video_metadata", None)  # where there are timestamps they are in the text already
         if self.model is None:
-            mark_media(batch, self.image_token_id, self.video_token_id)
-            if "second_per_grid_ts" in batch:  # a list, which beam search cannot split
-                batch["second_per_grid_ts"] = torch.tensor(batch["second_per_grid_ts"])
+            prepare_to_generate(batch, self.image_token_id, self.video_token_id)
         return batch
 
     def _with_motion(self, features: list[dict[str, Any]]) -> dict[str, Any]:

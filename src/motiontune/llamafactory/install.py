@@ -13,7 +13,7 @@ from motiontune.llamafactory import names
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments, check_together
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.samples import check_names
-from motiontune.model.forward import check_video_model
+from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.runs.folder import given_keys, note_run
 
@@ -112,7 +112,7 @@ def run_sft(
         hooks: Any = nullcontext()
         if finetuning_args.sparse_logits:
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
-                check_video_model(load_config(model_args), "sparse_logits")  # before the data sets, which take long
+                family_of(load_config(model_args), "sparse_logits")  # before the data sets, which take long
             hooks = names.sft_hooks(use_sparse_logits)
         with hooks:
             _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)

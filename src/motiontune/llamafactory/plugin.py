@@ -19,6 +19,7 @@ from PIL import Image
 from motiontune.cache import FrameCache, file_digest, frames_key, motion_key
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, clip_from_frames, probe, read_clip, sample_indices
 
@@ -106,39 +107,35 @@ class ClipReadingPlugin(_Plugin):
         """
         if isinstance(video, list):
             return None
-        video_processor = processor.video_processor
         grid = {
-            "patch": video_processor.patch_size,
-            "merge": video_processor.merge_size,
-            "temporal_patch": video_processor.temporal_patch_size,
-            "size": dict(video_processor.size),
+            **patching_of(processor)._asdict(),
+            "size": dict(processor.video_processor.size),
             "plugin": type(self).__name__,
         }
         return motion_key(content_of(os.fspath(video)), reading_settings(processor), grid, options)
 
     def grid_of(self, clip: Clip, processor: Any) -> VideoGrid:
-        """Say where the patches of a clip will lie, without running the processor."""
-        video_processor = processor.video_processor
-        patch, merge = video_processor.patch_size, video_processor.merge_size
-        temporal_patch = video_processor.temporal_patch_size
-        frames = len(clip.frames) + len(clip.frames) % 2
+        """Work out where the patches of a clip will lie, without running the processor."""
+        patching, size = patching_of(processor), processor.video_processor.size
+        frames = len(clip.frames) + len(clip.frames) % 2  # LLaMA-Factory's padding; the processor's comes after it
         height, width = self._get_qwen_video_resize(
             frames,
             *clip.frames.shape[1:3],
-            patch,
-            temporal_patch,
-            merge,
-            video_processor.size["shortest_edge"],
-            video_processor.size["longest_edge"],
+            patching.patch,
+            patching.temporal_patch,
+            patching.merge,
+            size["shortest_edge"],
+            size["longest_edge"],
         )
-        return VideoGrid(frames, height // patch, width // patch, patch, merge, temporal_patch)
+        rows, cols = height // patching.patch, width // patching.patch
+        return VideoGrid(patching.padded(frames), rows, cols, *patching)
 
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""
         metadata = self._get_video_token_metadata(videos, processor)
         if metadata is None:  # lists of frames
             return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
-        return int(metadata["video_grid_thw"].prod(-1).sum()) // processor.video_processor.merge_size**2
+        return int(metadata["video_grid_thw"].prod(-1).sum()) // patching_of(processor).merge ** 2
 
     def _regularize_videos(self, videos: list[Any], **kwargs: Any) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"videos": [], "fps_per_video": [], "durations": [], "frames_indices": []}
@@ -146,7 +143,7 @@ class ClipReadingPlugin(_Plugin):
         for video in videos:
             clip = video if isinstance(video, Clip) else self.read(video, settings)
             images = [Image.fromarray(frame) for frame in clip.frames]
-            if len(images) % 2:
+            if len(images) % 2:  # as LLaMA-Factory does, whose count of tokens is for an even number
                 images.append(images[-1])
             info = clip.info
             out["videos"].append(images)
@@ -196,11 +193,18 @@ class _Settings:
 
 
 class MotionQwen2VLPlugin(ClipReadingPlugin, Qwen2VLPlugin):
-    """Qwen2-VL and Qwen2.5-VL."""
+    """The tokens of a video follow each other without a break."""
 
 
 class MotionQwen3VLPlugin(ClipReadingPlugin, Qwen3VLPlugin):
-    """Qwen3-VL."""
+    """A timestamp stands before the tokens of each temporal patch."""
+
+
+PLUGINS: dict[str, tuple[type, type[ClipReadingPlugin]]] = {
+    "qwen2_vl": (Qwen2VLPlugin, MotionQwen2VLPlugin),
+    "qwen3_vl": (Qwen3VLPlugin, MotionQwen3VLPlugin),
+}
+"""LLaMA-Factory's plugins and ours over them, by the names that the families know them by."""
 
 
 def with_motion(template: Template, name: str | None) -> Template:
@@ -209,14 +213,34 @@ def with_motion(template: Template, name: str | None) -> Template:
     Raises:
         ConfigError: if the template is for none of the supported families.
     """
-    plugins = {Qwen2VLPlugin: MotionQwen2VLPlugin, Qwen3VLPlugin: MotionQwen3VLPlugin}
     plugin = template.mm_plugin
-    if type(plugin) not in plugins:
-        raise ConfigError(
-            f"template {name} has no video tokens that motiontune knows: use qwen2_vl (Qwen2-VL, Qwen2.5-VL), "
-            f"qwen3_vl or qwen3_vl_nothink"
-        )
+    ours = dict(PLUGINS.values()).get(type(plugin))
+    if ours is None:
+        known = [f"{_listed(family.templates)} ({family.name})" for family in FAMILIES.values()]
+        raise ConfigError(f"template {name} has no video tokens that motiontune knows: use {'; '.join(known)}")
     template = copy.copy(template)
     values = {field.name: getattr(plugin, field.name) for field in fields(plugin)}
-    template.mm_plugin = plugins[type(plugin)](**values)
+    template.mm_plugin = ours(**values)
     return template
+
+
+def check_template(template: Template, name: str | None, family: Family) -> None:
+    """Refuse a template whose plugin writes video tokens otherwise than the model's family reads them.
+
+    Args:
+        template: of `with_motion`.
+        name: the template's, for the message.
+        family: the model's.
+
+    Raises:
+        ConfigError: naming the right templates.
+    """
+    if type(template.mm_plugin) is not PLUGINS[family.plugin][1]:
+        raise ConfigError(
+            f"template: {name} is not for models of type {family.model_type}: use {_listed(family.templates)}"
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    *others, last = sorted(names)
+    return f"{', '.join(others)} or {last}" if others else last

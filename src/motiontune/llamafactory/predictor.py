@@ -149,7 +149,7 @@ class MotionModel:
     @property
     def direction(self) -> Direction:
         """Which motion the head predicts: since the previous frame ("past") or to the next one ("future")."""
-        return "past" if self.head is None else self.head.config.target
+        return "past" if self.head is None else self.head.config.direction
 
     def predict(
         self,

@@ -10,12 +10,9 @@ from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.workflow import load_processor
-from motiontune.model.forward import check_video_model
+from motiontune.model.families import family_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.video.clip import Clip
-
-
-TEMPLATES = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl_nothink"}
 
 
 class ModelReader:
@@ -79,8 +76,8 @@ def model_keys(model: str, base: str | None = None, template: str | None = None)
         kind = "a folder" if Path(where).is_dir() else "a folder or the hub"
         whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
         raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
-    check_video_model(config)
-    keys = {"model_name_or_path": where, "template": template or TEMPLATES[config.model_type]}
+    family = family_of(config)
+    keys = {"model_name_or_path": where, "template": template or family.templates[0]}
     return keys | ({"adapter_name_or_path": adapter} if adapter else {})
 
 

@@ -13,6 +13,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.llamafactory.names import get_logger, sample_of, videos_of
+from motiontune.model.families import patching_of
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
 
@@ -111,7 +112,7 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
         if metadata is None or len(metadata["video_grid_thw"]) == 0:
             continue
         rows, cols = metadata["video_grid_thw"][0, 1:].tolist()
-        patch = processor.video_processor.patch_size
+        patch = patching_of(processor).patch
         if rows * cols * patch**2 > 1.1 * processor.video_max_pixels:
             logger.warning_rank0(
                 f"Data set {name}: the model's processor enlarges frames to {cols * patch}x{rows * patch}, past "

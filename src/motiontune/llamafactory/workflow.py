@@ -20,16 +20,16 @@ from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nea
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
-from motiontune.llamafactory.plugin import MotionQwen3VLPlugin, with_motion
+from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
-from motiontune.model.forward import MotionObjective, attach_head, check_video_model, freeze_unused
+from motiontune.model.families import family_of
+from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
-from motiontune.training.heads import fitting_head
 from motiontune.training.settings import TargetSettings
 
 
@@ -163,7 +163,7 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
         raise ConfigError(f"model_name_or_path: {where} is no folder")
     try:
         config = load_config(model_args)
-        check_video_model(config)
+        family = family_of(config)
         tokenizer_module = load_tokenizer(model_args)
     except (OSError, ValueError) as error:
         reason = in_one_line(error.__cause__ or error)
@@ -179,9 +179,7 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     template = with_motion(template, data_args.template)
     if data_args.frame_cache_dir is not None:
         template.mm_plugin.frame_cache = FrameCache(data_args.frame_cache_dir)
-    if isinstance(template.mm_plugin, MotionQwen3VLPlugin) != (config.model_type == "qwen3_vl"):
-        right = "qwen3_vl or qwen3_vl_nothink" if config.model_type == "qwen3_vl" else "qwen2_vl"
-        raise ConfigError(f"template: {data_args.template} is not for models of type {config.model_type}: use {right}")
+    check_template(template, data_args.template, family)
     return config, dict(tokenizer_module), template
 
 
@@ -281,12 +279,10 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     Raises:
         ConfigError: if the model has not the layer that the head is to read.
     """
-    return fitting_head(
-        config,
-        processor,
-        reads=finetuning_args.motion_head_input,
-        direction=data_args.motion_direction,
-        scale=finetuning_args.motion_scale,
+    reads = finetuning_args.motion_head_input
+    tap_depth(reads, config.text_config.num_hidden_layers)
+    return MotionHeadConfig.for_model(
+        config, processor, reads, data_args.motion_direction, finetuning_args.motion_scale
     )
 
 
@@ -331,7 +327,7 @@ def saved_head(
         return None
     where, head = found
     if not is_trainable:  # a head is read as its own configuration has it
-        wanted = replace(wanted, input=head.config.input, target=head.config.target, scale=head.config.scale)
+        wanted = replace(wanted, input=head.config.input, direction=head.config.direction, scale=head.config.scale)
     head.config.check_fits(wanted, where)
     logger.info_rank0(f"Motion head: loaded from {where}.")
     return head

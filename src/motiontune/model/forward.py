@@ -1,12 +1,14 @@
-"""A Qwen-VL model that also says the motion at its video tokens.
+"""A video-language model that also predicts the motion at its video tokens.
 
 `attach_head` puts the head into the model as a submodule and lets the model's own `forward` call it, so that DDP, FSDP
 and DeepSpeed see its parameters. Nothing else of the model changes: without motion targets, `forward` is the original.
+Whatever saves the model saves the head beside it.
 
 Shapes: B batch, S sequence, H hidden size, T video tokens of the whole batch (row by row), D numbers per token.
 """
 
 import functools
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from motiontune.errors import ConfigError
-from motiontune.model.head import MotionHead
+from motiontune.model.families import family_of
+from motiontune.model.head import MotionHead, MotionHeadConfig, head_of_state, save_head
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
-from motiontune.model.wrappers import base_of, language_model_of, run_frozen_vision_without_graph
+from motiontune.model.wrappers import after_peft_saves, base_of, router_loss, run_frozen_vision_without_graph
 
 
 @dataclass(frozen=True)
@@ -31,30 +34,43 @@ class MotionObjective:
         kind: the motion loss.
         with_text: also the answer's cross-entropy; otherwise no row of `lm_head` is computed.
         label_smoothing: of the cross-entropy.
+        weight: of the motion in `MotionOutput.loss`.
+        with_logits: also return the logits of all positions, for a trainer that reads them (TRL's). They take much
+            more memory than the loss, which needs the labelled positions alone.
     """
 
     kind: MotionLossType = "smooth_l1"
     with_text: bool = True
     label_smoothing: float = 0.0
+    weight: float = 1.0
+    with_logits: bool = False
 
 
 @dataclass
 class MotionOutput(ModelOutput):
-    """Sums over one micro-batch; the trainer divides them by the counts of the global batch.
+    """The loss of one micro-batch, and its sums for a trainer that divides by the counts of the global batch.
 
     Args:
+        loss: float32 scalar, the mean motion loss over this batch's valid numbers times the objective's weight, plus
+            the mean cross-entropy over its labelled tokens, plus `router_loss`.
         motion_sum: float32 scalar, the motion loss over the valid numbers.
         motion: float32 [T, D], the normalised prediction.
         ce_sum: float32 scalar, cross-entropy over the labelled tokens; None without text.
         ce_rows: float32 [B], the part of each sample in `ce_sum`; only in evaluation.
         token_ids: int64 [B, S], the most likely next token where one is labelled, else 0; only in evaluation.
+        router_loss: float32 scalar, what a mixture of experts adds to the loss of its text where it is called with
+            `output_router_logits=True`, its coefficient included; else None.
+        logits: floating [B, S, V], without a graph; only where the objective asks for them.
     """
 
+    loss: Tensor | None = None
     motion_sum: Tensor | None = None
     motion: Tensor | None = None
     ce_sum: Tensor | None = None
     ce_rows: Tensor | None = None
     token_ids: Tensor | None = None
+    router_loss: Tensor | None = None
+    logits: Tensor | None = None
 
 
 def tap_depth(where: str, layers: int) -> int:
@@ -83,7 +99,7 @@ class HiddenTap:
     Args:
         base: the transformers model.
         where: "last_hidden" (after the final norm), "layer:K" (output of decoder layer K, counted from 1, before
-            Qwen3-VL adds its deepstack features) or "projector" (the vision encoder's output, entering the decoder).
+            DeepStack features are added) or "projector" (the vision encoder's output, entering the decoder).
 
     Raises:
         ConfigError: on another name, or a layer that the model does not have.
@@ -91,7 +107,7 @@ class HiddenTap:
 
     def __init__(self, base: PreTrainedModel, where: str) -> None:
         self.hidden: Tensor | None = None
-        decoder = language_model_of(base)
+        decoder = family_of(base.config).language_model_of(base)
         self.depth = tap_depth(where, len(decoder.layers))
         if where == "last_hidden":
             decoder.register_forward_hook(lambda module, args, output: self._keep(output[0]))
@@ -115,7 +131,9 @@ class HiddenTap:
                 tap._keep(output[0] if isinstance(output, tuple) else output)
                 return output
 
-        TappedLayer.__name__ = type(layer).__name__
+        # Not the layer's own name: FSDP and PEFT wrap the instances of the first class that bears a name, and this one
+        # has a single instance. The layer's own class has them all.
+        TappedLayer.__name__ = f"Tapped{type(layer).__name__}"
         layer.__class__ = TappedLayer
 
     def take(self) -> Tensor:
@@ -131,7 +149,6 @@ class MotionForward:
 
     config: Any
     model: nn.Module
-    lm_head: nn.Module
     training: bool
     motion_head: MotionHead
     motion_objective: MotionObjective
@@ -155,7 +172,7 @@ class MotionForward:
         motion_weights: Tensor | None = None,
         **inputs: Any,
     ) -> Any:
-        """Run the model once and return the sums of its losses.
+        """Run the model once and return its losses.
 
         Args:
             input_ids: int64 [B, S].
@@ -166,21 +183,29 @@ class MotionForward:
         """
         labels = inputs.pop("labels", None)
         inputs.pop("rope_deltas", None)  # the original forward does not pass it on either
-        objective = self.motion_objective
+        objective, family = self.motion_objective, family_of(self.config)
         # what waits for the device stands before the layers, which are then queued without a pause
         at_video = self.video_positions(input_ids)
         positions = supervised_positions(labels) if objective.with_text and labels is not None else None
-        hidden = self.model(input_ids=input_ids, **inputs)[0]
+        outputs = self.model(input_ids=input_ids, **inputs)
         motion = self.motion_at(at_video)
-        output = MotionOutput(
-            motion_sum=motion_loss_sum(motion, motion_targets, motion_mask, objective.kind, motion_weights),
-            motion=motion.detach(),
-        )
+        motion_sum = motion_loss_sum(motion, motion_targets, motion_mask, objective.kind, motion_weights)
+        numbers = motion_mask.sum() if motion_weights is None else motion_weights.sum()
+        loss = objective.weight * motion_sum / _at_least_one(numbers)
+        output = MotionOutput(loss=loss, motion_sum=motion_sum, motion=motion.detach())
         if positions is not None:
+            lm_head, with_tokens = family.lm_head_of(self), not self.training
             losses, tokens = token_cross_entropy(
-                hidden, labels, positions, self.lm_head, objective.label_smoothing, with_tokens=not self.training
+                outputs[0], labels, positions, lm_head, objective.label_smoothing, with_tokens
             )
             output.ce_sum = losses.sum()
+            output.loss = loss + output.ce_sum / max(len(positions), 1)
+            output.router_loss = router_loss(self, outputs, inputs)
+            if output.router_loss is not None:
+                output.loss = output.loss + output.router_loss
+            if objective.with_logits:
+                with torch.no_grad():
+                    output.logits = lm_head(outputs[0])
             if tokens is not None:
                 rows = (positions // labels.shape[1]).to(losses.device)
                 output.ce_rows = losses.new_zeros(len(labels)).index_add(0, rows, losses)
@@ -188,9 +213,13 @@ class MotionForward:
         return output
 
 
+def _at_least_one(count: Tensor) -> Tensor:
+    return torch.where(count > 0, count, torch.ones_like(count))
+
+
 @functools.cache
 def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Make the subclass of a model class whose forward also says motion."""
+    """Make the subclass of a model class whose forward also predicts motion, and which saves its head."""
 
     @functools.wraps(original.forward)  # generate() reads the signature
     def forward(self: Any, *args: Any, motion_targets: Any = None, motion_mask: Any = None, **inputs: Any) -> Any:
@@ -202,18 +231,37 @@ def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
         self._motion_tap.hidden = None
         return output
 
+    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        given = inspect.signature(original.save_pretrained).bind(self, save_directory, *args, **kwargs).arguments
+        whole = head_of_state(given.get("state_dict"))  # before the call, which takes it out of what it is given
+        original.save_pretrained(self, save_directory, *args, **kwargs)
+        if given.get("is_main_process", True):
+            save_head(self.motion_head, save_directory, whole)
+
+    members = {
+        "forward": forward,
+        "save_pretrained": save_pretrained,
+        "accepts_loss_kwargs": False,  # a Trainer divides the loss by the number of its micro-batches
+        "motion_original_class": original,
+        "__module__": original.__module__,
+    }
     # The name stays, so that config.json's `architectures` does.
-    members = {"forward": forward, "__module__": original.__module__, "motion_original_class": original}
     return type(original.__name__, (MotionForward, original), members)
 
 
-def attach_head(model: nn.Module, head: MotionHead, objective: MotionObjective) -> PreTrainedModel:
+def attach_head(
+    model: nn.Module, head: MotionHead | MotionHeadConfig, objective: MotionObjective | None = None
+) -> PreTrainedModel:
     """Put a motion head into a model, in place.
 
+    From then on `forward` takes `motion_targets` and `motion_mask` and returns a `MotionOutput`, whose `loss` any
+    Trainer can use. Whatever saves the model, `save_pretrained` of transformers or of PEFT, leaves the head beside it,
+    for `load_head`. A PEFT adapter comes before the head: one that is added later freezes it.
+
     Args:
-        model: a Qwen2-VL, Qwen2.5-VL or Qwen3-VL for conditional generation, with or without a PEFT adapter.
-        head: the head, fitting the model.
-        objective: what `forward` computes when it gets motion targets.
+        model: of a supported family, for conditional generation, with or without a PEFT adapter.
+        head: the head, fitting the model; or the configuration of a new one, which starts at zero.
+        objective: what `forward` computes when it gets motion targets; motion and text where not given.
 
     Returns:
         The transformers model inside `model`, whose `motion_head` is the head.
@@ -222,38 +270,29 @@ def attach_head(model: nn.Module, head: MotionHead, objective: MotionObjective) 
         ConfigError: if the model has no video tokens, or not the layer that the head reads.
     """
     base = base_of(model)
-    check_video_model(base.config)
+    family = family_of(base.config)
+    head = MotionHead(head) if isinstance(head, MotionHeadConfig) else head
     original: Any = type(base)
     base.__class__ = _with_motion(original)
     run_frozen_vision_without_graph(base)
-    base.motion_head = head.to(base.lm_head.weight.device)
-    base.motion_objective = objective
+    base.motion_head = head.to(family.lm_head_of(base).weight.device)
+    base.motion_objective = objective or MotionObjective()
     base._motion_tap = HiddenTap(base, head.config.input)
     base._keys_to_ignore_on_save = [*(base._keys_to_ignore_on_save or []), "motion_head.weight", "motion_head.bias"]
+    after_peft_saves(_save_head_of)
     return base
 
 
-def check_video_model(config: Any, what: str = "motion") -> None:
-    """Refuse a model that is none of the supported families.
-
-    Args:
-        config: the model's configuration.
-        what: needs one of these families, for the message.
-
-    Raises:
-        ConfigError: naming the model's type.
-    """
-    if config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-        has_video = getattr(config, "video_token_id", None) is not None
-        raise ConfigError(
-            f"model type {config.model_type} {'is not supported yet' if has_video else 'has no video tokens'}: "
-            f"{what} needs Qwen2-VL, Qwen2.5-VL or Qwen3-VL"
-        )
+def _save_head_of(base: Any, folder: str, state_dict: dict[str, Tensor] | None) -> None:
+    """Save the head of a model that has one."""
+    head = getattr(base, "motion_head", None)
+    if isinstance(head, MotionHead):
+        save_head(head, folder, state_dict)
 
 
 @contextmanager
 def captured_motion(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the motion that `generate()`'s own prefill sees, so that text and motion cost one forward pass.
+    """Collect the motion that `generate()`'s own prefill predicts, so that text and motion cost one forward pass.
 
     Yields:
         A list that receives one float32 [T, D] per forward pass with video pixels.
@@ -275,13 +314,13 @@ def freeze_unused(model: nn.Module) -> list[str]:
         Names of the parameters that were trainable before.
     """
     base: Any = base_of(model)
-    decoder = language_model_of(base)
+    family = family_of(base.config)
+    decoder = family.language_model_of(base)
     where, depth = base.motion_head.config.input, base._motion_tap.depth
-    unused: list[nn.Module] = [base.lm_head]
+    unused: list[nn.Module] = [family.lm_head_of(base)]
     if where != "last_hidden":
-        # Qwen3-VL adds deepstack feature k after layer k + 1, which is after the tap.
-        deepstack = getattr(base.model.visual, "deepstack_merger_list", [])
-        unused += [*decoder.layers[depth:], decoder.norm, *deepstack[max(depth - 1, 0) :]]
+        # feature k is added after layer k + 1, which is after the tap
+        unused += [*decoder.layers[depth:], decoder.norm, *family.deepstack_of(base)[max(depth - 1, 0) :]]
     if where == "projector":
         unused.append(decoder.embed_tokens)
 

@@ -1,6 +1,7 @@
 """The motion head: a linear layer from a video token's hidden state to the motion of its patches."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -15,13 +16,15 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from motiontune.errors import HeadError
 from motiontune.grid import VideoGrid
+from motiontune.model.families import patching_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.motion.field import Direction
 
 
 WEIGHTS_NAME = "motion_head.safetensors"
 CONFIG_NAME = "motion_head_config.json"
-HUB_KEYS = ("cache_dir", "revision", "token")
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class MotionHeadConfig:
         merge: patches per token along each side.
         temporal_patch: frames per token.
         input: which hidden states it reads: "last_hidden", "layer:K" or "projector".
-        target: "past" or "future".
+        direction: of the motion it predicts: since the previous frame ("past") or to the next one ("future").
         scale: a value of 1 stands for `patch * scale` pixels.
     """
 
@@ -43,12 +46,40 @@ class MotionHeadConfig:
     merge: int
     temporal_patch: int
     input: str = "last_hidden"
-    target: Direction = "past"
+    direction: Direction = "past"
     scale: float = 1.0
+
+    @classmethod
+    def for_model(
+        cls, config: Any, processor: Any, input: str = "last_hidden", direction: Direction = "past", scale: float = 1.0
+    ) -> "MotionHeadConfig":
+        """Describe the head that fits a model.
+
+        Args:
+            config: the model's configuration.
+            processor: the model's processor.
+            input: see above.
+            direction: see above.
+            scale: see above.
+        """
+        return cls(config.text_config.hidden_size, *patching_of(processor), input, direction, scale)
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any], where: str) -> "MotionHeadConfig":
+        """Read the configuration of a saved head; `direction` was called `target` until 0.1.
+
+        Args:
+            saved: what the file holds.
+            where: the folder, for the log.
+        """
+        if "target" in saved:
+            _logger.warning("%s: %s has `target`, which is called `direction` today", where, CONFIG_NAME)
+            saved = {"direction" if key == "target" else key: value for key, value in saved.items()}
+        return cls(**saved)
 
     @property
     def token_width(self) -> int:
-        """D, the numbers that one token says."""
+        """D, the numbers that one token predicts."""
         return 2 * self.merge**2 * self.temporal_patch
 
     def check_fits(self, other: "MotionHeadConfig", where: str) -> None:
@@ -123,9 +154,7 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
         state_dict: the whole model's gathered state where an engine shards the parameters (ZeRO-3, FSDP).
     """
     weights = {name: tensor.detach() for name, tensor in head.state_dict().items()}
-    for key, tensor in (state_dict or {}).items():
-        if ".motion_head." in f".{key}":
-            weights[key.rsplit(".", 1)[-1]] = tensor
+    weights |= {key.rsplit(".", 1)[-1]: tensor for key, tensor in head_of_state(state_dict).items()}
     save_file(
         {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()},
         Path(folder) / WEIGHTS_NAME,
@@ -138,6 +167,11 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
             names = dict.fromkeys(file.keys(), model.name)
         index = {"metadata": {"total_size": model.stat().st_size}, "weight_map": names}
         (Path(folder) / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def head_of_state(state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Pick the head's part of a model's state; nothing where there is none."""
+    return {key: tensor for key, tensor in (state_dict or {}).items() if ".motion_head." in f".{key}"}
 
 
 def find_head(places: Iterable[str], **hub_kwargs: Any) -> tuple[str, MotionHead] | None:
@@ -169,7 +203,8 @@ def load_head(where: str | os.PathLike[str], **hub_kwargs: Any) -> MotionHead | 
     if config_file is None or weights_file is None:
         raise HeadError(f"{where}: found only one of {CONFIG_NAME} and {WEIGHTS_NAME}; copy the other one beside it")
     try:
-        head = MotionHead(MotionHeadConfig(**json.loads(Path(config_file).read_text(encoding="utf-8"))))
+        saved = json.loads(Path(config_file).read_text(encoding="utf-8"))
+        head = MotionHead(MotionHeadConfig.from_saved(saved, str(where)))
         head.load_state_dict(load_file(weights_file))
     except Exception as error:
         raise HeadError(f"{where}: the motion head cannot be read: {' '.join(str(error).split())}") from error

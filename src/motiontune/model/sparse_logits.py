@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from motiontune.model.forward import check_video_model
+from motiontune.model.families import family_of
 from motiontune.model.losses import supervised_positions, token_cross_entropy
-from motiontune.model.wrappers import base_of, run_frozen_vision_without_graph
+from motiontune.model.wrappers import base_of, router_loss, run_frozen_vision_without_graph
 
 
 @dataclass
@@ -35,13 +35,13 @@ def use_sparse_logits(model: nn.Module) -> None:
     """Let a model compute logits at the supervised rows only whenever it gets labels, in place.
 
     Args:
-        model: a Qwen2-VL, Qwen2.5-VL or Qwen3-VL for conditional generation, with or without a PEFT adapter.
+        model: of a supported family, for conditional generation, with or without a PEFT adapter.
 
     Raises:
-        ConfigError: if the model is none of these.
+        ConfigError: if the model is of none of them.
     """
     base = base_of(model)
-    check_video_model(base.config, "sparse_logits")
+    family_of(base.config, "sparse_logits")
     original: Any = type(base)
     base.__class__ = _with_sparse_logits(original)
     run_frozen_vision_without_graph(base)
@@ -55,11 +55,16 @@ def _with_sparse_logits(original: type[PreTrainedModel]) -> type[PreTrainedModel
     def forward(self: Any, *args: Any, labels: Tensor | None = None, **inputs: Any) -> Any:
         if labels is None:
             return original.forward(self, *args, **inputs)
+        family = family_of(self.config)
         positions = supervised_positions(labels)
         inputs.pop("rope_deltas", None)  # the original forward does not pass it on either
-        hidden = self.model(*args, **inputs)[0]
-        losses, tokens = token_cross_entropy(hidden, labels, positions, self.lm_head, with_tokens=not self.training)
+        outputs = self.model(*args, **inputs)
+        losses, tokens = token_cross_entropy(
+            outputs[0], labels, positions, family.lm_head_of(self), with_tokens=not self.training
+        )
         loss = losses.sum() / max(len(positions), 1)
+        router = router_loss(self, outputs, inputs)
+        loss = loss if router is None else loss + router
         return TextOutput(loss, None if tokens is None else torch.zeros_like(labels).put_(positions, tokens))
 
     # The name stays, so that config.json's `architectures` does.

@@ -7,32 +7,15 @@ processor, chat template, generation settings. Patch, merge and token layout are
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    AddedToken,
-    GenerationConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2Tokenizer,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLProcessor,
-    Qwen3VLVideoProcessor,
-)
+from transformers import AddedToken, GenerationConfig, PreTrainedModel, ProcessorMixin, Qwen2VLImageProcessor
 
+from motiontune.model.families import FAMILIES, Family, Layers, installed_families
 
-Family = Literal["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 
 # In the order of the real vocabularies; the second group is plain text to `skip_special_tokens`, as it is there.
 SPECIAL_TOKENS = (
@@ -109,11 +92,10 @@ _CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\n' -}}
 {%- endif -%}
 """
-_DEFAULT_SYSTEM = "{%- set default_system = 'You are a helpful assistant.' -%}\n"  # Qwen2-VL and Qwen2.5-VL have one
 
 
 def build_tiny(
-    family: Family,
+    family: str,
     out_dir: str | Path,
     texts: Iterable[str] = (),
     *,
@@ -135,19 +117,19 @@ def build_tiny(
     The same arguments give the same weights and the same tokenizer.
 
     Args:
-        family: whose architecture and processor it has.
+        family: whose architecture and processor it has, one of `installed_families()`.
         out_dir: folder to write; made where it does not exist.
         texts: what the tokenizer should know, the data set's prompts and captions say.
         hidden_size: width of the language model, a multiple of `2 * heads`.
         layers: decoder layers.
         heads: attention heads of the language model and of the vision encoder.
         vision_hidden_size: width of the vision encoder, a multiple of `4 * heads`; `hidden_size` where not given.
-        vision_layers: layers of the vision encoder. Qwen3-VL takes DeepStack features after each (three at most).
-        intermediate_size: width of the decoder's MLP; four times `hidden_size` where not given.
+        vision_layers: layers of the vision encoder. With DeepStack there are features after each (three at most).
+        intermediate_size: width of the decoder's MLP; four times `hidden_size` where not given. An expert has half.
         vocab_size: entries that the byte-level BPE is trained to, before the special tokens; at least 256.
         tie_word_embeddings: lm_head and input embeddings are one matrix.
-        min_pixels: the processors enlarge what is smaller, per frame (Qwen3-VL: per video, frames included). One
-            token's pixels where not given, so that small clips keep their size. The real default enlarges them.
+        min_pixels: the processors enlarge what is smaller, per frame (from Qwen3-VL on: per video, frames included).
+            One token's pixels where not given, so that small clips keep their size. The real default enlarges them.
         max_pixels: the processors shrink what is larger, counted likewise; the family's own where not given.
         initializer_range: standard deviation of the random weights. The families' 0.02 is made for widths of
             thousands; at 64, captions take more steps to learn with it.
@@ -159,13 +141,14 @@ def build_tiny(
     Raises:
         ValueError: on an unknown family, or widths that the heads do not divide.
     """
-    if family not in get_args(Family):
-        raise ValueError(f"family must be one of {', '.join(get_args(Family))}, not {family!r}")
+    if family not in installed_families():
+        raise ValueError(f"family must be one of {', '.join(installed_families())}, not {family!r}")
+    entry = FAMILIES[family]
     vision_hidden_size = vision_hidden_size or hidden_size
     if hidden_size % (2 * heads) or vision_hidden_size % (4 * heads):
         raise ValueError(f"{heads} heads need hidden_size a multiple of {2 * heads}, vision's one of {4 * heads}")
     out_dir = Path(out_dir)
-    tokenizer = _train_tokenizer(texts, vocab_size)
+    tokenizer = _train_tokenizer(getattr(transformers, entry.tokenizer), texts, vocab_size)
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
@@ -196,7 +179,7 @@ def build_tiny(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _make_model(family, text, vision, ids)
+        model = _make_model(entry, text, vision, ids)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.pad_token_id,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
@@ -204,22 +187,22 @@ def build_tiny(
         do_sample=False,
     )
     model.save_pretrained(out_dir)
-    _make_processor(family, tokenizer, min_pixels, max_pixels).save_pretrained(out_dir)
+    _make_processor(entry, tokenizer, min_pixels, max_pixels).save_pretrained(out_dir)
     return out_dir
 
 
-def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+def _train_tokenizer(tokenizer_class: Any, texts: Iterable[str], vocab_size: int) -> Any:
     """Train a byte-level BPE that splits text as Qwen's does, and add Qwen's special tokens behind its entries."""
-    qwen = Qwen2Tokenizer().backend_tokenizer
+    qwen = tokenizer_class().backend_tokenizer
     trained = Tokenizer(models.BPE())
     trained.normalizer, trained.pre_tokenizer = qwen.normalizer, qwen.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=max(vocab_size, 256), initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator([*SENTENCES, *texts], trainer)
     bpe = json.loads(trained.to_str())["model"]
-    # Qwen2Tokenizer adds the names it is given in an order of its own, so it gets those that stand there first
+    # the class adds the names it is given in an order of its own, so it gets those that stand there first
     ids = bpe["vocab"] | {token: len(bpe["vocab"]) + i for i, token in enumerate(SPECIAL_TOKENS)}
-    tokenizer = Qwen2Tokenizer(
+    tokenizer = tokenizer_class(
         vocab=ids,
         merges=[tuple(pair) for pair in bpe["merges"]],
         unk_token=None,
@@ -232,59 +215,30 @@ def _train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _rope(head_width: int, interleaved: bool) -> dict[str, Any]:
-    """Share half a head's width between time, rows and columns, about as the real ones do (16:24:24, 24:20:20)."""
-    half = head_width // 2
-    space = half // 3 if interleaved else 3 * half // 8
-    rope: dict[str, Any] = {
-        "rope_type": "default",
-        "rope_theta": 1e6,
-        "mrope_section": [half - 2 * space, space, space],
-    }
-    return rope | ({"mrope_interleaved": True} if interleaved else {})
-
-
-def _make_model(
-    family: Family,
-    text: dict[str, Any],
-    vision: dict[str, Any],
-    ids: dict[str, Any],
-) -> PreTrainedModel:
+def _make_model(family: Family, text: Layers, vision: Layers, ids: dict[str, Any]) -> PreTrainedModel:
     """Build the family's model; `vision["hidden_size"]` is the encoder's own width whatever the family calls it."""
-    width, vision_width = text["hidden_size"], vision["hidden_size"]
-    text = text | {"rope_parameters": _rope(width // text["num_attention_heads"], family == "qwen3_vl")}
-    if family == "qwen2_vl":
-        vision = vision | {"embed_dim": vision_width, "hidden_size": width, "mlp_ratio": 4}
-        return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **ids))
-    vision = vision | {"intermediate_size": 4 * vision_width, "out_hidden_size": width}
-    if family == "qwen2_5_vl":
-        vision = vision | {"fullatt_block_indexes": [vision["depth"] - 1]}
-        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
-    # each of the first decoder layers takes the features of one vision layer
-    deepstack = list(range(min(vision["depth"], text["num_hidden_layers"], 3)))
-    vision = vision | {"deepstack_visual_indexes": deepstack, "num_position_embeddings": 16 * 16}
-    text = text | {"head_dim": width // text["num_attention_heads"]}
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids))
+    model: Any = getattr(transformers, family.model)
+    text_config, vision_config = family.tiny_text(text), family.tiny_vision(vision, text)
+    made: PreTrainedModel = model(model.config_class(text_config=text_config, vision_config=vision_config, **ids))
+    return made
 
 
-def _make_processor(
-    family: Family, tokenizer: Qwen2Tokenizer, min_pixels: int | None, max_pixels: int | None
-) -> ProcessorMixin:
-    patch = 16 if family == "qwen3_vl" else 14
-    video_class = Qwen3VLVideoProcessor if family == "qwen3_vl" else Qwen2VLVideoProcessor
+def _make_processor(family: Family, tokenizer: Any, min_pixels: int | None, max_pixels: int | None) -> ProcessorMixin:
+    patch, video_class = family.patch, getattr(transformers, family.video_processor)
 
     def size_for(processor_class: Any) -> dict[str, int]:  # a fresh dict: the classes write into the one they get
         default = processor_class.size["longest_edge"]
         return {"shortest_edge": min_pixels or (2 * patch) ** 2, "longest_edge": max_pixels or default}
 
-    mean_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if family == "qwen3_vl" else {}
+    number = family.mean_std
+    mean_std = {} if number is None else {"image_mean": [number] * 3, "image_std": [number] * 3}
     images = Qwen2VLImageProcessor(size=size_for(Qwen2VLImageProcessor), patch_size=patch, **mean_std)
     videos = video_class(size=size_for(video_class), patch_size=patch)
-    processor_class = {
-        "qwen2_vl": Qwen2VLProcessor,
-        "qwen2_5_vl": Qwen2_5_VLProcessor,
-        "qwen3_vl": Qwen3VLProcessor,
-    }[family]
-    template = _CHAT_TEMPLATE if family == "qwen3_vl" else _DEFAULT_SYSTEM + _CHAT_TEMPLATE
+    template = _CHAT_TEMPLATE
+    if family.default_system is not None:
+        template = f"{{%- set default_system = '{family.default_system}' -%}}\n{template}"
     tokenizer.chat_template = template
-    return processor_class(images, tokenizer, videos, chat_template=template)
+    processor: ProcessorMixin = getattr(transformers, family.processor)(
+        images, tokenizer, videos, chat_template=template
+    )
+    return processor

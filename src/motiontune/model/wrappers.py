@@ -1,11 +1,18 @@
-"""Everything that leans on a private name of transformers or PEFT, one function each (transformers 5.6, PEFT 0.18)."""
+"""Everything that leans on a private name of transformers or PEFT, one function each (transformers 5.5, PEFT 0.18)."""
 
+import functools
+import importlib
+import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
+from transformers.utils.import_utils import is_peft_available
+
+from motiontune.model.families import family_of
 
 
 def base_of(model: Any) -> PreTrainedModel:
@@ -18,17 +25,17 @@ def base_of(model: Any) -> PreTrainedModel:
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Say whether the model carries an adapter."""
+    """Whether the model carries an adapter."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def is_zero3(module: nn.Module) -> bool:
-    """Say whether DeepSpeed's ZeRO-3 has split the module's parameters over the processes."""
+    """Whether DeepSpeed's ZeRO-3 has split the module's parameters over the processes."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def is_frozen(lm_head: Any) -> bool:
-    """Say whether nothing of an output layer is trained."""
+    """Whether nothing of an output layer is trained."""
     # under FSDP the weight may be no parameter, but a view of one
     return not any(tensor.requires_grad for tensor in (lm_head.weight, *lm_head.parameters()))
 
@@ -40,14 +47,64 @@ def run_frozen_vision_without_graph(base: PreTrainedModel) -> None:
     encoder, too, since transformers 5 (huggingface/transformers#41993; modelscope/ms-swift#10214 met the same): all
     its layers are then kept, and gone through backwards, for no weight. The merger, behind them, may be trained.
     """
-    visual: Any = base.model.visual
-    if not any(parameter.requires_grad for name, parameter in visual.named_parameters() if "merger" not in name):
-        visual.patch_embed.register_forward_hook(lambda module, args, output: output.detach())
+    family = family_of(base.config)
+    visual = family.visual_of(base)
+    trained = (name for name, parameter in visual.named_parameters() if parameter.requires_grad)
+    if all(family.projector in name for name in trained):
+        first = visual.get_submodule(family.patch_embed)
+        first.register_forward_hook(lambda module, args, output: output.detach())
 
 
-def language_model_of(base: PreTrainedModel) -> Any:
-    """Return the decoder that reads the token embeddings: `model.language_model` in the three Qwen-VL families."""
-    return base.model.language_model
+def router_loss(base: PreTrainedModel, outputs: Any, inputs: dict[str, Any]) -> Any:
+    """Compute what a mixture of experts adds to the loss of its text, where it is called with `output_router_logits`.
+
+    transformers 5.5 looks for this among the arguments of `forward`, not in the configuration.
+
+    Args:
+        base: the model.
+        outputs: what `base.model` returned.
+        inputs: what it was called with.
+
+    Returns:
+        float32 scalar, multiplied by the configuration's `router_aux_loss_coef`; None where nothing is added.
+    """
+    routed = getattr(outputs, "router_logits", None)
+    if routed is None or not inputs.get("output_router_logits"):
+        return None
+    text: Any = base.config.text_config
+    module: Any = importlib.import_module(type(base).__module__)  # each family's has a function of its own
+    mask = inputs.get("attention_mask")
+    balance = module.load_balancing_loss_func(routed, text.num_experts, text.num_experts_per_tok, mask)
+    return text.router_aux_loss_coef * balance
+
+
+def after_peft_saves(save: Callable[[Any, str, "dict[str, Any] | None"], None]) -> None:
+    """Let every `PeftModel.save_pretrained` call a function when it is done; a second call changes nothing.
+
+    It writes the adapter and never calls the `save_pretrained` of the model inside, so that whatever that would save
+    besides is lost, whichever Trainer it is.
+
+    Args:
+        save: called in the main process, with the model inside, the folder, and the state that was given or None.
+    """
+    if not is_peft_available():
+        return
+    from peft import PeftModel
+
+    original: Any = PeftModel.save_pretrained
+    if hasattr(original, "motion_save"):
+        return
+
+    @functools.wraps(original)
+    def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, save_directory, *args, **kwargs)
+        bound = inspect.signature(original).bind(self, save_directory, *args, **kwargs).arguments
+        if bound.get("is_main_process", True):
+            save(self.get_base_model(), str(save_directory), bound.get("kwargs", {}).get("state_dict"))
+        return result
+
+    save_pretrained.motion_save = save  # type: ignore[attr-defined]
+    PeftModel.save_pretrained = save_pretrained
 
 
 def fetch_file(where: str, name: str, **hub_kwargs: Any) -> str | None:
@@ -64,6 +121,6 @@ def fetch_file(where: str, name: str, **hub_kwargs: Any) -> str | None:
             _raise_exceptions_for_connection_errors=False,
             **hub_kwargs,
         )
-    except OSError:  # not a repository at all: whoever loads the model says so better
+    except OSError:  # not a repository at all: the model's own loading has the better message
         return None
     return found

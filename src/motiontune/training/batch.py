@@ -141,13 +141,6 @@ def _targets(
     return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
 
 
-def grids_of(batch: dict[str, Any], processor: Any) -> list[VideoGrid]:
-    """Where the patches of a batch's videos lie, as the processor has cut them."""
-    videos = processor.video_processor
-    layout = (videos.patch_size, videos.merge_size, videos.temporal_patch_size)
-    return [VideoGrid.from_thw(thw, *layout) for thw in batch.get("video_grid_thw", ())]
-
-
 def blank(feature: dict[str, Any], media: Collection[int], pad: int) -> dict[str, Any]:
     """Make a sample that trains nothing out of one that cannot be read: no media, no label, length unchanged.
 
@@ -163,14 +156,6 @@ def blank(feature: dict[str, Any], media: Collection[int], pad: int) -> dict[str
         "input_ids": [pad if token in media else token for token in feature["input_ids"]],
         "labels": [IGNORE_INDEX] * len(feature["labels"]),
     }
-
-
-def mark_media(batch: dict[str, Any], image_token_id: int, video_token_id: int) -> None:
-    """Add `mm_token_type_ids`, from which `generate()` works out positions in time, row and column."""
-    types = torch.zeros_like(batch["input_ids"])
-    types[batch["input_ids"] == image_token_id] = 1
-    types[batch["input_ids"] == video_token_id] = 2
-    batch["mm_token_type_ids"] = types
 
 
 def batch_or_error(make: Callable[[Any], dict[str, Any]], features: Any) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from motiontune.errors import ClipError, HeadError
-from motiontune.model.forward import MotionObjective, attach_head, freeze_unused
-from motiontune.model.head import MotionHead, load_head
+from motiontune.model.families import grids_of
+from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
+from motiontune.model.head import MotionHeadConfig, load_head
 from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import needs_vectors
-from motiontune.training.batch import ReadClip, add_motion, batch_or_error, grids_of
-from motiontune.training.heads import fitting_head
+from motiontune.training.batch import ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
 from motiontune.training.settings import MotionSettings, TargetSettings
 from motiontune.video.clip import Clip, read_clip
@@ -57,11 +57,12 @@ def attach_motion(
         ConfigError: if the model is not supported, or has not the layer that the head is to read.
     """
     settings = settings or MotionSettings()
-    head = MotionHead(fitting_head(model.config, processor, reads=reads, direction=direction, scale=scale))
-    attach_head(model, head, MotionObjective(settings.loss_type, settings.with_text))
+    tap_depth(reads, model.config.text_config.num_hidden_layers)
+    head = MotionHeadConfig.for_model(model.config, processor, reads, direction, scale)
+    attach_head(model, head, MotionObjective(settings.loss_type, settings.with_text, weight=settings.loss_weight))
     if not settings.with_text:
         freeze_unused(model)
-    return TargetSettings(head.config, MotionOptions(direction=direction))
+    return TargetSettings(head, MotionOptions(direction=direction))
 
 
 def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
@@ -78,7 +79,7 @@ def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
     head = load_head(where)
     if head is None:
         raise HeadError(f"{where} has no motion head: load it with transformers")
-    attach_head(model, head, MotionObjective())
+    attach_head(model, head)
     return model
 
 

@@ -60,5 +60,5 @@ def predicted_field(values: NDArray[np.float32], clip: Clip, grid: VideoGrid, he
         raise MotiontuneError(f"{clip.path}: the model's motion is not a number: did its training diverge?")
     valid = np.zeros(vectors.shape[:3], np.bool_)
     has_neighbour = np.diff(clip.indices) > 0
-    valid[slice(1, None) if head.target == "past" else slice(0, -1)] = has_neighbour[:, None, None]
-    return MotionField(np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", head.target)
+    valid[slice(1, None) if head.direction == "past" else slice(0, -1)] = has_neighbour[:, None, None]
+    return MotionField(np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", head.direction)

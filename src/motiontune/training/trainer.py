@@ -71,6 +71,7 @@ class MotionTrainerMixin(_Trainer):
         self._predictions_dir: Path | None = None
         self._pictured: dict[tuple[int, int], tuple[NDArray[np.uint8], MotionComparison]] = {}
         self._num_samples: int | None = None
+        self._micro_batches = 1
         self._in_loop = False
 
     # ---- the loss of a step ----
@@ -84,6 +85,7 @@ class MotionTrainerMixin(_Trainer):
         raise_error_of_worker(*batch_samples)
         if self.motion.control or not batch_samples or "motion_mask" not in batch_samples[0]:
             return super()._get_num_items_in_batch(batch_samples, device)
+        self._micro_batches = len(batch_samples)
         total = torch.stack([counts(batch).to(device) for batch in batch_samples]).sum(0)
         return self.accelerator.reduce(total, "sum")
 
@@ -104,6 +106,8 @@ class MotionTrainerMixin(_Trainer):
             loss = loss + outputs.ce_sum / share[0]
         if total is not None:  # DDP averages gradients over processes, the counts are of all of them
             loss = loss * self.accelerator.num_processes
+        if outputs.router_loss is not None:  # a mean over the micro-batches, as it is without motion
+            loss = loss + outputs.router_loss / (1 if total is None else self._micro_batches)
 
         if self.model.training:
             # on the device until it is logged: reading a number here would wait for the step
@@ -272,7 +276,7 @@ class MotionTrainerMixin(_Trainer):
                 grid=record.grid,
                 path=record.path,
                 source=record.source,
-                direction=config.target,
+                direction=config.direction,
             )
             predictions.append(prediction)
             if record.frames is not None:
