@@ -118,6 +118,19 @@ def test_skip_leaves_such_clips_out_and_says_how_many(workers, bad, capfd):
     assert len(losses(Path(keys["output_dir"]))) == 2
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prediction_counts_what_several_processes_left_out(workers, bad):
+    keys = data(clips()[0], bad["missing"], clips()[1], bad["audio"], clips()[3]) | {"dataset": None}
+    keys |= {"eval_dataset": "toy", "train_on_video_tokens": True, "motion_on_error": "skip"}
+    keys |= {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 2}
+    model = str(run(**BOTH, max_steps=1))
+    folder = run(**keys, model_name_or_path=model, preprocessing_num_workers=workers)
+    assert results(folder, "predict")["predict_samples_left_out"] == 2
+    assert len((folder / "generated_predictions.jsonl").read_text().splitlines()) == 3
+    whole = run(**{**keys, **data(clips()[0]), "dataset": None}, model_name_or_path=model)
+    assert "predict_samples_left_out" not in results(whole, "predict")
+
+
 def test_skip_with_no_clip_left_is_refused(bad, capfd):
     message = refused_run(capfd, **BOTH, **data(bad["missing"], bad["empty"]), motion_on_error="skip")
     assert message.startswith("the data sets cannot be loaded: Cannot find valid samples")
@@ -313,7 +326,7 @@ def with_head():
     ("keys", "said"),
     [
         ({"motion_head_input": "layer:1"}, "has input last_hidden, this model and configuration have layer:1"),
-        ({"motion_target": "future"}, "has target past, this model and configuration have future"),
+        ({"motion_direction": "future"}, "has target past, this model and configuration have future"),
         ({"motion_scale": 2.0}, "has scale 1.0, this model and configuration have 2.0"),
     ],
 )
@@ -463,7 +476,7 @@ KEY_MISTAKES = [
         "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both ",
     ),
     ({"packing": True}, "packing lets samples see each other's motion: use `neat_packing: true` instead"),
-    ({"train_on_prompt": True}, "train_on_prompt puts cross-entropy on every video token, which says nothing: "),
+    ({"train_on_prompt": True}, "train_on_prompt puts cross-entropy on every video token, which is no text: "),
     ({"use_dft_loss": True}, "use_motionvector_crossentropy_loss cannot be combined with use_dft_loss"),
     (
         {"streaming": True},
@@ -487,7 +500,7 @@ KEY_MISTAKES = [
     ({"motion_source": "radar.py:waves"}, "motion_source: radar.py does not exist"),
     ({"motion_quality": "good"}, "motion_quality: 'good' is none of fast, balanced, best"),
     ({"motion_min_confidence": 1.0}, "motion_min_confidence: 1.0 must be 0 or more and below 1"),
-    ({"motion_target": "pasd"}, "motion_target: 'pasd' is none of past, future: did you mean 'past'?"),
+    ({"motion_direction": "pasd"}, "motion_direction: 'pasd' is none of past, future: did you mean 'past'?"),
     ({"motion_on_error": "ignore"}, "motion_on_error: 'ignore' is none of auto, raise, skip"),
     ({"motion_raft_weights": "x.pth"}, "motion_raft_weights is only read with `motion_source: raft`, not auto"),
     ({"motion_source": "raft", "motion_raft_weights": "x.pth"}, "motion_raft_weights: x.pth cannot be read as "),
@@ -515,7 +528,8 @@ def test_keys_that_cannot_be_run(keys, said, capfd):
 
 def test_streaming_runs_with_what_it_needs():
     keys = {"streaming": True, "dataloader_num_workers": 1, "accelerator_config": {"dispatch_batches": False}}
-    assert all(0 < loss < 20 for loss in losses(run(**BOTH, **keys)))
+    streamed, plain = run(**BOTH, **keys), run(**BOTH)
+    assert losses(streamed) == losses(plain) and distance(weights(streamed), weights(plain)) == 0
 
 
 def test_a_bug_while_training_is_not_called_a_mistake(monkeypatch):
@@ -547,4 +561,33 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 
 def test_no_is_no():
     folder = run(**BOTH, save_strategy=False, eval_strategy=False)  # as YAML 1.1 reads `save_strategy: no`
-    assert all(0 < loss < 20 for loss in losses(folder))
+    assert losses(folder) == losses(run(**BOTH)) and not list(folder.glob("checkpoint-*"))
+
+
+# ---- keys that were renamed ----
+
+
+def test_the_old_name_of_a_key_still_works_and_is_logged_once(capfd):
+    from motiontune.llamafactory.config import _renamed
+
+    new = fresh_folder(), fresh_folder()
+    for folder, name in zip(new, ("motion_target", "motion_direction"), strict=True):
+        _renamed.cache_clear()
+        said = trained(capfd, **BOTH, **{name: "future"}, max_steps=1, output_dir=str(folder))
+        notice = "`motion_target` is called `motion_direction` now. The old name still works."
+        assert said.count(notice) == (name == "motion_target")
+    assert losses(new[0]) == losses(new[1]) != losses(run(**BOTH, max_steps=1))
+    message = refused_run(capfd, **BOTH, motion_target="past", motion_direction="future")
+    assert message == "motion_target is called motion_direction now, and both are given: leave motion_target out"
+
+
+def test_the_old_name_of_an_option_still_works():
+    from motiontune.llamafactory.config import with_new_names
+
+    assert with_new_names(["--motion_target", "future", "--seed", "1"]) == [
+        "--motion_direction",
+        "future",
+        "--seed",
+        "1",
+    ]
+    assert with_new_names(["--motion-target=future"]) == ["--motion_direction=future"]

@@ -113,7 +113,7 @@ def test_every_key_of_a_run_makes_another_name() -> None:
         {"video_min_pixels": 784},
         {"motion_source": "blockmatch"},
         {"motion_quality": "best"},
-        {"motion_target": "future"},
+        {"motion_direction": "future"},
         {"motion_min_confidence": 0.5},
         {"model_name_or_path": str(tiny(min_pixels=7840))},
         {"model_name_or_path": str(tiny(max_pixels=7840))},
@@ -226,7 +226,7 @@ def collated(folder: Path, **keys: Any) -> dict[str, Any]:
         head_config,
         load_datasets,
         load_processor,
-        motion_settings,
+        target_settings,
     )
 
     install()
@@ -234,7 +234,7 @@ def collated(folder: Path, **keys: Any) -> dict[str, Any]:
     model_args, data_args, training_args, finetuning_args, _ = get_train_args(keys_for(**data, **BOTH, **keys))
     config, tokens, template = load_processor(model_args, data_args)
     module = load_datasets(template, model_args, data_args, training_args, tokens)
-    motion = motion_settings(
+    motion = target_settings(
         head_config(config, tokens["processor"], data_args, finetuning_args), data_args, finetuning_args
     )
     collator = MotionDataCollator(template=template, model=None, pad_to_multiple_of=8, motion=motion, **tokens)
@@ -246,21 +246,22 @@ def test_batches_are_the_same_and_the_second_epoch_decodes_nothing(
 ) -> None:
     folders = {"motion_cache_dir": str(tmp_path / "motion"), "frame_cache_dir": str(tmp_path / "frames")}
     plain, first = collated(tmp_path), collated(tmp_path, **folders)
-    from motiontune.llamafactory import collator, plugin
+    from motiontune.llamafactory import plugin
+    from motiontune.training import batch
 
     def decoded(*arguments: Any, **keys: Any) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(plugin, "read_clip", decoded)
-    monkeypatch.setattr(collator, "motion_of", decoded)
-    monkeypatch.setattr("motiontune.llamafactory.workflow.report_source", lambda *arguments: None)
+    monkeypatch.setattr(batch, "motion_of", decoded)
+    monkeypatch.setattr("motiontune.llamafactory.workflow.log_source", lambda *arguments: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         second = collated(tmp_path, **folders)
-    for batch in (first, second):
-        assert batch.keys() == plain.keys()
+    for made in (first, second):
+        assert made.keys() == plain.keys()
         for key, value in plain.items():
-            assert torch.equal(value, batch[key]) if torch.is_tensor(value) else value == batch[key], key
+            assert torch.equal(value, made[key]) if torch.is_tensor(value) else value == made[key], key
     assert plain["motion_mask"].any()
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "frames")

@@ -28,7 +28,7 @@ KEYS = {
     "motion_source": "auto",
     "motion_quality": "balanced",
     "motion_min_confidence": 0.3,
-    "motion_target": "past",
+    "motion_direction": "past",
     "motion_dir": None,
     "motion_raft_weights": None,
     "motion_cache_dir": None,
@@ -170,7 +170,7 @@ def test_json_and_plain_arguments_train_as_yaml_does(capfd):
     assert losses[0] == losses[1] == losses[2]
 
 
-@pytest.mark.parametrize("key", ["motion_target", "finetuning_type"])
+@pytest.mark.parametrize("key", ["motion_direction", "finetuning_type"])
 def test_plain_arguments_of_other_values_are_refused(key, capfd):
     code, _, err = command(capfd, "train", f"--{key}", "x")
     assert code == 2 and "invalid choice: 'x'" in err and "Traceback" not in err

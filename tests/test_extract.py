@@ -81,7 +81,7 @@ def test_motion_of_another_direction_or_size_is_refused(tmp_path: Path) -> None:
         motion_of(
             clip, VideoGrid(len(clip.frames), 8, 10, temporal_patch=1), MotionOptions("file", motion_dir=str(tmp_path))
         )
-    with pytest.raises(MotiontuneError, match="has motion of the past, motion_target is future"):
+    with pytest.raises(MotiontuneError, match="has motion of the past, motion_direction is future"):
         motion_of(clip, grid, MotionOptions("file", "future", motion_dir=str(tmp_path)))
 
 

@@ -36,7 +36,7 @@ def batches(family, samples, generate=False, **keys):
     from motiontune.llamafactory.collator import MotionDataCollator
     from motiontune.llamafactory.install import get_train_args, install
     from motiontune.llamafactory.plugin import with_motion
-    from motiontune.llamafactory.workflow import head_config, load_datasets, motion_settings
+    from motiontune.llamafactory.workflow import head_config, load_datasets, target_settings
 
     install()
     keys = keys_for(family, **dataset(samples), **BOTH, **keys)
@@ -54,7 +54,7 @@ def batches(family, samples, generate=False, **keys):
             collator = SFTDataCollatorWith4DAttentionMask(template=plain, **common)
         else:
             module = load_datasets(ours, model_args, data_args, training_args, tokenizer_module)
-            motion = motion_settings(head, data_args, finetuning_args)
+            motion = target_settings(head, data_args, finetuning_args)
             collator = MotionDataCollator(template=ours, motion=motion, **common)
         made.append(collator([copy.deepcopy(feature) for feature in module["train_dataset"]]))
     return made

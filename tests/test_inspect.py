@@ -84,10 +84,17 @@ def test_every_variable_is_shown_with_its_meaning(family, capfd):
         assert picture is not None and picture.shape[1] > 8 * 100
 
 
-def test_what_only_some_batches_have_has_a_meaning_too():
+def test_what_only_some_batches_have_has_a_meaning_too(capfd):
     from motiontune.commands.inspect import MEANING
 
-    assert {"pixel_values", "image_grid_thw", "second_per_grid_ts", "rope_deltas", "motion_skipped"} <= set(MEANING)
+    image = session_folder() / "image.png"
+    cv2.imwrite(str(image), np.full((56, 56, 3), 99, np.uint8))
+    mixed = sample("<image>And <video>?", "It stops.", videos=[clips()[0]], images=[image])
+    said, _ = inspect(capfd, "qwen2_5_vl", **BOTH, **dataset([mixed]), motion_confidence_weighting=True)
+    table = variables(said)
+    some = {"pixel_values", "image_grid_thw", "second_per_grid_ts", "rope_deltas", "motion_weights", "motion_skipped"}
+    assert some <= set(table)
+    assert all(table[name][-1] == MEANING[name] for name in table)
 
 
 def test_the_motion_that_is_shown_is_the_clips(capfd):

@@ -97,7 +97,7 @@ def test_an_adapter_is_loaded_on_its_base_and_a_merged_model_says_the_same(tmp_p
 
 
 def test_the_future_head_is_valid_up_to_the_last_frame():
-    model = MotionModel.from_pretrained(trained(motion_target="future"), **SIZES)
+    model = MotionModel.from_pretrained(trained(motion_direction="future"), **SIZES)
     said = model.predict(training.clips()[1], target="auto", max_new_tokens=1)
     assert model.direction == said.field.direction == said.target.direction == "future"
     assert said.field.valid[:-1].all() and not said.field.valid[-1].any()

@@ -29,7 +29,7 @@ def pictures(folder):
 @pytest.fixture
 def titles(monkeypatch):
     """The titles of the rows of each sheet that is drawn."""
-    from motiontune.llamafactory import trainer
+    from motiontune.training import pictures as drawing_of_pictures
 
     drawn = []
 
@@ -37,7 +37,7 @@ def titles(monkeypatch):
         drawn.append([row.title for row in rows])
         return sheets.contact_sheet(rows, *size)
 
-    monkeypatch.setattr(trainer, "contact_sheet", draw)
+    monkeypatch.setattr(drawing_of_pictures, "contact_sheet", draw)
     return drawn
 
 

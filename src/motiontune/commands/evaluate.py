@@ -26,7 +26,7 @@ from motiontune.evaluation.templates import Templates, read_templates, without_b
 from motiontune.llamafactory.install import run_exp
 from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import model_keys
-from motiontune.llamafactory.samples import CheckedDatasetProcessor
+from motiontune.llamafactory.workflow import PREDICT_LEFT_OUT
 from motiontune.model.head import find_head
 from motiontune.runs.folder import EVALUATION, prediction_files, read_texts
 from motiontune.runs.page import prediction_rows
@@ -174,7 +174,6 @@ def evaluate(
             **own,
             **(keys or {}),
         }
-        CheckedDatasetProcessor.left_out.clear()
         with mistakes("a clip of the data set cannot be read", av.error.FFmpegError):  # LLaMA-Factory's own reading
             run_exp(configuration)
     texts = read_texts(Path(out))
@@ -185,7 +184,7 @@ def evaluate(
     result = Evaluation(
         clips=len(readable),
         motion_clips=len(comparisons),
-        left_out=len(texts) - len(readable) + len(CheckedDatasetProcessor.left_out),
+        left_out=len(texts) - len(readable) + _before_predicting(Path(out)),
         has_head=with_motion,
         motion=_measure_motion(list(comparisons.values()), rounds),
         text=_measure_text([texts[number] for number in readable], _templates_of(dataset_dir, dataset), known, rounds),
@@ -194,6 +193,12 @@ def evaluate(
     Path(out, EVALUATION).write_text(json.dumps(about | result.as_json(), indent=1) + "\n", "utf-8")
     _save_plots(Path(out) / "plots", list(comparisons.items())[:plots], configuration)
     return result
+
+
+def _before_predicting(folder: Path) -> int:
+    """How many samples were left out before anything was predicted."""
+    results = json.loads((folder / "predict_results.json").read_text("utf-8"))
+    return int(results.get(PREDICT_LEFT_OUT, 0))
 
 
 def _measure_motion(clips: Sequence[MotionComparison], rounds: int) -> dict[str, dict[str, Metric]]:

@@ -13,12 +13,13 @@ from transformers import AutoModelForImageTextToText
 
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, save_png
 from motiontune.errors import ConfigError
-from motiontune.llamafactory.collator import MotionDataCollator, VideoRecord
+from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.install import get_train_args, install
 from motiontune.llamafactory.names import quiet_transformers
-from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, motion_settings
+from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, target_settings
 from motiontune.motion.field import MotionField
 from motiontune.targets import from_tokens, tokens_to_vectors
+from motiontune.training.batch import VideoRecord
 
 
 MEANING = {
@@ -69,7 +70,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         block_diag_attn=model_args.block_diag_attn,
         neat_packing=data_args.neat_packing,
         compute_dtype=model_args.compute_dtype or torch.float32,
-        motion=motion_settings(head, data_args, finetuning_args),
+        motion=target_settings(head, data_args, finetuning_args),
         **tokenizer_module,
     )
     features = [sample for sample, _ in zip(dataset, range(samples), strict=False)]

@@ -29,60 +29,75 @@ class MotionDataArguments(DataArguments):
 
     train_on_video_tokens: bool = field(
         default=False,
-        metadata={"help": "Supervise the video tokens with the motion of the video. A motion loss switches it on."},
+        metadata={"help": "Train the video tokens to predict the motion of the video. A motion loss switches it on."},
     )
     motion_source: str = field(
         default="auto",
         metadata={
             "help": (
-                "Where motion comes from: codec (the bitstream's vectors), blockmatch (an encoder's motion search on "
-                "the resized frames), codec+flow or blockmatch+flow (these refined by optical flow), flow, raft (a "
-                "network, best extracted beforehand), file (computed beforehand), FILE.py:FUNCTION (your own), auto "
-                "(codec+flow where the bitstream has usable vectors, else blockmatch+flow)."
+                "Where motion comes from. auto: codec+flow where the bitstream has usable vectors, else "
+                "blockmatch+flow. codec: the bitstream's vectors. blockmatch: an encoder's motion search on the "
+                "resized frames. codec+flow, blockmatch+flow: these refined by optical flow. flow: optical flow "
+                "alone. raft: a network, which is slow and best extracted beforehand. file: computed beforehand, "
+                "see motion_dir. FILE.py:FUNCTION: a function of your own."
             )
         },
     )
     motion_quality: Literal["fast", "balanced", "best"] = field(
         default="balanced",
-        metadata={"help": "How much time optical flow may take where it is part of motion_source."},
+        metadata={
+            "help": "How much time optical flow may take where motion_source has it. best is slowest and most exact."
+        },
     )
     motion_min_confidence: float = field(
         default=MotionOptions.min_confidence,
-        metadata={"help": "Vectors whose confidence (0 to 1) is not above this are no targets."},
+        metadata={"help": "A vector is a target where its confidence, from 0 to 1, is above this."},
     )
-    motion_target: Literal["past", "future"] = field(
+    motion_direction: Literal["past", "future"] = field(
         default="past",
-        metadata={"help": "Motion since the previous sampled frame (past) or to the next one (future)."},
+        metadata={
+            "help": (
+                "Which motion the video tokens must predict: since the previous sampled frame (past) or to the next "
+                "one (future)."
+            )
+        },
     )
     motion_dir: str | None = field(
         default=None,
-        metadata={"help": "With `motion_source: file`: the folder of the motion files. Defaults to beside each clip."},
+        metadata={
+            "help": "With `motion_source: file`: the folder of the motion files. By default they lie beside each clip."
+        },
     )
     motion_raft_weights: str | None = field(
         default=None,
         metadata={
             "help": (
                 "With `motion_source: raft`: the file with the weights of torchvision's raft_large or raft_small. "
-                "Defaults to torchvision's own download of raft_large's."
+                "By default torchvision downloads those of raft_large."
             )
         },
     )
     motion_cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Keep the motion of clips in this folder, so that it is computed once."},
+        metadata={
+            "help": "Keep the motion of clips in this folder, so that it is computed once. By default it is not kept."
+        },
     )
     frame_cache_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Keep the resized frames of clips in this folder, so that they are decoded once. It grows large."
+            "help": (
+                "Keep the resized frames of clips in this folder, so that they are decoded once. The folder grows "
+                "large. By default they are not kept."
+            )
         },
     )
     motion_on_error: Literal["auto", "raise", "skip"] = field(
         default="auto",
         metadata={
             "help": (
-                "What a clip that cannot be used does: raise stops the run, skip leaves the clip out and counts it, "
-                "auto raises before training starts and skips during it."
+                "What happens with a clip that cannot be used. raise: the run stops. skip: the clip is left out and "
+                "counted. auto: raise before training starts, skip during it."
             )
         },
     )
@@ -90,19 +105,20 @@ class MotionDataArguments(DataArguments):
         default=4,
         metadata={
             "help": (
-                "At each evaluation draw target and predicted motion of this many samples, the first ones, into "
-                "motion_pictures/ of the output folder, and to TensorBoard and W&B where `report_to` names them."
+                "At each evaluation, draw target and predicted motion of this many samples, the first ones. The "
+                "pictures go to motion_pictures/ in the output folder, and to TensorBoard and W&B where `report_to` "
+                "names them."
             )
         },
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_source(self.motion_source)
         _check_choice("motion_quality", self.motion_quality, QUALITIES)
         if not 0 <= self.motion_min_confidence < 1:
             raise ConfigError(f"motion_min_confidence: {self.motion_min_confidence} must be 0 or more and below 1")
-        _check_choice("motion_target", self.motion_target, ("past", "future"))
+        _check_choice("motion_direction", self.motion_direction, ("past", "future"))
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
         if self.motion_pictures < 0:
             raise ConfigError(f"motion_pictures: {self.motion_pictures} must be 0 or more")
@@ -131,28 +147,35 @@ class MotionFinetuningArguments(FinetuningArguments):
     )
     motion_loss_type: Literal["smooth_l1", "l1", "l2", "epe"] = field(
         default="smooth_l1",
-        metadata={"help": "The motion loss; epe is the end-point error of each vector (Charbonnier)."},
+        metadata={
+            "help": (
+                "The motion loss. smooth_l1, l1 and l2 compare each number. epe is the end-point error of each "
+                "vector, smooth at zero (Charbonnier)."
+            )
+        },
     )
     motion_head_input: str = field(
         default="last_hidden",
         metadata={
             "help": (
-                "Hidden states that the motion head reads: last_hidden (after the final norm), layer:K (output of "
-                "decoder layer K, from 1) or projector (the vision encoder's output as it enters the decoder)."
+                "Hidden states that the motion head reads. last_hidden: after the final norm. layer:K: output of "
+                "decoder layer K, counted from 1. projector: the vision encoder's output as it enters the decoder."
             )
         },
     )
     motion_head_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of the motion head. Defaults to 10 times `learning_rate`."},
+        metadata={"help": "Learning rate of the motion head. By default it is 10 times `learning_rate`."},
     )
     motion_confidence_weighting: bool = field(
         default=False,
-        metadata={"help": "Weight the motion loss of each vector by its confidence, instead of counting all alike."},
+        metadata={"help": "Weight the motion loss of each vector by its confidence. By default all count alike."},
     )
     motion_scale: float = field(
         default=1.0,
-        metadata={"help": "Targets are displacements in pixels of the resized frame / (patch size * motion_scale)."},
+        metadata={
+            "help": "Targets are displacements in pixels of the resized frame, divided by (patch size * motion_scale)."
+        },
     )
 
     sparse_logits: bool = field(
@@ -160,7 +183,7 @@ class MotionFinetuningArguments(FinetuningArguments):
         metadata={
             "help": (
                 "Train text without motion as LLaMA-Factory does, but compute logits only where a token is labelled: "
-                "the same weights for less time and memory. With a motion loss it is so anyway."
+                "the same weights for less time and memory. A motion loss always does so."
             )
         },
     )
@@ -170,7 +193,7 @@ class MotionFinetuningArguments(FinetuningArguments):
         r"""Whether the run trains the motion head."""
         return self.use_only_motionvector_loss or self.use_motionvector_crossentropy_loss
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("motion_loss_type", self.motion_loss_type, MOTION_LOSS_TYPES)
         if self.use_only_motionvector_loss and self.use_motionvector_crossentropy_loss:
@@ -212,10 +235,12 @@ _OWN_FIELDS = {
 }
 OWN_KEYS = {name: field.default for name, field in _OWN_FIELDS.items()}
 """motiontune's keys and their defaults."""
+RENAMED_KEYS = {"motion_target": "motion_direction"}
+"""Old names that still work, and the names that keys have now."""
 
 
 def help_of(key: str) -> str:
-    """What one of motiontune's keys is for."""
+    """The help of one of motiontune's keys."""
     return str(_OWN_FIELDS[key].metadata["help"])
 
 
@@ -259,7 +284,7 @@ def check_together(
     if data_args.packing and not data_args.neat_packing:
         raise ConfigError("packing lets samples see each other's motion: use `neat_packing: true` instead")
     if data_args.train_on_prompt:
-        raise ConfigError("train_on_prompt puts cross-entropy on every video token, which says nothing: leave it out")
+        raise ConfigError("train_on_prompt puts cross-entropy on every video token, which is no text: leave it out")
     dispatches = training_args.accelerator_config.dispatch_batches is not False
     if data_args.streaming and (dispatches or training_args.dataloader_num_workers < 1):
         raise ConfigError(

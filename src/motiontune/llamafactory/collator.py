@@ -1,119 +1,62 @@
-"""From samples to a batch: LLaMA-Factory's collator, plus the motion targets of the batch's video tokens.
+"""LLaMA-Factory's collator, plus the motion targets of the batch's video tokens.
 
 Each clip is decoded once, before LLaMA-Factory's collator runs: a clip that cannot be read is taken out of the batch
 there, so that it neither ends the run nor poisons its neighbours.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
-from llamafactory.extras.constants import IGNORE_INDEX
-from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
-from motiontune.cache import MotionCache
-from motiontune.errors import ClipError, ConfigError, MotiontuneError
-from motiontune.grid import VideoGrid
+from motiontune.errors import ClipError
 from motiontune.model.families import grids_of, prepare_to_generate
-from motiontune.model.head import MotionHeadConfig
-from motiontune.motion.field import MotionField
-from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import motion_of, needs_vectors
-from motiontune.targets import MotionTargets, field_to_targets, field_to_weights
-from motiontune.video.clip import Clip
-
-
-@dataclass(frozen=True)
-class MotionSettings:
-    """Where the targets come from and what a bad clip does; see `MotionDataArguments`."""
-
-    head: MotionHeadConfig
-    options: MotionOptions = MotionOptions()
-    raise_on_error: bool = False
-    weighting: bool = False
-    cache: MotionCache | None = None
-    pictures: int = 0
-
-
-@dataclass(frozen=True)
-class VideoRecord:
-    """What belongs to one video of a batch and is no tensor.
-
-    Args:
-        sample: number of the sample in its data set, or None in training.
-        row: row of the batch.
-        path: the clip.
-        grid: its patch grid.
-        times: seconds of each frame of the grid.
-        source: the source that the motion came from; "none" where there is none.
-        problem: why there is no motion, or "".
-        frames: uint8 [f, H, W, 3], RGB, the sampled frames, of samples that are to be drawn; else None.
-    """
-
-    sample: int | None
-    row: int
-    path: str
-    grid: VideoGrid
-    times: tuple[float, ...]
-    source: str
-    problem: str = ""
-    frames: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A clip, the name that its motion is kept under, and its motion where that was kept."""
-
-    clip: Clip
-    key: str | None
-    motion: MotionField | None
+from motiontune.motion.sources import needs_vectors
+from motiontune.training.batch import ReadClip, add_motion, batch_or_error, blank
+from motiontune.training.settings import TargetSettings
 
 
 @dataclass
 class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
-    r"""LLaMA-Factory's SFT collator, and the motion targets.
-
-    Beside LLaMA-Factory's keys a batch has
-
-    * `motion_targets`: float32 [T, D], normalised; T counts the batch's video tokens, row by row.
-    * `motion_mask`: bool [T, D].
-    * `motion_weights`: float32 [T, D], the vectors' confidence; only in training with `motion_confidence_weighting`.
-    * `motion_videos`: list of `VideoRecord`, in the order of the tokens.
-    * `motion_skipped`: list of str, one line for each sample that was taken out.
-    * `motion_samples`: list of int, in evaluation: the number of each row's sample in its data set.
-
-    From a data loader's worker, an error that stops the run comes as a batch of one key, `motion_error`.
+    r"""LLaMA-Factory's SFT collator, and the motion; see `motiontune.training.batch` for the keys that it adds.
 
     Arguments:
-        motion: the settings. None only because the parent's fields have defaults.
+        motion: what the targets are. `inputs` alone does not need it.
     """
 
-    motion: MotionSettings = None  # type: ignore[assignment]
+    motion: TargetSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         plugin = self.template.mm_plugin
-        self.video_token_id = self.tokenizer.convert_tokens_to_ids(plugin.video_token)
-        self.image_token_id = self.tokenizer.convert_tokens_to_ids(plugin.image_token)
+        self.video_token_id: int = self.tokenizer.convert_tokens_to_ids(plugin.video_token)
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(plugin.image_token)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        try:
-            return self._batch(features)
-        except MotiontuneError as error:
-            if get_worker_info() is None:
-                raise
-            return {"motion_error": error}  # raised here, torch would make a RuntimeError of the traceback's text
+        return batch_or_error(self._with_motion, features)
 
-    def _batch(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+    def inputs(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Make the model's own inputs of features whose `videos` are clips."""
+        if self.attn_implementation != "flash_attention_2" and not any(
+            f.get("images") or f.get("videos") for f in features
+        ):
+            # LLaMA-Factory adds a dummy image, after which the attention mask of a packed row is longer than the row;
+            # without these, the positions of its samples follow each other, which is all the same to each
+            features = [dict(feature, packing_params=None) for feature in features]
+        batch: dict[str, Any] = super().__call__(features)
+        batch.pop("video_metadata", None)  # where there are timestamps they are in the text already
+        if self.model is None:
+            prepare_to_generate(batch, self.image_token_id, self.video_token_id)
+        return batch
+
+    def _with_motion(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        assert self.motion is not None
         numbers = [feature.pop("motion_sample", None) for feature in features]
         skipped: list[str] = []
-        clips: list[tuple[int, _Read]] = []
+        clips: list[ReadClip] = []
         for row, feature in enumerate(features):
             try:
-                read = self._read(feature)
+                read = self._read(row, feature, self.motion)
             except ClipError as error:
                 if self.motion.raise_on_error:
                     raise
@@ -121,92 +64,35 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
                 features[row] = self._blank(feature)
             else:
                 feature["videos"] = [one.clip for one in read]
-                clips += [(row, one) for one in read]
-
-        if self.attn_implementation != "flash_attention_2" and not any(
-            f.get("images") or f.get("videos") for f in features
-        ):
-            # LLaMA-Factory adds a dummy image, after which the attention mask of a packed row is longer than the row;
-            # without these, the positions of its samples follow each other, which is all the same to each
-            features = [dict(feature, packing_params=None) for feature in features]
-        batch = super().__call__(features)
-        batch.pop("video_metadata", None)  # Qwen3-VL's timestamps are in the text already
-        if self.model is None:
-            prepare_to_generate(batch, self.image_token_id, self.video_token_id)
-
-        targets, weights, records = [], [], []
-        for (row, one), grid in zip(clips, grids_of(batch, self.processor), strict=True):
-            target, weight, times, source, problem = self._targets(one, grid)
-            number = numbers[row]
-            frames = one.clip.frames if number is not None and number < self.motion.pictures else None
-            targets.append(target)
-            weights.append(weight)
-            records.append(VideoRecord(number, row, one.clip.path, grid, times, source, problem, frames))
-        width = self.motion.head.token_width
-        empty = [np.zeros((0, width), np.float32)]
-        batch["motion_targets"] = torch.from_numpy(np.concatenate(empty + [target.values for target in targets]))
-        batch["motion_mask"] = torch.from_numpy(
-            np.concatenate(empty + [target.mask for target in targets]).astype(bool)
-        )
-        if self.motion.weighting and None in numbers:
-            batch["motion_weights"] = torch.from_numpy(np.concatenate(empty + weights))
-        batch["motion_videos"] = records
-        batch["motion_skipped"] = skipped
-        if None not in numbers:
-            batch["motion_samples"] = numbers
+                clips += read
+        batch = self.inputs(features)
+        add_motion(batch, clips, grids_of(batch, self.processor), self.motion, numbers, skipped)
         return batch
 
-    def _read(self, feature: dict[str, Any]) -> "list[_Read]":
+    def _read(self, row: int, feature: dict[str, Any], settings: TargetSettings) -> list[ReadClip]:
         plugin = self.template.mm_plugin
-        read = [self._read_one(video) for video in feature["videos"] or []]
-        clips = [one.clip for one in read]
-        needed = sum(plugin.grid_of(clip, self.processor).num_tokens for clip in clips)
+        read = [self._read_one(row, video, settings) for video in feature["videos"] or []]
+        needed = sum(plugin.grid_of(one.clip, self.processor).num_tokens for one in read)
         kept = list(feature["input_ids"]).count(self.video_token_id)
         if needed != kept:
             raise ClipError(
-                clips[0].path if clips else "a sample without videos",
+                read[0].clip.path if read else "a sample without videos",
                 f"the sample has {kept} video tokens, its clips need {needed}: cut by cutoff_len, or the file or the "
                 f"video_* keys changed since the data set was tokenized",
             )
         return read
 
-    def _read_one(self, video: Any) -> "_Read":
-        plugin, options, key, field = self.template.mm_plugin, self.motion.options, None, None
-        if self.motion.cache is not None:
+    def _read_one(self, row: int, video: Any, settings: TargetSettings) -> ReadClip:
+        plugin, options, key, field = self.template.mm_plugin, settings.options, None, None
+        if settings.cache is not None:
             key = plugin.motion_key(video, self.processor, options)
-            field = None if key is None else self.motion.cache.load(key)
+            field = None if key is None else settings.cache.load(key)
         clip = plugin.read(video, self.processor, field is None and needs_vectors(options.source))
-        return _Read(clip, key, field)
+        return ReadClip(row, clip, key, field)
 
     def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:
-        """Make a sample that trains nothing out of one that cannot be read: no media, no label, length unchanged."""
-        media = (self.video_token_id, self.image_token_id)
-        pad = self.tokenizer.pad_token_id
-        blank = dict(feature, images=None, videos=None, audios=None)
-        blank["input_ids"] = [pad if token in media else token for token in feature["input_ids"]]
-        blank["labels"] = [IGNORE_INDEX] * len(feature["labels"])
-        if blank.get("packing_params"):
-            blank["packing_params"] = dict(
-                blank["packing_params"], image_subseq_ids=[], video_subseq_ids=[], audio_subseq_ids=[]
-            )
-        return blank
-
-    def _targets(
-        self, read: "_Read", grid: VideoGrid
-    ) -> tuple[MotionTargets, NDArray[np.float32], tuple[float, ...], str, str]:
-        self.motion.head.check_grid(grid)
-        clip, field = read.clip, read.motion
-        try:
-            if field is None:
-                field = motion_of(clip, grid, self.motion.options)
-                if self.motion.cache is not None and read.key is not None:
-                    self.motion.cache.save(read.key, field)
-        except MotiontuneError as error:
-            if self.motion.raise_on_error or isinstance(error, ConfigError):
-                raise  # what is wrong with a key is wrong for every clip
-            shape = (grid.num_tokens, grid.token_width)
-            times = (*clip.times, *clip.times[-1:])[: grid.frames]
-            nothing = np.zeros(shape, np.float32)
-            return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
-        targets = field_to_targets(field, grid, self.motion.head.scale)
-        return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
+        left = blank(feature, (self.video_token_id, self.image_token_id), self.tokenizer.pad_token_id)
+        if left.get("packing_params"):
+            nothing: dict[str, Any] = {"image_subseq_ids": [], "video_subseq_ids": [], "audio_subseq_ids": []}
+            left["packing_params"] = left["packing_params"] | nothing
+        return left

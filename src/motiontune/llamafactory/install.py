@@ -1,25 +1,17 @@
 """Puts motiontune's keys and workflow into LLaMA-Factory, in this process. Without a motion flag nothing changes."""
 
-import json
-import os
 import sys
 from contextlib import nullcontext
-from dataclasses import fields
-from enum import Enum
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import TrainerCallback
-from yaml import YAMLError
 
-from motiontune.errors import ConfigError, in_one_line, mistakes, nearest
+from motiontune.errors import mistakes
 from motiontune.llamafactory import names
-from motiontune.llamafactory.arguments import OWN_KEYS, MotionDataArguments, MotionFinetuningArguments, check_together
+from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments, check_together
+from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
@@ -33,7 +25,6 @@ def install() -> None:
     """Extend LLaMA-Factory; a second call does nothing."""
     if _originals:
         return
-    names.check_names()
     names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
         names.replace_in_tuner(
@@ -55,7 +46,7 @@ def run_exp(
         MotiontuneError: on a mistake in the configuration or data, in one line.
     """
     install()
-    args = read_config(sys.argv[1:]) if args is None else args
+    args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(given_keys(args))])
 
 
@@ -88,7 +79,7 @@ ARGUMENT_ERRORS = (ValueError, AssertionError, OSError, ImportError)
 
 def get_train_args(args: Any = None) -> Any:
     """Parse the training arguments, refuse unknown keys with the nearest known one, and check the groups together."""
-    classes = names.train_argument_classes()
+    args, classes = with_new_names(args), names.train_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
@@ -100,7 +91,7 @@ def get_train_args(args: Any = None) -> Any:
 
 def get_infer_args(args: Any = None) -> Any:
     """Parse the export arguments, refusing unknown keys with the nearest known one."""
-    classes = names.export_argument_classes()
+    args, classes = with_new_names(args), names.export_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
     with mistakes("", *ARGUMENT_ERRORS):
@@ -129,97 +120,3 @@ def run_sft(
     from motiontune.llamafactory.workflow import run_motion_sft
 
     run_motion_sft(model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
-
-
-def check_keys(args: Any, classes: list[type]) -> None:
-    """Refuse unknown keys.
-
-    Raises:
-        ConfigError: naming the key and the nearest known one.
-    """
-    if os.environ.get("ALLOW_EXTRA_ARGS", "").lower() in ("true", "1", "y"):
-        return
-    known = {field.name for cls in classes for field in fields(cls) if field.init}
-    if isinstance(args, dict):
-        given = list(args)
-    else:
-        given = [arg[2:].split("=")[0].replace("-", "_") for arg in args or [] if str(arg).startswith("--")]
-        known |= {"help"} | {f"no_{name}" for name in known}
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
-
-
-def clean_values(args: Any, classes: list[type]) -> Any:
-    """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
-
-    Returns:
-        The arguments, with numbers that are text (such as 1e-4, to YAML 1.1) as numbers.
-
-    Raises:
-        ConfigError: naming the key and what it may be.
-    """
-    if not isinstance(args, dict):
-        return args  # the command line's parser converts, and refuses what it cannot
-    cleaned = dict(args)
-    for cls in classes:
-        hints = get_type_hints(cls)
-        for field in fields(cls):
-            if field.init and field.name in args:
-                cleaned[field.name] = _clean_value(field.name, args[field.name], hints[field.name])
-    return cleaned
-
-
-def _clean_value(key: str, value: Any, hint: Any) -> Any:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if value is None or isinstance(value, Enum):
-        if key in OWN_KEYS and NoneType not in options:
-            raise ConfigError(f"{key}: has no value")
-        return value
-    literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
-    enum = next((option for option in options if isinstance(option, type) and issubclass(option, Enum)), None)
-    if value is False and enum and "no" in [member.value for member in enum]:
-        return "no"  # which YAML 1.1 reads as false
-    if literal or (enum and str not in options):
-        choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
-        if value not in choices:
-            raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}" + nearest(str(value), choices))
-    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType}:
-        if bool in options:
-            raise ConfigError(f"{key}: {value!r} is text, it must be true or false (without quotes)")
-        try:
-            return int(value) if int in options else float(value)
-        except ValueError:
-            kind = "a whole number" if int in options else "a number"
-            raise ConfigError(f"{key}: {value!r} is not {kind}") from None
-    return value
-
-
-def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
-    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return other arguments as they are.
-
-    Raises:
-        ConfigError: if the file is missing or cannot be parsed, or what follows it is not `key=value`.
-    """
-    if not argv or not argv[0].endswith((".yaml", ".yml", ".json")):
-        if argv and not argv[0].startswith("-"):
-            raise ConfigError(f"{argv[0]}: must be a .yaml, .yml or .json file, or arguments as --key value")
-        return argv
-    if "--help" in argv or "-h" in argv:
-        return ["--help"]
-    file = Path(argv[0])
-    for override in argv[1:]:
-        if override.startswith("-") or "=" not in override:
-            raise ConfigError(f"{override!r}: after a file, keys are written as key=value")
-    try:
-        config = (
-            OmegaConf.create(json.loads(file.read_text("utf-8"))) if file.suffix == ".json" else OmegaConf.load(file)
-        )
-        overrides = OmegaConf.from_cli(argv[1:])
-        if not isinstance(config, DictConfig):
-            raise ConfigError(f"{file}: must be a mapping of keys to values")
-        return OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file") from None
-    except (OSError, json.JSONDecodeError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {in_one_line(error)}") from error

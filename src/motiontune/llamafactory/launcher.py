@@ -18,10 +18,11 @@ def launch(argv: list[str]) -> None:
     from llamafactory import launcher
 
     from motiontune.llamafactory import names
-    from motiontune.llamafactory.install import check_keys, clean_values, install, read_config
+    from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
+    from motiontune.llamafactory.install import install
 
     install()
-    args, classes = read_config(argv), names.train_argument_classes()
+    args, classes = with_new_names(read_config(argv)), names.train_argument_classes()
     check_keys(args, classes)
     clean_values(args, classes)
     names.point_launcher_at(__file__)
@@ -32,10 +33,6 @@ def launch(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # a script's folder comes first on the path: our `inspect` would hide Python's
-    here = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
-
     from motiontune.cli import exit_with_message
     from motiontune.llamafactory.install import run_exp
 

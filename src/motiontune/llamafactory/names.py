@@ -1,107 +1,143 @@
-"""Everything that leans on a name of LLaMA-Factory 0.9.5 that it does not offer for extension, one function each.
+"""Everything that relies on a name of LLaMA-Factory 0.9.5 that it does not offer for extension, one function each.
 
-`check_names` says which name has moved when LLaMA-Factory is another version.
+`check_names` states in one line which name has moved when LLaMA-Factory is another version. It runs when this package
+is imported. So LLaMA-Factory is imported inside the functions here, and what other modules import of it is listed too.
 """
 
 import logging as stdlib_logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from llamafactory import launcher
-from llamafactory.data import loader as data_loader
-from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
-from llamafactory.data.processor import SupervisedDatasetProcessor, UnsupervisedDatasetProcessor
-from llamafactory.extras import logging
-from llamafactory.hparams import parser
-from llamafactory.train import tuner
-from llamafactory.train.sft import workflow as sft_workflow
-from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from numpy.typing import NDArray
-from transformers.integrations import TensorBoardCallback, WandbCallback, rewrite_logs
 
-from motiontune.errors import MotiontuneError
+from motiontune.training import names as transformers_names
+from motiontune.training.names import Name, check
 
 
-# (module or class, name, what motiontune does with it)
-NAMES: list[tuple[Any, str, str]] = [
-    (parser, "_TRAIN_ARGS", "adds its keys to the training arguments"),
-    (parser, "_INFER_ARGS", "adds its keys to the export arguments"),
-    (tuner, "get_train_args", "checks its keys together"),
-    (tuner, "get_infer_args", "reads the export arguments"),
-    (tuner, "run_sft", "runs its own workflow when a motion flag is set"),
-    (tuner, "run_exp", "starts a run"),
-    (tuner, "export_model", "exports, then copies the motion head"),
-    (launcher, "launch", "starts torchrun on its own file"),
-    (sft_workflow, "load_model", "makes logits sparse"),
-    (sft_workflow, "eval_logit_processor", "measures accuracy without logits"),
-    (data_loader, "_get_dataset_processor", "checks clips before they are tokenized"),
-    (data_loader, "_load_single_dataset", "says the motion source per data set"),
-    (SupervisedDatasetProcessor, "_encode_data_example", "tokenizes each sample once"),
-    (UnsupervisedDatasetProcessor, "_encode_data_example", "tokenizes each sample once"),
+LLAMAFACTORY = "0.9.5"
+
+_PLUGIN_NAMES = (
+    ("process_messages", "expands each video by itself", "messages images videos audios processor"),
+    ("_validate_messages", "checks messages before it expands them", "messages images videos audios"),
+    ("_preprocess_image", "resizes frames", "image"),
+    ("_regularize_images", "reads frames that are files", "images"),
+    ("_regularize_videos", "reads clips", "videos"),
+    ("_get_qwen_video_stream_metadata", "samples frames", "video video_fps video_maxlen"),
+    (
+        "_get_qwen_video_resize",
+        "works out the patch grid",
+        "num_frames height width patch_size temporal_patch_size merge_size min_pixels max_pixels",
+    ),
+    ("_get_video_token_metadata", "counts video tokens", "videos processor"),
+)
+_SFT_ARGUMENTS = "model_args data_args training_args finetuning_args generating_args callbacks"
+COLUMNS = ("prompt", "response", "system", "tools", "images", "videos", "audios")
+"""Columns of an aligned data set, which LLaMA-Factory names with `_` in front."""
+
+# fmt: off
+NAMES = [
+    Name("llamafactory.hparams.parser", "_TRAIN_ARGS", "adds its keys to the training arguments"),
+    Name("llamafactory.hparams.parser", "_INFER_ARGS", "adds its keys to the export arguments"),
+    Name("llamafactory.train.tuner", "get_train_args", "checks its keys together", "args"),
+    Name("llamafactory.train.tuner", "get_infer_args", "reads the export arguments", "args"),
+    Name("llamafactory.train.tuner", "run_sft", "runs its own workflow when a motion flag is set", _SFT_ARGUMENTS),
+    Name("llamafactory.train.tuner", "run_exp", "starts a run", "args callbacks"),
+    Name("llamafactory.train.tuner", "export_model", "exports, then copies the motion head", "args"),
+    Name("llamafactory.launcher", "launch", "starts torchrun on its own file", "", mentions="__file__"),
+    Name("llamafactory.train.sft.workflow", "load_model", "makes logits sparse",
+         "tokenizer model_args finetuning_args"),
+    Name("llamafactory.train.sft.workflow", "eval_logit_processor", "measures accuracy without logits",
+         "logits labels"),
+    Name("llamafactory.data.loader", "_get_dataset_processor", "checks clips before they are tokenized",
+         "data_args stage template tokenizer processor do_generate"),
+    Name("llamafactory.data.loader", "_load_single_dataset", "logs the motion source per data set",
+         "dataset_attr model_args data_args training_args"),
     *(
-        (plugin, name, use)
-        for plugin in (Qwen2VLPlugin, Qwen3VLPlugin)
-        for name, use in (
-            ("process_messages", "expands each video by itself"),
-            ("_validate_messages", "checks messages before it expands them"),
-            ("_preprocess_image", "resizes frames"),
-            ("_regularize_images", "reads frames that are files"),
-            ("_regularize_videos", "reads clips"),
-            ("_get_qwen_video_stream_metadata", "samples frames"),
-            ("_get_qwen_video_resize", "works out the patch grid"),
-            ("_get_video_token_metadata", "counts video tokens"),
+        Name(f"llamafactory.data.processor:{processor}", name, use, *more)
+        for processor in ("SupervisedDatasetProcessor", "UnsupervisedDatasetProcessor")
+        for name, use, *more in (
+            ("_encode_data_example", "tokenizes each sample once", " ".join(COLUMNS)),
+            ("preprocess_dataset", "leaves samples out", "examples", " ".join(f"_{column}" for column in COLUMNS)),
         )
     ),
-    (CustomSeq2SeqTrainer, "_get_num_items_in_batch", "counts motion targets"),
-    (CustomSeq2SeqTrainer, "_save", "saves the motion head"),
-    (CustomSeq2SeqTrainer, "_load_from_checkpoint", "restores the motion head"),
-    (CustomSeq2SeqTrainer, "_load_best_model", "restores the motion head"),
+    Name("llamafactory.data.processor.processor_utils:DatasetProcessor", "__init__", "looks at clips",
+         "template tokenizer processor data_args"),
+    *(
+        Name(f"llamafactory.data.mm_plugin:{plugin}", *entry)
+        for plugin in ("Qwen2VLPlugin", "Qwen3VLPlugin")
+        for entry in _PLUGIN_NAMES
+    ),
+    Name("llamafactory.data.template:Template", "encode_oneturn", "tokenizes a question", "tokenizer messages"),
+    Name("llamafactory.data.template:Template", "mm_plugin", "puts its own plugin"),
+    Name("llamafactory.data.formatter:Formatter", "slots", "looks for special tokens"),
+    Name("llamafactory.train.sft.trainer:CustomSeq2SeqTrainer", "__init__", "trains with motion",
+         "finetuning_args processor gen_kwargs", "model_accepts_loss_kwargs"),
+    Name("llamafactory.train.sft.trainer:CustomSeq2SeqTrainer", "save_predictions", "writes the predicted text",
+         "dataset predict_results skip_special_tokens"),
+    Name("llamafactory.train.sft.metric:ComputeSimilarity", "_dump", "reads the scores of each answer",
+         "", "score_dict rouge-1 rouge-2 rouge-l bleu-4"),
+    Name("llamafactory.train.sft.metric:ComputeSimilarity", "__call__", "scores answers", "eval_preds compute_result"),
+    Name("llamafactory.train.sft.metric", "ComputeAccuracy", "measures accuracy", ""),
+    # what other modules import
+    Name("llamafactory.data", "SFTDataCollatorWith4DAttentionMask", "adds motion to batches",
+         "tokenizer model pad_to_multiple_of label_pad_token_id template processor block_diag_attn"
+         " attn_implementation compute_dtype neat_packing"),
+    Name("llamafactory.data", "TEMPLATES", "checks `template`"),
+    Name("llamafactory.data", "get_dataset", "loads data sets",
+         "template model_args data_args training_args stage tokenizer processor"),
+    Name("llamafactory.data", "get_template_and_fix_tokenizer", "loads the template", "tokenizer data_args"),
+    Name("llamafactory.data.mm_plugin", "Qwen2VLPlugin", "reads clips"),
+    Name("llamafactory.data.mm_plugin", "Qwen3VLPlugin", "reads clips"),
+    Name("llamafactory.data.processor", "SupervisedDatasetProcessor", "checks samples"),
+    Name("llamafactory.data.processor.processor_utils", "DatasetProcessor", "checks samples"),
+    Name("llamafactory.data.template", "Template", "puts its own plugin"),
+    Name("llamafactory.extras", "logging", "logs"),
+    Name("llamafactory.extras.logging", "get_logger", "logs", "name"),
+    Name("llamafactory.extras.constants", "DATA_CONFIG", "names dataset_info.json"),
+    Name("llamafactory.extras.constants", "IGNORE_INDEX", "reads labels"),
+    Name("llamafactory.extras.constants", "VIDEO_PLACEHOLDER", "finds the video in a prompt"),
+    Name("llamafactory.extras.misc", "calculate_tps", "measures speed", "dataset metrics stage"),
+    Name("llamafactory.extras.ploting", "plot_loss", "plots losses", "save_dictionary keys"),
+    Name("llamafactory.hparams", "DataArguments", "adds its keys"),
+    Name("llamafactory.hparams", "FinetuningArguments", "adds its keys"),
+    Name("llamafactory.hparams", "GeneratingArguments", "generates text"),
+    Name("llamafactory.hparams", "ModelArguments", "loads the model"),
+    Name("llamafactory.hparams", "parser", "adds its keys"),
+    Name("llamafactory.hparams.training_args", "TrainingArguments", "trains"),
+    Name("llamafactory.hparams.training_args", "RayArguments", "knows all keys"),
+    Name("llamafactory.model", "load_config", "loads the model", "model_args"),
+    Name("llamafactory.model", "load_model", "loads the model", "tokenizer model_args finetuning_args is_trainable"),
+    Name("llamafactory.model", "load_tokenizer", "loads the tokenizer", "model_args"),
+    Name("llamafactory", "launcher", "starts torchrun"),
+    Name("llamafactory.data", "loader", "loads data sets"),
+    Name("llamafactory.train", "tuner", "starts a run"),
+    Name("llamafactory.train.sft", "workflow", "makes logits sparse"),
+    Name("llamafactory.train.sft.metric", "ComputeSimilarity", "scores answers", "tokenizer"),
+    Name("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer", "trains with motion"),
+    Name("llamafactory.train.trainer_utils", "create_modelcard_and_push", "writes the model card",
+         "trainer model_args data_args training_args finetuning_args"),
 ]
+# fmt: on
 
 
 def check_names() -> None:
-    """Fail with a readable message when LLaMA-Factory has moved a name that motiontune leans on.
+    """Refuse a LLaMA-Factory or transformers in which a name has moved that motiontune relies on.
 
     Raises:
-        MotiontuneError: naming the module, the name and the use.
+        MotiontuneError: naming the module, the name, the use and the versions, in one line.
     """
-    for owner, name, use in NAMES:
-        if not hasattr(owner, name):
-            where = f"{owner.__module__}.{owner.__name__}" if isinstance(owner, type) else owner.__name__
-            raise MotiontuneError(
-                f"{where}.{name} is gone: motiontune {use} there. "
-                f"Install the LLaMA-Factory that motiontune was tested with: pip install 'motiontune[llamafactory]'"
-            )
+    check(NAMES, "llamafactory", LLAMAFACTORY, "pip install 'motiontune[llamafactory]'")
+    transformers_names.check_names()
 
 
 def get_logger(name: str) -> Any:
     """Return a logger that prints as LLaMA-Factory's own do (its handler hangs on the name "llamafactory")."""
+    from llamafactory.extras import logging
+
     return logging.get_logger(f"llamafactory.{name}")
-
-
-def log_picture(callbacks: list[Any], name: str, picture: NDArray[np.uint8], step: int) -> None:
-    """Give a picture to TensorBoard and W&B, where the Trainer writes to them.
-
-    transformers 5.6 has no event for pictures, so its callbacks' own writers are used: `TensorBoardCallback.tb_writer`
-    and `WandbCallback._wandb`, which the first `on_log` opens. W&B's step is that of the metrics, as the callback
-    defines it.
-
-    Args:
-        callbacks: the Trainer's, after it has logged something.
-        name: such as "eval_motion", which is shown beside "eval_loss".
-        picture: uint8 [h, w, 3], RGB.
-        step: of the optimizer.
-    """
-    (name,) = rewrite_logs({name: None})
-    for callback in callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-            callback.tb_writer.add_image(name, picture, step, dataformats="HWC")
-            callback.tb_writer.flush()
-        elif isinstance(callback, WandbCallback) and callback._wandb is not None:
-            callback._wandb.log({name: callback._wandb.Image(picture), "train/global_step": step})
 
 
 @contextmanager
@@ -120,7 +156,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def quiet_loggers() -> Iterator[None]:
-    """Keep LLaMA-Factory's and motiontune's loggers, and transformers', from saying more than warnings."""
+    """Keep LLaMA-Factory's and motiontune's loggers, and transformers', from printing more than warnings."""
     root = stdlib_logging.getLogger("llamafactory")
     before = root.level
     root.setLevel(stdlib_logging.WARNING)
@@ -133,12 +169,15 @@ def quiet_loggers() -> Iterator[None]:
 
 def add_arguments(replacements: dict[type, type]) -> None:
     """Make LLaMA-Factory parse subclasses of its argument classes."""
+    from llamafactory.hparams import parser
+
     for classes in (parser._TRAIN_ARGS, parser._INFER_ARGS):
         classes[:] = [replacements.get(cls, cls) for cls in classes]
 
 
 def train_argument_classes() -> list[type]:
     """Return the dataclasses whose fields are the keys of a training YAML."""
+    from llamafactory.hparams import parser
     from llamafactory.hparams.training_args import RayArguments
 
     return [*parser._TRAIN_ARGS, RayArguments]
@@ -146,11 +185,15 @@ def train_argument_classes() -> list[type]:
 
 def export_argument_classes() -> list[type]:
     """Return the dataclasses whose fields are the keys of an export YAML."""
+    from llamafactory.hparams import parser
+
     return list(parser._INFER_ARGS)
 
 
 def replace_in_tuner(**functions: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """Replace functions that `llamafactory.train.tuner` calls by name; return the originals."""
+    from llamafactory.train import tuner
+
     originals = {name: getattr(tuner, name) for name in functions}
     for name, function in functions.items():
         setattr(tuner, name, function)
@@ -164,6 +207,8 @@ def sft_hooks(after_loading: Callable[[Any], None]) -> Iterator[None]:
     Args:
         after_loading: called with the model.
     """
+    from llamafactory.train.sft import workflow as sft_workflow
+
     originals = sft_workflow.load_model, sft_workflow.eval_logit_processor
 
     def load_model(*args: Any, **kwargs: Any) -> Any:
@@ -180,6 +225,8 @@ def sft_hooks(after_loading: Callable[[Any], None]) -> Iterator[None]:
 
 def point_launcher_at(file: str) -> None:
     """Make torchrun start `file` in each process: LLaMA-Factory's launcher names its own file."""
+    from llamafactory import launcher
+
     launcher.__file__ = file
 
 
@@ -191,6 +238,8 @@ def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[
         wrap_processor: called with the `DatasetProcessor`, returns the one to use.
         after_loading: called with the `DatasetAttr` and the aligned data set, whose `_videos` column has the paths.
     """
+    from llamafactory.data import loader as data_loader
+
     make_processor, load_single = data_loader._get_dataset_processor, data_loader._load_single_dataset
 
     def _get_dataset_processor(*args: Any, **kwargs: Any) -> Any:
@@ -206,3 +255,46 @@ def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[
         yield
     finally:
         data_loader._get_dataset_processor, data_loader._load_single_dataset = make_processor, load_single
+
+
+def sample_of(examples: dict[str, list[Any]], index: int) -> dict[str, Any]:
+    """One sample of an aligned data set, as `_encode_data_example` takes it: `_prompt`, `_response` and so on."""
+    sample = {column: examples[f"_{column}"][index] for column in COLUMNS}
+    return sample | {media: sample[media] or [] for media in ("images", "videos", "audios")}
+
+
+def videos_of(sample: dict[str, Any]) -> list[Any]:
+    """The videos of a row of an aligned data set: paths, or lists of frames."""
+    return sample["_videos"] or []
+
+
+def special_tokens_of(template: Any, added: Iterable[str]) -> set[str]:
+    """Which of a tokenizer's added tokens a template writes around messages.
+
+    Args:
+        template: LLaMA-Factory's, whose formatters keep what they write in `slots`.
+        added: the tokens to look for.
+    """
+    formatters = (template.format_user, template.format_assistant, template.format_system)
+    text = "".join(slot for formatter in formatters for slot in formatter.slots if isinstance(slot, str))
+    return {token for token in added if token in text}
+
+
+def similarity_scores(
+    tokenizer: Any, predictions: NDArray[np.int64], labels: NDArray[np.int64]
+) -> dict[str, list[float]]:
+    """LLaMA-Factory's BLEU-4, ROUGE-1, ROUGE-2 and ROUGE-L of each answer, 0 to 100.
+
+    Its `ComputeSimilarity` returns means. The scores of each answer are in `score_dict`, until they are asked for.
+
+    Args:
+        tokenizer: anything with `pad_token_id` and `batch_decode`.
+        predictions: int64 [n, S].
+        labels: int64 [n, S'].
+    """
+    from llamafactory.train.sft.metric import ComputeSimilarity
+    from transformers import EvalPrediction
+
+    metric = ComputeSimilarity(tokenizer)
+    metric(EvalPrediction(predictions=predictions, label_ids=labels), compute_result=False)
+    return {name: list(scores) for name, scores in metric.score_dict.items()}

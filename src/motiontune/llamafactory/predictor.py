@@ -7,13 +7,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
-from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
-from numpy.typing import NDArray
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -22,16 +19,15 @@ from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, r
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
+from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.reader import ModelReader
-from motiontune.llamafactory.workflow import generation_arguments, head_places, make_head
-from motiontune.model.families import prepare_to_generate
-from motiontune.model.forward import MotionObjective, attach_head, captured_motion
-from motiontune.model.head import find_head
-from motiontune.motion.field import Direction, MotionField, frames_with_motion
+from motiontune.llamafactory.workflow import generation_arguments, saved_head
+from motiontune.model.forward import MotionObjective, attach_head
+from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
-from motiontune.targets import tokens_to_vectors
+from motiontune.training.prediction import generate_with_motion
 from motiontune.video.clip import Clip
 
 
@@ -40,12 +36,12 @@ NO_TARGET = "none"
 
 @dataclass(frozen=True, eq=False)
 class MotionPrediction:
-    """What a model says of one clip.
+    """What a model answers and predicts for one clip.
 
     Args:
         text: the answer.
         field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no head.
-        target: what a source says of the motion; None where it was not asked for or there is none.
+        target: the motion from a source to compare with; None where it was not asked for or there is none.
         clip: the sampled frames.
         grid: where the patches of these frames lie.
         problem: why there is no target; "" where there is one, or none was asked for.
@@ -109,23 +105,15 @@ class MotionModel:
     def __init__(self, reader: ModelReader) -> None:
         self.reader = reader
         model_args, tokenizer = reader.model_args, reader.tokenizer_module["tokenizer"]
-        hub = {
-            "cache_dir": model_args.cache_dir,
-            "revision": model_args.model_revision,
-            "token": model_args.hf_hub_token,
-        }
-        head = None
-        if find_head(head_places(model_args), **hub) is not None:
-            head = make_head(
-                reader.config, reader.processor, model_args, reader.data_args, reader.finetuning_args, False
-            )
+        # before the model, which takes long: a head that does not fit shows at once
+        head = saved_head(reader.config, reader.processor, model_args, reader.data_args, reader.finetuning_args)
         with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
             self.model = load_model(tokenizer, model_args, reader.finetuning_args)
         self.head = head
         if head is not None:
             attach_head(self.model, head, MotionObjective())
         tokenizer.padding_side = "left"
-        self._collator = SFTDataCollatorWith4DAttentionMask(template=reader.template, **reader.tokenizer_module)
+        self._collator = MotionDataCollator(template=reader.template, **reader.tokenizer_module)
 
     @classmethod
     def from_pretrained(
@@ -160,7 +148,7 @@ class MotionModel:
 
     @property
     def direction(self) -> Direction:
-        """Which motion the head says: since the previous frame ("past") or to the next one ("future")."""
+        """Which motion the head predicts: since the previous frame ("past") or to the next one ("future")."""
         return "past" if self.head is None else self.head.config.direction
 
     def predict(
@@ -172,11 +160,11 @@ class MotionModel:
         max_new_tokens: int = 128,
         **generation: Any,
     ) -> MotionPrediction:
-        """Answer a question about a clip, and say its motion. Both come out of the same forward pass.
+        """Answer a question about a clip, and predict its motion. Both come out of the same forward pass.
 
         Args:
             video: the clip.
-            prompt: the question; the video stands where it says `<video>`, else before it.
+            prompt: the question; the video stands in the place of `<video>`, else before the question.
             target: the source to compare with, as `motion_source`; "none" for no comparison.
             max_new_tokens: at most so many tokens of text.
             generation: more arguments of `generate()`, such as `do_sample`; text is greedy where not given.
@@ -193,11 +181,7 @@ class MotionModel:
         if self.head is None:
             tokens, field = self.model.generate(**batch, **arguments), None
         else:
-            self.head.config.check_grid(grid)
-            with captured_motion(self.model) as captured:
-                tokens = self.model.generate(**batch, **arguments)
-            values = captured[0][: grid.num_tokens].float().cpu().numpy()  # of several beams, the first
-            field = self._field(values, clip, grid)
+            tokens, field = generate_with_motion(self.model, self.head.config, batch, clip, grid, **arguments)
         tokenizer = self.reader.tokenizer_module["tokenizer"]
         text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         unpadded = grid.unpadded(len(clip.frames))
@@ -224,7 +208,9 @@ class MotionModel:
         options |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stopped])}
         with ThreadPoolExecutor(1) as pool:
             prediction = pool.submit(self.predict, video, prompt, **options)
-            prediction.add_done_callback(lambda _: streamer.end())  # else a mistake would leave us waiting for text
+            prediction.add_done_callback(
+                lambda _: streamer.end()
+            )  # else an error would leave the loop below waiting for text
             try:
                 text = ""
                 for piece in streamer:
@@ -246,11 +232,8 @@ class MotionModel:
         prompt_ids, _ = self.reader.template.encode_oneturn(tokenizer, messages)
         feature = {"input_ids": prompt_ids, "attention_mask": [1] * len(prompt_ids)}
         feature |= {"labels": [IGNORE_INDEX] * len(prompt_ids), "videos": [clip]}
-        batch = self._collator([feature])
+        batch = self._collator.inputs([feature])
         del batch["labels"]
-        prepare_to_generate(
-            batch, *(tokenizer.convert_tokens_to_ids(token) for token in (plugin.image_token, plugin.video_token))
-        )
         return batch
 
     def _generation_arguments(self, max_new_tokens: int) -> dict[str, Any]:
@@ -258,18 +241,6 @@ class MotionModel:
         arguments = generation_arguments(GeneratingArguments(max_new_tokens=max_new_tokens), tokenizer)
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return arguments | greedy
-
-    def _field(self, values: NDArray[np.float32], clip: Clip, grid: VideoGrid) -> MotionField:
-        assert self.head is not None
-        vectors = tokens_to_vectors(values, grid, self.head.config.scale)[: len(clip.frames)]
-        if not np.isfinite(vectors).all():
-            raise MotiontuneError(f"{clip.path}: the model's motion is not a number: did its training diverge?")
-        valid = np.zeros(vectors.shape[:3], np.bool_)
-        has_neighbour = np.diff(clip.indices) > 0
-        valid[frames_with_motion(len(valid), self.direction)] = has_neighbour[:, None, None]
-        return MotionField(
-            np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", self.direction
-        )
 
     def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
         """The target and "", or None and why there is none."""

@@ -1,4 +1,4 @@
-"""Reads clips the way training does for one model, outside of training."""
+"""Reads clips as training does for one model, outside of training."""
 
 import json
 from pathlib import Path

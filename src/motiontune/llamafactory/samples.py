@@ -1,18 +1,18 @@
-"""What happens to samples before training: clips are checked, each data set says where its motion will come from."""
+"""What happens to samples before training: clips are checked, and the motion source of each data set is logged."""
 
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.data.processor.processor_utils import DatasetProcessor
 
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
-from motiontune.llamafactory.names import get_logger
+from motiontune.llamafactory.names import get_logger, sample_of, videos_of
 from motiontune.model.families import patching_of
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
@@ -28,14 +28,13 @@ class CheckedDatasetProcessor(DatasetProcessor):
     """Tokenizes samples as LLaMA-Factory's own processor does, after a look at their clips.
 
     A sample with a clip that cannot be opened, or whose video tokens `cutoff_len` would cut, is refused by name, or
-    left out and counted with `motion_on_error: skip`.
+    left out with `motion_on_error: skip`. Who calls counts the rows: there may be several processes of this.
 
     Args:
         inner: LLaMA-Factory's processor for the stage.
     """
 
     inner: DatasetProcessor = None  # type: ignore[assignment]
-    left_out: ClassVar[list[str]] = []  # why, one line for each sample that this process left out
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded: dict[int, tuple[list[int], list[int]]] = {}
@@ -49,7 +48,6 @@ class CheckedDatasetProcessor(DatasetProcessor):
                 if self.data_args.motion_on_error != "skip":
                     raise type(error)(*_with_hint(error)) from error
                 reasons.append(str(error))
-        self.left_out.extend(reasons)
         if reasons:
             more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
             noun = "sample" if len(reasons) == 1 else "samples"
@@ -58,15 +56,13 @@ class CheckedDatasetProcessor(DatasetProcessor):
         return self.inner.preprocess_dataset({key: [column[i] for i in good] for key, column in examples.items()})
 
     def _is_complete(self, examples: dict[str, list[Any]], index: int) -> bool:
-        """Say whether LLaMA-Factory will encode a sample: one that lacks a turn or its answer, it drops."""
-        answered = len(examples["_response"][index]) == 1 or not isinstance(self.inner, SupervisedDatasetProcessor)
-        return len(examples["_prompt"][index]) % 2 == 1 and answered
+        """Whether LLaMA-Factory will encode a sample: it drops one that lacks a turn or its answer."""
+        sample = sample_of(examples, index)
+        answered = len(sample["response"]) == 1 or not isinstance(self.inner, SupervisedDatasetProcessor)
+        return len(sample["prompt"]) % 2 == 1 and answered
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
-        names = ("prompt", "response", "system", "tools", "images", "videos", "audios")
-        sample = {name: examples[f"_{name}"][index] for name in names}
-        for name in ("images", "videos", "audios"):
-            sample[name] = sample[name] or []
+        sample = sample_of(examples, index)
         encode = type(self.inner)._encode_data_example
         input_ids, labels = encode(self.inner, **sample)
         if sample["videos"]:
@@ -106,11 +102,11 @@ def check_names(data_args: Any) -> None:
         check_listed(name, known, data_args.dataset_dir)
 
 
-def say_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
-    """Say when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
+def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
+    """Log it when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
     for sample in islice(dataset, CLIPS_LOOKED_AT):
         try:
-            metadata = plugin._get_video_token_metadata(sample["_videos"] or [], processor)
+            metadata = plugin._get_video_token_metadata(videos_of(sample), processor)
         except MotiontuneError:  # the sample is named, or left out, when it is tokenized
             continue
         if metadata is None or len(metadata["video_grid_thw"]) == 0:
@@ -126,14 +122,14 @@ def say_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
         return
 
 
-def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
-    """Say in the log which source the motion of a data set will come from, from a look at its first clips.
+def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
+    """Log which source the motion of a data set will come from, after a look at its first clips.
 
     Args:
         name: the data set.
-        dataset: aligned, with the column `_videos`.
+        dataset: aligned.
         data_args: with `motion_source` and `motion_on_error`.
-        read_motion: reads the motion of a clip for good. Called where headers say nothing: with `motion_source: file`,
+        read_motion: reads the motion of a clip for good. Called where headers do not tell: with `motion_source: file`,
             and with `raft` or a function of the user's until it has worked once.
 
     Raises:
@@ -160,7 +156,7 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
             return (source if choice.startswith("codec") else "none"), reason
         return choice, reason
 
-    videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in sample["_videos"] or []]
+    videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in videos_of(sample)]
     if not videos:
         logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
     taken: Counter[tuple[str, str]] = Counter()
@@ -174,8 +170,8 @@ def report_source(name: str, dataset: Any, data_args: Any, read_motion: Callable
             break
     if not taken:
         return
-    said = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))
-    logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {said}")
+    listed = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))
+    logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {listed}")
     if all(choice == "none" for choice, _ in taken):
         (_, reason), _ = taken.most_common(1)[0]
         raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reason}")

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with motion, step by step, as LLaMA-Factory's own `run_sft` does it without."""
+"""Supervised fine-tuning with motion, step by step as in LLaMA-Factory's own `run_sft`."""
 
 import os
 from dataclasses import replace
@@ -18,11 +18,11 @@ from llamafactory.train.trainer_utils import create_modelcard_and_push
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
-from motiontune.llamafactory.collator import MotionDataCollator, MotionSettings
-from motiontune.llamafactory.names import dataset_hooks, get_logger
+from motiontune.llamafactory.collator import MotionDataCollator
+from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
 from motiontune.llamafactory.plugin import check_template, with_motion
-from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, report_source, say_enlarged
-from motiontune.llamafactory.trainer import MotionTrainer
+from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
+from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
@@ -30,9 +30,13 @@ from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.training.settings import TargetSettings
 
 
 logger = get_logger(__name__)
+
+PREDICT_LEFT_OUT = "predict_samples_left_out"
+"""Metric of `do_predict`: samples that were not predicted, where there are some."""
 
 
 def run_motion_sft(
@@ -57,18 +61,18 @@ def run_motion_sft(
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
     # before the data sets and the model, which take long: a mistake shows at once
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
-    dataset_module = load_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    dataset_module, left_out = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
-    with_text = not finetuning_args.use_only_motionvector_loss
-    objective = MotionObjective(finetuning_args.motion_loss_type, with_text, training_args.label_smoothing_factor)
+    settings = motion_settings(finetuning_args)
+    objective = MotionObjective(settings.loss_type, settings.with_text, training_args.label_smoothing_factor)
     if finetuning_args.sparse_logits:
         use_sparse_logits(model)  # for the forward pass without motion, which is that of `motion_loss_weight: 0`
     attach_head(model, head, objective)
     prepare_parameters(model, finetuning_args, training_args.do_train)
     if training_args.do_train:
-        say_frozen_tokens(model, tokenizer, template, finetuning_args)
+        log_frozen_tokens(model, tokenizer, template, finetuning_args)
 
     collator = MotionDataCollator(
         template=template,
@@ -79,7 +83,7 @@ def run_motion_sft(
         neat_packing=data_args.neat_packing,
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         compute_dtype=model_args.compute_dtype,
-        motion=motion_settings(head.config, data_args, finetuning_args),
+        motion=target_settings(head.config, data_args, finetuning_args),
         **tokenizer_module,
     )
     compute_metrics: Any = None
@@ -108,7 +112,7 @@ def run_motion_sft(
             result.metrics["effective_tokens_per_sec"] = calculate_tps(
                 dataset_module["train_dataset"], result.metrics, stage="sft"
             )
-        result.metrics.update(trainer.say_sources())
+        result.metrics.update(trainer.log_sources())
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
@@ -126,17 +130,19 @@ def run_motion_sft(
     if training_args.do_predict:
         eval_dataset = dataset_module["eval_dataset"]
         results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+        if left_out:
+            results.metrics[PREDICT_LEFT_OUT] = left_out
         trainer.log_metrics("predict", results.metrics)
         trainer.save_metrics("predict", results.metrics)
         trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
 
     if trainer.is_world_process_zero():
-        say_caches(collator)
+        log_caches(collator)
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def say_caches(collator: MotionDataCollator) -> None:
-    """Say how large the caches have become."""
+def log_caches(collator: MotionDataCollator) -> None:
+    """Log how large the caches have become."""
     for cache in (collator.motion.cache, collator.template.mm_plugin.frame_cache):
         if cache is not None:
             files, size = cache.size()
@@ -180,10 +186,19 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
 def load_datasets(
     template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
 ) -> dict[str, Any]:
-    """Load and tokenize the data sets; clips are checked and each data set says its motion source.
+    """Load the data sets as `load_counted_datasets`, without the count."""
+    module, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    return module
+
+
+def load_counted_datasets(
+    template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
+) -> tuple[dict[str, Any], int | None]:
+    """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
 
     Returns:
-        LLaMA-Factory's dataset module. Evaluation samples carry their number as `motion_sample`.
+        LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; and how many
+        samples were left out. That is None where rows are no samples: when streaming, packing, or mixing data sets.
 
     Raises:
         MotiontuneError: naming the data set, the sample or the file that cannot be used.
@@ -203,8 +218,8 @@ def load_datasets(
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        report_source(attr.dataset_name, dataset, data_args, read_motion)
-        say_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
+        log_source(attr.dataset_name, dataset, data_args, read_motion)
+        log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
 
     check_names(data_args)
     errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
@@ -214,11 +229,13 @@ def load_datasets(
         dataset_hooks(checked, look),
     ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    left_out = None
     if loaded and not data_args.packing and data_args.mix_strategy == "concat":
         parts = [module.get("train_dataset"), module.get("eval_dataset")]
         kept = sum(len(one) for part in parts if part for one in (part.values() if isinstance(part, dict) else [part]))
-        if kept < loaded:
-            logger.warning_rank0(f"{loaded - kept} of {loaded} samples were left out before training.")
+        left_out = loaded - kept
+        if left_out:
+            logger.warning_rank0(f"{left_out} of {loaded} samples were left out before training.")
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
         datasets = module["eval_dataset"] if several else {"": module["eval_dataset"]}
@@ -227,14 +244,14 @@ def load_datasets(
             for name, data in datasets.items()
         }
         module["eval_dataset"] = numbered if several else numbered[""]
-    return module
+    return module, left_out
 
 
-def motion_settings(
+def target_settings(
     head: MotionHeadConfig, data_args: MotionDataArguments, finetuning_args: MotionFinetuningArguments
-) -> MotionSettings:
-    """Gather what the collator needs."""
-    return MotionSettings(
+) -> TargetSettings:
+    """Gather what the collator needs of the keys."""
+    return TargetSettings(
         head=head,
         options=motion_options(data_args),
         raise_on_error=data_args.motion_on_error == "raise",
@@ -248,7 +265,7 @@ def motion_options(data_args: MotionDataArguments) -> MotionOptions:
     """Gather what the source of motion needs."""
     return MotionOptions(
         source=data_args.motion_source,
-        direction=data_args.motion_target,
+        direction=data_args.motion_direction,
         quality=data_args.motion_quality,
         min_confidence=data_args.motion_min_confidence,
         motion_dir=data_args.motion_dir,
@@ -257,14 +274,15 @@ def motion_options(data_args: MotionDataArguments) -> MotionOptions:
 
 
 def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: Any) -> MotionHeadConfig:
-    """Say what head the model, the processor and the configuration ask for.
+    """Work out what head the model, the processor and the configuration ask for.
 
     Raises:
         ConfigError: if the model has not the layer that the head is to read.
     """
-    tap_depth(finetuning_args.motion_head_input, config.text_config.num_hidden_layers)
+    reads = finetuning_args.motion_head_input
+    tap_depth(reads, config.text_config.num_hidden_layers)
     return MotionHeadConfig.for_model(
-        config, processor, finetuning_args.motion_head_input, data_args.motion_target, finetuning_args.motion_scale
+        config, processor, reads, data_args.motion_direction, finetuning_args.motion_scale
     )
 
 
@@ -281,16 +299,10 @@ def make_head(
     Raises:
         HeadError: if the saved head does not fit, or there is none and the run does not train one.
     """
-    wanted = head_config(config, processor, data_args, finetuning_args)
-    hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
-    found = find_head(head_places(model_args), **hub)
-    if found is not None:
-        where, head = found
-        if not is_trainable:  # what a head says about itself is how it must be read
-            wanted = replace(wanted, input=head.config.input, direction=head.config.direction, scale=head.config.scale)
-        head.config.check_fits(wanted, where)
-        logger.info_rank0(f"Motion head: loaded from {where}.")
+    head = saved_head(config, processor, model_args, data_args, finetuning_args, is_trainable)
+    if head is not None:
         return head
+    wanted = head_config(config, processor, data_args, finetuning_args)
     if not is_trainable:
         raise HeadError(
             f"{head_places(model_args)[0]} has no motion head: train one, or leave train_on_video_tokens and the loss "
@@ -298,6 +310,27 @@ def make_head(
         )
     logger.info_rank0(f"Motion head: new, {wanted.hidden_size} -> {wanted.token_width}, reads {wanted.input}.")
     return MotionHead(wanted)
+
+
+def saved_head(
+    config: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool = False
+) -> MotionHead | None:
+    """Load the head beside the last adapter or the model; None where there is none.
+
+    Raises:
+        HeadError: if it does not fit.
+    """
+    wanted = head_config(config, processor, data_args, finetuning_args)
+    hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
+    found = find_head(head_places(model_args), **hub)
+    if found is None:
+        return None
+    where, head = found
+    if not is_trainable:  # a head is read as its own configuration has it
+        wanted = replace(wanted, input=head.config.input, direction=head.config.direction, scale=head.config.scale)
+    head.config.check_fits(wanted, where)
+    logger.info_rank0(f"Motion head: loaded from {where}.")
+    return head
 
 
 def prepare_parameters(model: Any, finetuning_args: MotionFinetuningArguments, is_trainable: bool) -> None:
@@ -311,17 +344,15 @@ def prepare_parameters(model: Any, finetuning_args: MotionFinetuningArguments, i
             )
 
 
-def say_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args: Any) -> None:
-    """Say once which of the special tokens that the data uses have embedding rows that will not train."""
+def log_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args: Any) -> None:
+    """Log which of the special tokens that the data uses have embedding rows that will not train."""
     embeddings = model.get_input_embeddings()
     if any(parameter.requires_grad for parameter in embeddings.parameters()):
         return
     added = set(tokenizer.get_added_vocab())
     plugin = template.mm_plugin
     used = {plugin.video_token, plugin.vision_bos_token, plugin.vision_eos_token, tokenizer.eos_token}
-    for formatter in (template.format_user, template.format_assistant, template.format_system):
-        text = "".join(slot for slot in formatter.slots if isinstance(slot, str))
-        used |= {token for token in added if token in text}
+    used |= special_tokens_of(template, added)
     tokens = ", ".join(sorted(used & added, key=tokenizer.convert_tokens_to_ids))
     if finetuning_args.finetuning_type in ("lora", "oft"):
         key = "additional_target: embed_tokens,lm_head"

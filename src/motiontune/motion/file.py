@@ -111,7 +111,8 @@ def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
                 vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
                 if "direction" in loaded and str(loaded["direction"]) != direction:
                     raise MotiontuneError(
-                        f"{path}: has motion of the {loaded['direction']}, motion_target is {direction}: extract again"
+                        f"{path}: has motion of the {loaded['direction']}, motion_direction is {direction}: "
+                        f"extract again"
                     )
                 # else vectors on a patch grid of another size would pass for dense ones
                 size = loaded["size"].tolist() if "size" in loaded else None

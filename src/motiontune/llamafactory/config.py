@@ -1,0 +1,149 @@
+"""Reads a run's configuration, and refuses keys and values that LLaMA-Factory would take without a word."""
+
+import functools
+import json
+import os
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from motiontune.errors import ConfigError, in_one_line, nearest
+from motiontune.llamafactory.arguments import OWN_KEYS, RENAMED_KEYS
+from motiontune.llamafactory.names import get_logger
+
+
+logger = get_logger(__name__)
+
+
+def check_keys(args: Any, classes: list[type]) -> None:
+    """Refuse unknown keys.
+
+    Raises:
+        ConfigError: naming the key and the nearest known one.
+    """
+    if os.environ.get("ALLOW_EXTRA_ARGS", "").lower() in ("true", "1", "y"):
+        return
+    known = {field.name for cls in classes for field in fields(cls) if field.init}
+    if isinstance(args, dict):
+        given = list(args)
+    else:
+        given = [arg[2:].split("=")[0].replace("-", "_") for arg in args or [] if str(arg).startswith("--")]
+        known |= {"help"} | {f"no_{name}" for name in known}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
+
+
+def with_new_names(args: Any) -> Any:
+    """Give keys that were renamed the names that they have now, and log each once.
+
+    Args:
+        args: the keys of a YAML, or a list of command-line arguments.
+
+    Returns:
+        The same, with the new names.
+
+    Raises:
+        ConfigError: if a key is given under both names.
+    """
+    if isinstance(args, list):
+        return [_renamed_option(arg) for arg in args]
+    if not isinstance(args, dict):
+        return args
+    for old, new in RENAMED_KEYS.items():
+        if old in args and new in args:
+            raise ConfigError(f"{old} is called {new} now, and both are given: leave {old} out")
+    return {_renamed(key) if key in RENAMED_KEYS else key: value for key, value in args.items()}
+
+
+def _renamed_option(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    key = name.removeprefix("--").replace("-", "_")
+    return f"--{_renamed(key)}{equals}{value}" if name.startswith("--") and key in RENAMED_KEYS else arg
+
+
+@functools.cache
+def _renamed(old: str) -> str:
+    logger.warning_rank0(f"`{old}` is called `{RENAMED_KEYS[old]}` now. The old name still works.")
+    return RENAMED_KEYS[old]
+
+
+def clean_values(args: Any, classes: list[type]) -> Any:
+    """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
+
+    Returns:
+        The arguments, with numbers that are text (such as 1e-4, to YAML 1.1) as numbers.
+
+    Raises:
+        ConfigError: naming the key and what it may be.
+    """
+    if not isinstance(args, dict):
+        return args  # the command line's parser converts, and refuses what it cannot
+    cleaned = dict(args)
+    for cls in classes:
+        hints = get_type_hints(cls)
+        for field in fields(cls):
+            if field.init and field.name in args:
+                cleaned[field.name] = _clean_value(field.name, args[field.name], hints[field.name])
+    return cleaned
+
+
+def _clean_value(key: str, value: Any, hint: Any) -> Any:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None or isinstance(value, Enum):
+        if key in OWN_KEYS and NoneType not in options:
+            raise ConfigError(f"{key}: has no value")
+        return value
+    literal = next((get_args(option) for option in options if get_origin(option) is Literal), None)
+    enum = next((option for option in options if isinstance(option, type) and issubclass(option, Enum)), None)
+    if value is False and enum and "no" in [member.value for member in enum]:
+        return "no"  # which YAML 1.1 reads as false
+    if literal or (enum and str not in options):
+        choices = literal or tuple(member.value for member in enum)  # type: ignore[union-attr]
+        if value not in choices:
+            raise ConfigError(f"{key}: {value!r} is none of {', '.join(choices)}" + nearest(str(value), choices))
+    elif isinstance(value, str) and set(options) <= {bool, int, float, NoneType}:
+        if bool in options:
+            raise ConfigError(f"{key}: {value!r} is text, it must be true or false (without quotes)")
+        try:
+            return int(value) if int in options else float(value)
+        except ValueError:
+            kind = "a whole number" if int in options else "a number"
+            raise ConfigError(f"{key}: {value!r} is not {kind}") from None
+    return value
+
+
+def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
+    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return other arguments as they are.
+
+    Raises:
+        ConfigError: if the file is missing or cannot be parsed, or what follows it is not `key=value`.
+    """
+    if not argv or not argv[0].endswith((".yaml", ".yml", ".json")):
+        if argv and not argv[0].startswith("-"):
+            raise ConfigError(f"{argv[0]}: must be a .yaml, .yml or .json file, or arguments as --key value")
+        return argv
+    if "--help" in argv or "-h" in argv:
+        return ["--help"]
+    file = Path(argv[0])
+    for override in argv[1:]:
+        if override.startswith("-") or "=" not in override:
+            raise ConfigError(f"{override!r}: after a file, keys are written as key=value")
+    try:
+        config = (
+            OmegaConf.create(json.loads(file.read_text("utf-8"))) if file.suffix == ".json" else OmegaConf.load(file)
+        )
+        overrides = OmegaConf.from_cli(argv[1:])
+        if not isinstance(config, DictConfig):
+            raise ConfigError(f"{file}: must be a mapping of keys to values")
+        return OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)  # type: ignore[return-value]
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file") from None
+    except (OSError, json.JSONDecodeError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {in_one_line(error)}") from error

@@ -1,0 +1,198 @@
+"""Training with motion on a model's own processor: what `examples/plain_trainer.py` needs beside transformers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from motiontune.errors import ClipError, HeadError
+from motiontune.model.families import grids_of
+from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
+from motiontune.model.head import MotionHeadConfig, load_head
+from motiontune.model.losses import IGNORE_INDEX
+from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import needs_vectors
+from motiontune.training.batch import ReadClip, add_motion, batch_or_error
+from motiontune.training.prediction import generate_with_motion
+from motiontune.training.settings import MotionSettings, TargetSettings
+from motiontune.video.clip import Clip, read_clip
+
+
+Sample = tuple[str, str, str] | tuple[str, str, str, int]
+"""A clip's file, a question, the answer; and in evaluation the number of the sample in its data set."""
+
+_PER_TOKEN = {"input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0}
+"""What has one number per token, and with which number it is padded."""
+
+
+def attach_motion(
+    model: PreTrainedModel,
+    processor: Any,
+    settings: MotionSettings | None = None,
+    *,
+    reads: str = "last_hidden",
+    direction: Direction = "past",
+    scale: float = 1.0,
+) -> TargetSettings:
+    """Put a new motion head into a model, in place.
+
+    Args:
+        model: a supported Qwen-VL for conditional generation.
+        processor: the model's.
+        settings: those of the trainer.
+        reads: hidden states that the head reads: "last_hidden", "layer:K" or "projector".
+        direction: of the motion, "past" or "future".
+        scale: targets are pixels of the resized frame, divided by patch size * scale.
+
+    Returns:
+        The settings of `MotionCollator` that fit the head.
+
+    Raises:
+        ConfigError: if the model is not supported, or has not the layer that the head is to read.
+    """
+    settings = settings or MotionSettings()
+    tap_depth(reads, model.config.text_config.num_hidden_layers)
+    head = MotionHeadConfig.for_model(model.config, processor, reads, direction, scale)
+    attach_head(model, head, MotionObjective(settings.loss_type, settings.with_text, weight=settings.loss_weight))
+    if not settings.with_text:
+        freeze_unused(model)
+    return TargetSettings(head, MotionOptions(direction=direction))
+
+
+def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
+    """Load a model that was saved with its motion head.
+
+    Args:
+        where: a folder or hub repository.
+        options: more arguments of `from_pretrained`.
+
+    Raises:
+        HeadError: if there is no motion head, or it cannot be read.
+    """
+    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(where, **options)
+    head = load_head(where)
+    if head is None:
+        raise HeadError(f"{where} has no motion head: load it with transformers")
+    attach_head(model, head)
+    return model
+
+
+@dataclass
+class MotionCollator:
+    """Makes batches of samples with a model's own processor, and puts the motion of their clips in.
+
+    Frames are sampled here, and resized by the processor: its `video_processor.size` bounds them.
+
+    Args:
+        processor: the model's, with a chat template.
+        settings: what the targets are; `attach_motion` returns those that fit.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
+    """
+
+    processor: Any
+    settings: TargetSettings
+    fps: float = 2.0
+    max_frames: int = 128
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        return batch_or_error(self._batch, samples)
+
+    def _batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows, clips, numbers, skipped = [], [], [], []
+        for path, question, answer, *number in samples:
+            try:
+                clip = self.read(path)
+            except ClipError as error:
+                if self.settings.raise_on_error:
+                    raise
+                skipped.append(str(error))
+                clip = None
+            clips += [] if clip is None else [ReadClip(len(rows), clip)]
+            rows.append(self._row(clip, question, "" if clip is None else answer))
+            numbers.append(number[0] if number else None)
+        batch = _stacked(rows, self.processor.tokenizer.pad_token_id)
+        add_motion(batch, clips, grids_of(batch, self.processor), self.settings, numbers, skipped)
+        return batch
+
+    def read(self, path: str | Path) -> Clip:
+        """Decode a clip, with what its motion needs.
+
+        Raises:
+            ClipError: if it cannot be read.
+        """
+        return read_clip(
+            str(path), self.fps, self.max_frames, with_vectors=needs_vectors(self.settings.options.source)
+        )
+
+    def prompt(self, clip: Clip | None, question: str) -> dict[str, Tensor]:
+        """Tokenize a question about a clip, ready for the answer: the inputs of `generate()`."""
+        content: list[dict[str, str]] = [] if clip is None else [{"type": "video"}]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        options: dict[str, Any] = {"return_tensors": "pt", "return_mm_token_type_ids": True}
+        if clip is None:
+            return dict(self.processor(text=[text], **options))
+        metadata = {
+            "total_num_frames": clip.info.frames,
+            "fps": clip.info.average_rate,
+            "duration": clip.info.duration,
+            "frames_indices": clip.indices.tolist(),
+        }
+        options |= {"videos": [clip.frames], "video_metadata": [metadata], "do_sample_frames": False}
+        return dict(self.processor(text=[text], **options))
+
+    def _row(self, clip: Clip | None, question: str, answer: str) -> dict[str, Tensor]:
+        """The inputs and labels of one sample; no label without an answer."""
+        tokenizer = self.processor.tokenizer
+        row = self.prompt(clip, question)
+        text = answer + tokenizer.eos_token if answer else ""
+        ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids, dtype=torch.int64)
+        row["labels"] = torch.cat([torch.full_like(row["input_ids"][0], IGNORE_INDEX), ids])[None]
+        more = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
+        return row | {name: torch.cat([row[name], value[None].to(row[name].dtype)], 1) for name, value in more.items()}
+
+
+def _stacked(rows: list[dict[str, Tensor]], pad: int) -> dict[str, Any]:
+    """Pad what has a number per token to one length, and put everything else one after the other."""
+    batch: dict[str, Any] = {}
+    paddings = _PER_TOKEN | {"input_ids": pad, "labels": IGNORE_INDEX}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        parts = [row[name] for row in rows if name in row]
+        if name in paddings:
+            batch[name] = pad_sequence([part[0] for part in parts], batch_first=True, padding_value=paddings[name])
+        else:
+            batch[name] = torch.cat(parts)
+    return batch
+
+
+@torch.no_grad()
+def predict(
+    model: PreTrainedModel, collator: MotionCollator, video: str | Path, question: str, **generation: Any
+) -> tuple[str, MotionField]:
+    """Answer a question about a clip and predict its motion, out of one forward pass.
+
+    Args:
+        model: as `load_motion_model` returns it.
+        collator: reads the clip as in training.
+        video: the clip.
+        question: about it.
+        generation: more arguments of `generate()`.
+
+    Raises:
+        ClipError: if the clip cannot be read.
+        HeadError: if the head is of another geometry than the processor.
+    """
+    clip = collator.read(video)
+    inputs = {name: tensor.to(model.device) for name, tensor in collator.prompt(clip, question).items()}
+    (grid,) = grids_of(inputs, collator.processor)
+    head: Any = model.motion_head
+    tokens, field = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)
+    answer = tokens[0, inputs["input_ids"].shape[1] :]
+    return collator.processor.tokenizer.decode(answer, skip_special_tokens=True).strip(), field
