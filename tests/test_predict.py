@@ -11,7 +11,7 @@ import torch
 import training
 from commands import command, refused
 from motiontune import MotionModel
-from motiontune.drawing.sheets import printable
+from motiontune.drawing.text import printable
 from motiontune.errors import ConfigError, HeadError, MotiontuneError
 from motiontune.evaluation.comparison import load_predictions
 from motiontune.motion.options import MotionOptions

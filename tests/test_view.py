@@ -20,8 +20,9 @@ from commands import command, refused
 from motiontune import MotionModel
 from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.motion.options import MotionOptions
+from motiontune.viewer.controls import Settings
 from motiontune.viewer.library import Library
-from motiontune.viewer.page import Settings, serving
+from motiontune.viewer.server import serving
 
 
 BROWSERS, DRIVERS = ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)

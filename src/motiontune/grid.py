@@ -42,6 +42,20 @@ class VideoGrid:
         frames, rows, cols = (int(number) for number in thw)
         return cls(frames * temporal_patch, rows, cols, patch, merge, temporal_patch)
 
+    @classmethod
+    def for_size(cls, frames: int, height: int, width: int, patch: int = 14, merge: int = 2) -> "VideoGrid":
+        """Build the grid of frames of some size, for no model in particular and without padding in time.
+
+        Args:
+            frames: number of frames.
+            height: of a frame in pixels; both sides are rounded to whole tokens of `merge` patches.
+            width: of a frame in pixels.
+            patch: side of a patch in pixels.
+            merge: patches per token along each side.
+        """
+        rows, cols = (max(1, round(side / (patch * merge))) * merge for side in (height, width))
+        return cls(frames, rows, cols, patch, merge, temporal_patch=1)
+
     @property
     def height(self) -> int:
         """Height in pixels of the frame that the vision encoder sees."""

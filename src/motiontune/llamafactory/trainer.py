@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import EvalPrediction
 from typing_extensions import override
 
-from motiontune.drawing.sheets import contact_sheet, save_png
+from motiontune.drawing.images import save_png
+from motiontune.drawing.panels import comparison_panels
+from motiontune.drawing.sheets import comparison_rows, contact_sheet
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.llamafactory.collator import VideoRecord
@@ -29,7 +31,6 @@ from motiontune.model.head import save_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
-from motiontune.runs.page import prediction_rows
 from motiontune.targets import from_tokens, tokens_to_vectors
 
 
@@ -318,7 +319,10 @@ class MotionTrainer(CustomSeq2SeqTrainer):
         rows = []
         for (sample, _), (frames, comparison) in sorted(pictured.items(), key=lambda item: item[0]):
             name = f"{sample}: {Path(comparison.path).name}"
-            rows += prediction_rows(name, frames, comparison, PICTURE_WIDTH)
+            panels = comparison_panels(comparison.predicted, comparison.valid, comparison.target)
+            grid = comparison.grid
+            padding = grid.temporal_patch - 1
+            rows += comparison_rows(name, frames, comparison.times, panels, grid.patch, padding, PICTURE_WIDTH)
         sheet = contact_sheet(rows, PICTURE_COLUMNS, PICTURE_WIDTH)
         step = self.state.global_step
         save_png(Path(self.args.output_dir, PICTURES_FOLDER, f"{prefix}-{step:06d}.png"), sheet)

@@ -4,26 +4,26 @@ Pictures, curves and style are inside the file. It holds no script, follows the 
 prints.
 """
 
-import base64
 import itertools
 import json
 import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.drawing.arrows import STILL_PIXELS
 from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
-from motiontune.drawing.sheets import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
+from motiontune.drawing.images import data_uri
+from motiontune.drawing.panels import comparison_panels
+from motiontune.drawing.sheets import SheetCell, SheetRow, comparison_rows, draw_cells, row_length
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import SECTORS
 from motiontune.runs.folder import without_secrets
@@ -34,7 +34,6 @@ COLUMNS = 6
 
 _CELL_WIDTH = 260  # about half as large again as it is shown, for dense screens
 _CELL_AREA = 36_000  # pixels: a tall clip gets narrower frames, so that every clip costs about the same
-_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
 _CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
@@ -147,14 +146,9 @@ def prediction_rows(
         prediction: of the same clip.
         cell_width: width of a frame in pixels.
     """
-    sized = frames_on_grid(frames, prediction.grid)
-    valid, times, patch = prediction.valid, prediction.times, prediction.grid.patch
-    said = SheetRow(f"{name} · predicted", sized, prediction.predicted, valid, times, patch)
-    if prediction.target is None:
-        return [said]
-    true = SheetRow(f"{name} · target", sized, prediction.target, valid, times, patch)
-    length = row_length(true, cell_width)
-    return [replace(true, length=length), replace(said, length=length)]
+    panels = comparison_panels(prediction.predicted, prediction.valid, prediction.target)
+    grid, times = prediction.grid, prediction.times
+    return comparison_rows(name, frames, times, panels, grid.patch, grid.temporal_patch - 1, cell_width)
 
 
 # The headline
@@ -378,13 +372,6 @@ def _captions(expected: str | None, said: str | None) -> str:
 
 
 # Small parts
-
-
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """The picture as PNG, or as JPEG where film would make that several times as large."""
-    png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
-    kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _figure(picture: str, caption: str) -> str:

@@ -77,6 +77,19 @@ class Clip:
     info: VideoInfo
     codec_motion: CodecMotion | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        count, height, width = self.frames.shape[:3]
+        end = f" to {self.times[-1]:.2f} s" if count else ""
+        vectors = ", with vectors" if self.codec_motion is not None else ""
+        return f"Clip({self.path!r}, {count} frames of {width}x{height} px{end}, {self.info.codec}{vectors})"
+
+    def _repr_png_(self) -> bytes:
+        """The frames, for notebooks."""
+        from motiontune.drawing.images import encode_image  # reading does not wait for drawing
+        from motiontune.drawing.sheets import frame_sheet
+
+        return encode_image(frame_sheet(self.path, self.frames, self.times), ".png")
+
 
 def probe(path: str) -> VideoInfo:
     """Read a file's header; count its packets where the header has no frame count (WebM, MKV, TS, raw H.264).
