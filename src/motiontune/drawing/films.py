@@ -17,17 +17,13 @@ from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.drawing.panels import Panel, Show, long_motion
 from motiontune.drawing.text import printable, shorten, write_texts
+from motiontune.files import write_whole
 
 
-MAX_HEIGHT, MIN_HEIGHT, MAX_WIDTH = 480, 240, 1280
-"""Frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels."""
-
-SAMPLED_WIDTH = 960
-"""`MAX_WIDTH` of films of the sampled frames, which are seen in a page."""
-
-PREVIEW_WIDTH = 480
-"""Width of each half of a preview in pixels, about."""
-
+# frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels
+_MAX_HEIGHT, _MIN_HEIGHT, _MAX_WIDTH = 480, 240, 1280
+_SAMPLED_WIDTH = 960  # instead, of films of the sampled frames, which are seen in a page
+_PREVIEW_WIDTH = 480  # of each half of a preview
 _SPACING, _PREVIEW_SPACING = 20, 16  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
 _HEAD = _LINE + 6
@@ -38,7 +34,7 @@ Picture = NDArray[np.uint8]
 
 
 def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quality: int = 25) -> int:
-    """Write pictures as H.264, whole or not at all.
+    """Write pictures as H.264 in MP4, whole or not at all.
 
     Args:
         path: the film to write.
@@ -52,30 +48,23 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
     Raises:
         ValueError: without a picture.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     frame_rate = Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001)
+    options = {"crf": str(quality), "preset": "ultrafast"}
     count = 0
-    try:
-        with av.open(str(unfinished), "w") as film:
-            # PyAV's types do not tell a stream of video from others by the codec's name
-            stream: Any = film.add_stream(
-                "libx264", rate=frame_rate, options={"crf": str(quality), "preset": "ultrafast"}
-            )
-            stream.pix_fmt = "yuv420p"
-            for picture in pictures:
-                even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-                if count == 0:  # the encoder is opened with the first picture, and has its size from then on
-                    stream.height, stream.width = even.shape[:2]
-                planes = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-                count += 1
-            if count == 0:
-                raise ValueError(f"{path}: a film needs a picture")
-            film.mux(stream.encode(None))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with write_whole(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as film:
+        # PyAV's types do not tell a stream of video from others by the codec's name
+        stream: Any = film.add_stream("libx264", rate=frame_rate, options=options)
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+            if count == 0:  # the encoder is opened with the first picture, and has its size from then on
+                stream.height, stream.width = even.shape[:2]
+            planes = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            count += 1
+        if count == 0:
+            raise ValueError(f"{path}: a film needs a picture")
+        film.mux(stream.encode(None))
     return count
 
 
@@ -135,9 +124,9 @@ def write_sampled_overlay(
         The number of frames that were written.
     """
     width, height = (frames.shape[2], frames.shape[1]) if size is None else size
-    size = frame_size(width, height, min(columns or len(panels), len(panels)), SAMPLED_WIDTH)
+    size = frame_size(width, height, min(columns or len(panels), len(panels)), _SAMPLED_WIDTH)
     sized = (np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8) for frame in frames)
-    return write_overlay(path, enumerate(sized), rate_of(times), panels, patch, text=text, columns=columns)
+    return write_overlay(path, enumerate(sized), _rate_of(times), panels, patch, text=text, columns=columns)
 
 
 def write_preview(
@@ -161,7 +150,7 @@ def write_preview(
     Returns:
         The number of frames that were written.
     """
-    scale = max(PREVIEW_WIDTH / frames.shape[2], 0.5)
+    scale = max(_PREVIEW_WIDTH / frames.shape[2], 0.5)
     every = max(1, round(_PREVIEW_SPACING / (patch * scale)))
     length, longest = arrow_length(vectors, valid, patch * every), long_motion(vectors[valid])
 
@@ -172,10 +161,10 @@ def write_preview(
             colours = cv2.resize(colours, arrows.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             yield np.concatenate([arrows, np.asarray(colours, np.uint8)], axis=1)
 
-    return write_film(path, pictures(), rate_of(times), quality=18)
+    return write_film(path, pictures(), _rate_of(times), quality=18)
 
 
-def frame_size(width: int, height: int, columns: int = 1, widest: int = MAX_WIDTH) -> tuple[int, int]:
+def frame_size(width: int, height: int, columns: int = 1, widest: int = _MAX_WIDTH) -> tuple[int, int]:
     """How large frames of a clip are drawn, side by side: even (width, height) in pixels.
 
     Args:
@@ -185,11 +174,11 @@ def frame_size(width: int, height: int, columns: int = 1, widest: int = MAX_WIDT
         widest: the whole film's width.
     """
     aspect = width / height
-    drawn = int(min(np.clip(height, MIN_HEIGHT, MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
+    drawn = int(min(np.clip(height, _MIN_HEIGHT, _MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
     return max(2, round(aspect * drawn / 2) * 2), drawn
 
 
-def rate_of(times: NDArray[np.float64]) -> float:
+def _rate_of(times: NDArray[np.float64]) -> float:
     """Frames per second of frames at these times, float64 [F] seconds: by the median of the spans between them."""
     spans = np.diff(times)
     return 1 / float(np.median(spans)) if len(spans) and np.median(spans) > 0 else 1.0

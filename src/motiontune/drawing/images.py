@@ -1,13 +1,14 @@
 """Pictures as files, as bytes and inside of a page."""
 
 import base64
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from motiontune.files import write_bytes
 
 
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
@@ -16,13 +17,7 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMW
 def save_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
     """Write uint8 [h, w, 3] RGB as PNG, whole or not at all, and return where it is. Its folder is made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(encode_image(image, ".png"))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(path, encode_image(image, ".png"))
     return path
 
 

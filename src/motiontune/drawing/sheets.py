@@ -13,9 +13,7 @@ from motiontune.drawing.panels import Panel, long_motion
 from motiontune.drawing.text import shorten, text_width, write_texts
 
 
-CELL_WIDTH = 240
-"""Width of a frame on the sheet, in pixels. Small frames are enlarged by a whole factor, up to about this."""
-
+_CELL_WIDTH = 240  # of a frame on the sheet, in pixels; small frames are enlarged by a whole factor, up to about this
 _MIN_SPACING = 19  # pixels between arrows on the sheet; closer than this they hide each other
 _MARGIN, _GAP = 18, 8
 _MIN_WIDTH = 440  # the legend's text must fit
@@ -135,7 +133,7 @@ def comparison_rows(
     panels: Sequence[Panel],
     patch: int,
     padding: int = 0,
-    cell_width: int = CELL_WIDTH,
+    cell_width: int = _CELL_WIDTH,
 ) -> list[SheetRow]:
     """Motion of one clip in rows below each other, with arrows of the same length: those that suit the first.
 
@@ -174,7 +172,7 @@ def choose_frames(valid: NDArray[np.bool_], columns: int) -> list[int]:
     return [int(index) for index in shown[np.round(picks).astype(int)]]
 
 
-def row_length(row: SheetRow, cell_width: int = CELL_WIDTH) -> float:
+def row_length(row: SheetRow, cell_width: int = _CELL_WIDTH) -> float:
     """The factor by which a row's arrows are longer than the motion."""
     if row.length is not None:
         return row.length
@@ -182,7 +180,7 @@ def row_length(row: SheetRow, cell_width: int = CELL_WIDTH) -> float:
     return arrow_length(row.vectors, row.valid, spacing)
 
 
-def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = CELL_WIDTH) -> list[SheetCell]:
+def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = _CELL_WIDTH) -> list[SheetCell]:
     """Draw at most `columns` frames of a row, evenly chosen, each about `cell_width` pixels wide."""
     scale, length = _scale(row, cell_width), row_length(row, cell_width)
     every = _every(row, scale)
@@ -198,7 +196,7 @@ def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = CELL_WIDTH) ->
     ]
 
 
-def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = CELL_WIDTH) -> NDArray[np.uint8]:
+def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = _CELL_WIDTH) -> NDArray[np.uint8]:
     """Lay rows of frames out below each other, with title, times and a legend.
 
     Args:
@@ -225,7 +223,7 @@ def colour_sheet(
     valid: NDArray[np.bool_],
     times: NDArray[np.float64],
     columns: int = 8,
-    cell_width: int = CELL_WIDTH,
+    cell_width: int = _CELL_WIDTH,
 ) -> NDArray[np.uint8]:
     """Lay motion out in the colours of the wheel, without frames: uint8 [height, width, 3], RGB.
 
@@ -250,7 +248,7 @@ def colour_sheet(
 
 
 def frame_sheet(
-    title: str, frames: NDArray[np.uint8], times: NDArray[np.float64], columns: int = 8, cell_width: int = CELL_WIDTH
+    title: str, frames: NDArray[np.uint8], times: NDArray[np.float64], columns: int = 8, cell_width: int = _CELL_WIDTH
 ) -> NDArray[np.uint8]:
     """Lay frames uint8 [F, h, w, 3] out without motion, at most `columns` of them: uint8 [height, width, 3], RGB."""
     picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import mistakes
+from motiontune.files import write_text
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -23,7 +23,7 @@ EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
 STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
 
-PACKAGES = (
+_PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
 )
 
@@ -76,7 +76,7 @@ def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """What runs here: installed packages that matter, Python, the platform, and the GPU where torch is loaded."""
     found = {}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -111,11 +111,8 @@ def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: in
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
     runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{RUNS}.{os.getpid()}.tmp"
     text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
-    unfinished.write_text(text + "\n", "utf-8")
-    unfinished.replace(folder / RUNS)
+    write_text(folder / RUNS, text + "\n")
 
 
 def read_runs(folder: Path) -> list[Run]:

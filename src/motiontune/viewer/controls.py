@@ -18,9 +18,7 @@ from motiontune.viewer.pieces import compare, describe, player, source_table, st
 from motiontune.viewer.views import View, clip_view, prediction_view, sources_view
 
 
-ROWS = 200
-"""Clips in the table at a time: more would be slow to send, and nobody reads them."""
-
+_ROWS = 200  # clips in the table at a time: more would be slow to send, and nobody reads them
 _KEPT_FILMS = 40
 
 
@@ -93,12 +91,12 @@ class Viewer:
         chosen = choose(clips, measured, kind, limits, words)
         known = sum(clip.path in measured for clip in clips)
         line = f"{len(chosen):,} of {len(clips):,} clips" + (
-            f", the first {ROWS} are listed" if len(chosen) > ROWS else ""
+            f", the first {_ROWS} are listed" if len(chosen) > _ROWS else ""
         )
         line += f" · motion of {known:,} measured with {source}" if known else ""
         if kind != "all" and known < len(clips):
             line += f" · {len(clips) - known:,} are not measured yet and cannot be listed here"
-        return [_row(number, clips[number], measured.get(clips[number].path)) for number in chosen[:ROWS]], status(
+        return [_row(number, clips[number], measured.get(clips[number].path)) for number in chosen[:_ROWS]], status(
             line
         )
 
