@@ -129,7 +129,7 @@ def test_a_field_is_drawn_on_frames_of_any_size():
     grid = VideoGrid.for_size(*clip.frames.shape[:3])
     field = motion_of(clip, grid)
     drawn, black = (np.asarray(field.plot(frames, patch=grid.patch)) for frames in (clip.frames, 0 * clip.frames))
-    assert drawn.shape == black.shape and black[40:200].std() < drawn[40:200].std()
+    assert drawn.shape == black.shape and 0.3 < (drawn != black).any(axis=-1).mean() < 1
     sized = np.stack([cv2.resize(frame, (grid.width, grid.height)) for frame in 0 * clip.frames])
     np.testing.assert_array_equal(np.asarray(field.plot(sized)), black)  # of the grid's size, the patch is known
     with pytest.raises(ValueError, match="frames do not fit"):

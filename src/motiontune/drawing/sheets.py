@@ -244,7 +244,9 @@ def colour_sheet(
         colours = flow_to_rgb(vectors[index], longest, valid[index])
         image = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_NEAREST), np.uint8)
         cells.append(SheetCell(index, float(times[index]), image))
-    return _lay_out([(title, f"full colour: {longest:.1f} px", cells)])
+    return _lay_out(
+        [(title, f"full colour: {longest:.1f} px", cells)], "colour: direction · pale: short · grey: no vector"
+    )
 
 
 def frame_sheet(
@@ -257,16 +259,19 @@ def frame_sheet(
     for index in picks.tolist():
         image = np.asarray(cv2.resize(frames[index], size, interpolation=cv2.INTER_AREA), np.uint8)
         cells.append(SheetCell(index, float(times[index]), image))
-    return _lay_out([(title, f"{len(picks)} of {len(frames)} frames", cells)], legend=False)
+    return _lay_out([(title, f"{len(picks)} of {len(frames)} frames", cells)], legend=None)
 
 
-def _lay_out(strips: Sequence[tuple[str, str, list[SheetCell]]], legend: bool = True) -> NDArray[np.uint8]:
-    """Strips of (title, note, cells) below each other, and the legend of motion."""
+def _lay_out(
+    strips: Sequence[tuple[str, str, list[SheetCell]]],
+    legend: str | None = "colour: direction · dot: less than 0.5 px · cross: no vector",
+) -> NDArray[np.uint8]:
+    """Strips of (title, note, cells) below each other, and the colour wheel with its legend."""
     widths = (sum(cell.image.shape[1] + _GAP for cell in cells) - _GAP for _, _, cells in strips)
     width = max(_MIN_WIDTH, *widths) + 2 * _MARGIN
     drawn = [_draw_strip(title, note, cells, width) for title, note, cells in strips]
     edge = np.full((_MARGIN // 2, width, 3), _PAPER, np.uint8)
-    return np.concatenate([edge, *drawn, *([_draw_legend(width)] if legend else []), edge])
+    return np.concatenate([edge, *drawn, *([] if legend is None else [_draw_legend(legend, width)]), edge])
 
 
 def _scale(row: SheetRow, cell_width: int) -> float:
@@ -301,10 +306,9 @@ def _draw_strip(title: str, note: str, cells: list[SheetCell], width: int) -> ND
     return write_texts(strip, texts)
 
 
-def _draw_legend(width: int) -> NDArray[np.uint8]:
+def _draw_legend(text: str, width: int) -> NDArray[np.uint8]:
     strip = np.full((_LEGEND_SIZE + 16, width, 3), _PAPER, np.uint8)
     strip[8 : 8 + _LEGEND_SIZE, _MARGIN : _MARGIN + _LEGEND_SIZE] = colour_wheel_legend(_LEGEND_SIZE)
-    text = "colour: direction · dot: less than 0.5 px · cross: no vector"
     left = _MARGIN + _LEGEND_SIZE + 12
     text = shorten(text, _NOTE_SIZE, width - left - _MARGIN)
     return write_texts(strip, [(left, 8 + (_LEGEND_SIZE - _NOTE_SIZE) / 2 - 2, text, _NOTE_SIZE, _FAINT)])

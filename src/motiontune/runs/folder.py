@@ -1,4 +1,7 @@
-"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch."""
+"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch.
+
+Any stands for what JSON holds: keys and values are the user's own, or the Trainer's.
+"""
 
 import importlib.metadata
 import json
@@ -184,7 +187,7 @@ def read_json(path: Path, missing: Any) -> Any:
 
 
 def read_texts(folder: Path) -> list[tuple[str, str]]:
-    """What was said and what should have been, of each sample; nothing where no text was predicted.
+    """The predicted and the expected text of each sample; nothing where no text was predicted.
 
     Raises:
         MotiontuneError: if the file is damaged.
@@ -198,7 +201,7 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters, and versions.
+    """Hyperparameters and versions from the Trainer's README.md, for a run that nothing else has noted.
 
     Raises:
         MotiontuneError: if the file cannot be read.

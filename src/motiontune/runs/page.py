@@ -1,7 +1,7 @@
 """One page that shows what a run has learnt: report.html, readable anywhere and without a network.
 
 Pictures, curves and style are inside the file. It holds no script, follows the reader's light or dark setting, and
-prints.
+prints. Any stands for what JSON holds: metrics and configurations are the user's own, or the Trainer's.
 """
 
 import itertools
@@ -94,9 +94,9 @@ def write_report(
             `eval_epe`, `eval_epe_moving` are drawn over `step`.
         clips: held-out clips, in the order in which they are shown.
         configuration: what the run was started with.
-        versions: names of packages, and whatever else says where the run took place.
+        versions: names of packages, and whatever else tells where the run took place.
         notes: a paragraph below the heading; an empty line starts another one.
-        answers: what was said and what should have been, of a run without motion.
+        answers: the predicted and the expected text of samples, of a run without motion.
         pictures: uint8 [h, w, 3], RGB, that evaluations drew, under what stands below them.
         folds: further folds, below the others.
 
@@ -288,7 +288,7 @@ def _clips_section(clips: Sequence[ReportClip]) -> str:
 
 
 def _answers_section(answers: Sequence[tuple[str, str]]) -> str:
-    articles = "".join(f"<article>{_captions(expected, said)}</article>" for said, expected in answers)
+    articles = "".join(f"<article>{_captions(expected, predicted)}</article>" for predicted, expected in answers)
     return f"<section><h2>The first answers</h2>{articles}</section>" if answers else ""
 
 
@@ -351,16 +351,16 @@ def _clip_numbers(prediction: MotionComparison) -> str:
     return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
 
 
-def _captions(expected: str | None, said: str | None) -> str:
+def _captions(expected: str | None, predicted: str | None) -> str:
     lines = []
     if expected:
         lines.append(f"<dt>expected</dt><dd>{escape(expected)}</dd>")
-    if said is not None:
+    if predicted is not None:
         mark = ""
         if expected:
-            same = said.strip() == expected.strip()
+            same = predicted.strip() == expected.strip()
             mark = " <mark class=same>exact</mark>" if same else " <mark class=other>differs</mark>"
-        lines.append(f"<dt>predicted</dt><dd>{escape(said) or '<i>nothing</i>'}{mark}</dd>")
+        lines.append(f"<dt>predicted</dt><dd>{escape(predicted) or '<i>nothing</i>'}{mark}</dd>")
     return f"<dl class=captions>{''.join(lines)}</dl>" if lines else ""
 
 

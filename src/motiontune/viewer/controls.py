@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from motiontune.commands.extract import Reader
 from motiontune.datasets.dataset_info import ClipOfSample
 from motiontune.drawing.panels import Show
 from motiontune.errors import MotiontuneError
 from motiontune.motion.options import MotionOptions
-from motiontune.viewer.library import Library, Limits, Measured, choose, reason
+from motiontune.viewer.library import Kind, Library, Limits, Measured, choose, reason
 from motiontune.viewer.model import Model, Prediction
 from motiontune.viewer.pieces import compare, describe, player, source_table, status
 from motiontune.viewer.views import View, clip_view, prediction_view, sources_view
@@ -77,8 +76,8 @@ class Viewer:
         return replace(self.settings.options, source=source)
 
     def rows(
-        self, name: str | None, kind: Any, words: str, still: float, invalid: float, source: str
-    ) -> tuple[list[list[Any]], str]:
+        self, name: str | None, kind: Kind, words: str, still: float, invalid: float, source: str
+    ) -> tuple[list[list[int | str]], str]:
         """The table of a data set's clips, filtered, and a line about it; `still` and `invalid` in percent."""
         if not name:
             return [], status("No data set: choose one, or drop a clip below.")
@@ -122,7 +121,9 @@ class Viewer:
         clips = self.library.clips(name) if name else []
         return clips[number] if 0 <= number < len(clips) else None
 
-    def open(self, chosen: ClipOfSample | None, show: Show, source: str) -> Iterator[tuple[Any, ...]]:
+    def open(
+        self, chosen: ClipOfSample | None, show: Show, source: str
+    ) -> Iterator[tuple[View | None, str, str, str, str, str]]:
         """Open a clip: (view, status, facts, player, details, answer)."""
         if chosen is None:
             yield None, status("Choose a clip in the table, or drop one."), "", "", "", ""
@@ -141,11 +142,13 @@ class Viewer:
         line = status(f"No motion: {view.problem}", "error") if view.problem else status("")
         yield view, line, facts, film, "", ""
 
-    def redraw(self, view: View | None, show: Show) -> Any:
+    def redraw(self, view: View | None, show: Show) -> str:
         """The film of a view, shown in another way."""
         return "" if view is None else player(self.films.draw(view, show), view.clip)
 
-    def ask(self, chosen: ClipOfSample | None, prompt: str, show: Show, source: str) -> Iterator[tuple[Any, ...]]:
+    def ask(
+        self, chosen: ClipOfSample | None, prompt: str, show: Show, source: str
+    ) -> Iterator[tuple[View | None, str, str | None, str, str]]:
         """Ask the model about a clip: (view, status, player, details, answer); None leaves what is there."""
         if chosen is None or self.model is None:
             yield None, status("Choose a clip first.", "error"), None, "", ""
@@ -155,8 +158,8 @@ class Viewer:
         try:
             self.library.check_allowed(chosen.path)
             prediction: Prediction | None = None
-            options = {"target": source, "max_new_tokens": self.settings.max_new_tokens}
-            for part in self.model.stream(chosen.path, prompt or self.settings.prompt, **options):
+            question, most = prompt or self.settings.prompt, self.settings.max_new_tokens
+            for part in self.model.stream(chosen.path, question, target=source, max_new_tokens=most):
                 if isinstance(part, str):
                     text = part
                     yield None, status("The model answers", "busy"), None, "", text
@@ -175,7 +178,9 @@ class Viewer:
             return status("This model has no motion head: it answers in text alone.", "error")
         return status(f"No target: {prediction.problem}", "error") if prediction.problem else status("")
 
-    def sources(self, chosen: ClipOfSample | None, show: Show, source: str) -> Iterator[tuple[Any, ...]]:
+    def sources(
+        self, chosen: ClipOfSample | None, show: Show, source: str
+    ) -> Iterator[tuple[View | None, str, str | None, str]]:
         """Compute all sources' motion of a clip: (view, status, player, details)."""
         if chosen is None:
             yield None, status("Choose a clip first.", "error"), None, ""
@@ -194,7 +199,7 @@ class Viewer:
             yield None, status(reason(chosen.path, error), "error"), None, ""
 
 
-def _row(number: int, clip: ClipOfSample, measured: Measured | None) -> list[Any]:
+def _row(number: int, clip: ClipOfSample, measured: Measured | None) -> list[int | str]:
     about, numbers = clip.answer, ["", "", "", ""]
     if measured is not None and measured.problem:
         about = f"✗ {measured.problem}"

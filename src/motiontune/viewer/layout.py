@@ -1,6 +1,6 @@
 """How the page is laid out, with Gradio, and which control does what."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ _HEADERS = ["#", "clip", "answer, or what is wrong", "moving %", "no vector %", 
 _WIDTHS: list[str | int] = ["52px", "136px", "232px", "92px", "110px", "86px", "120px"]
 
 
-def build(viewer: Viewer) -> Any:
+def build(viewer: Viewer) -> Any:  # Gradio's types are made while it is imported, which no checker can follow
     """Lay the page out: a `gradio.Blocks`."""
     import gradio as gr
 
@@ -29,7 +29,7 @@ def build(viewer: Viewer) -> Any:
     sources = [name for name in SOURCES if name != "raft"]
     if settings.options.source not in sources:
         sources.append(settings.options.source)
-    hidden: dict[str, Any] = {"show_progress": "hidden"}
+    hidden = {"show_progress": "hidden"}
     with gr.Blocks(
         title="motiontune view",
         theme=theme,
@@ -101,7 +101,7 @@ def build(viewer: Viewer) -> Any:
         shown = {"fn": viewer.open, "inputs": [chosen, show, source]}
         shown |= {"outputs": [view, line, facts, film, details, answer], **hidden}
 
-        def row_chosen(name: str | None, event: gr.SelectData) -> tuple[Any, Any]:
+        def row_chosen(name: str | None, event: gr.SelectData) -> tuple[ClipOfSample | None, Any]:
             clip = viewer.clip_of_row(name, int(event.row_value[0]))
             return clip, gr.skip() if clip is None or not clip.prompt else clip.prompt
 
@@ -112,10 +112,10 @@ def build(viewer: Viewer) -> Any:
         drop.upload(dropped, drop, chosen, **hidden).then(**shown)
         source.change(**listed).then(**shown)
 
-        def kept(steps: Any) -> Any:
+        def kept(steps: Callable[..., Iterator[tuple[object, ...]]]) -> Callable[..., Iterator[tuple[object, ...]]]:
             """Where a step has nothing for an output, what is there stays."""
 
-            def run(*inputs: Any) -> Iterator[Any]:
+            def run(*inputs: object) -> Iterator[tuple[object, ...]]:
                 for step in steps(*inputs):
                     yield tuple(gr.skip() if value is None else value for value in step)
 

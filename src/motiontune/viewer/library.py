@@ -215,5 +215,5 @@ def choose(
 
 
 def reason(path: str, error: Exception) -> str:
-    """What an error says of a clip, without the clip's path."""
+    """An error's message about a clip, without the clip's path."""
     return str(error).removeprefix(f"{path}: ")

@@ -1,7 +1,7 @@
 """What the viewer needs of a model. `motiontune.MotionModel` is one; the viewer does not know how it was trained."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from motiontune.drawing.panels import Panel
 from motiontune.evaluation.sums import MotionSums
@@ -55,5 +55,12 @@ class Model(Protocol):
     def has_head(self) -> bool:
         """Whether it predicts motion; else it gives text alone."""
 
-    def stream(self, video: str, prompt: str, **options: Any) -> "Iterator[str | Prediction]":
-        """Yield the text so far whenever it has grown, and at last the prediction; options are those of `predict`."""
+    def stream(self, video: str, prompt: str, *, target: str, max_new_tokens: int) -> Iterator[str | Prediction]:
+        """Yield the text so far whenever it has grown, and at last the prediction.
+
+        Args:
+            video: the clip.
+            prompt: the question.
+            target: the source to compare with, as `motion_source`.
+            max_new_tokens: at most so many tokens of text.
+        """

@@ -44,6 +44,7 @@ class _Guard:
     load nothing from elsewhere.
     """
 
+    # Any: ASGI has mappings whose values are of every kind, and its frameworks differ in their types for it
     def __init__(self, app: Any) -> None:
         self.app = app
 
@@ -83,7 +84,7 @@ def serving(
     model: Model | None = None,
     host: str = _LOCAL,
     port: int | None = None,
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, Thread]]:
     """Serve the page from a thread while the context lasts.
 
     Args:
