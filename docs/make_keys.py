@@ -1,6 +1,6 @@
 """Write docs/keys.md again from the help texts of motiontune's keys.
 
-    python docs/make_keys.py
+python docs/make_keys.py
 """
 
 from pathlib import Path

@@ -37,6 +37,7 @@ from real_clips import clip_folders
 # isort: split
 # All that is used of motiontune, beside what `training` uses
 from motiontune.clip import read_clip
+
 from motiontune.datasets.synthetic import true_motion, write_synthetic
 from motiontune.errors import MotiontuneError
 from motiontune.grid import VideoGrid, field_to_targets, field_to_weights

@@ -12,6 +12,7 @@ import pytest
 import training
 from make_clips import pan_clip
 from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, write_dataset
+from motiontune.drawing.panels import difference
 from motiontune.errors import ClipError, ConfigError
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
@@ -19,7 +20,7 @@ from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
 from motiontune.video.reader import FrameReader
 from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of
-from motiontune.viewer.scenes import clip_scene, difference, error_curve, sources_scene
+from motiontune.viewer.views import clip_view, error_curve, sources_view
 
 
 READER = FrameReader(fps=8.0)
@@ -186,7 +187,7 @@ def test_measuring_that_is_stopped_begins_no_other_clip(tmp_path):
     assert 1 <= len(library.measured) <= 2
 
 
-# ---- scenes ----
+# ---- views ----
 
 
 def frames_of(path: Path) -> tuple[np.ndarray, float]:
@@ -197,31 +198,31 @@ def frames_of(path: Path) -> tuple[np.ndarray, float]:
 
 @pytest.mark.parametrize("show", ["arrows", "colours", "none"])
 def test_the_film_of_a_clip_has_the_models_frames(show, tmp_path):
-    scene, measured = clip_scene(str(pan_clip("h264", ".mp4")), FrameReader(fps=4.0), OPTIONS)
-    pictures, rate = frames_of(scene.draw(tmp_path / "film.mp4", show))
-    assert len(pictures) == measured.frames == len(scene.clip.frames)
-    assert rate == pytest.approx(1 / np.median(np.diff(scene.clip.times)), rel=0.01)
-    plain, _ = frames_of(scene.draw(tmp_path / "plain.mp4", "none"))
+    view, measured = clip_view(str(pan_clip("h264", ".mp4")), FrameReader(fps=4.0), OPTIONS)
+    pictures, rate = frames_of(view.draw(tmp_path / "film.mp4", show))
+    assert len(pictures) == measured.frames == len(view.clip.frames)
+    assert rate == pytest.approx(1 / np.median(np.diff(view.clip.times)), rel=0.01)
+    plain, _ = frames_of(view.draw(tmp_path / "plain.mp4", "none"))
     changed = np.abs(pictures.astype(int) - plain).mean((1, 2, 3))
     assert changed[0] < 8 and (changed[1:].min() > 2) == (show != "none")
 
 
 def test_all_sources_stand_side_by_side(tmp_path):
-    *working_on, (scene, rows) = sources_scene(str(training.clips()[2]), READER, OPTIONS)
+    *working_on, (view, rows) = sources_view(str(training.clips()[2]), READER, OPTIONS)
     names = [name for name in SOURCES if name != "raft"]
     assert working_on == ["decoding", *names] and [row.source for row in rows] == names
     by_name = {row.source: row.measured for row in rows}
     assert "vp9" in by_name["codec"].problem and by_name["blockmatch"].source == "blockmatch"
     assert by_name["auto"].source == "blockmatch+flow" and by_name["flow"].mean_motion > 1
-    pictures, _ = frames_of(scene.draw(tmp_path / "film.mp4", "arrows"))
+    pictures, _ = frames_of(view.draw(tmp_path / "film.mp4", "arrows"))
     assert pictures.shape[1:3] == (2 * (26 + 240), 3 * 240)
 
 
 def test_a_clip_that_cannot_be_read_raises(broken):
     with pytest.raises(ClipError, match=r"broken\.mp4"):
-        clip_scene(str(broken), READER, OPTIONS)
+        clip_view(str(broken), READER, OPTIONS)
     with pytest.raises(ClipError, match=r"broken\.mp4"):
-        list(sources_scene(str(broken), READER, OPTIONS))
+        list(sources_view(str(broken), READER, OPTIONS))
 
 
 def test_the_error_over_time():
@@ -240,10 +241,11 @@ def test_the_error_over_time():
     for number, i in enumerate((0, 1, 3)):
         assert curve.error[number] == pytest.approx(np.linalg.norm(said[i] - true[i], axis=-1)[both[i]].mean())
         assert curve.no_motion[number] == pytest.approx(np.linalg.norm(true[i], axis=-1)[both[i]].mean())
-    np.testing.assert_array_equal(difference(*fields).valid, both)
+    one, other = fields
+    np.testing.assert_array_equal(difference(one.vectors, one.valid, other.vectors, other.valid)[1], both)
 
 
 def test_the_library_is_light_to_import():
-    code = "import sys, motiontune.viewer.page; assert not {'torch', 'llamafactory', 'gradio'} & set(sys.modules)"
+    code = "import sys, motiontune.viewer.server; assert not {'torch', 'llamafactory', 'gradio'} & set(sys.modules)"
     training.run_command("-c", code, env={"PATH": os.environ["PATH"]})
     assert isinstance(READER.read(str(MOVING), False), Clip)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from make_clips import pan_clip
-from motiontune.drawing.films import Panel, write_overlay
+from motiontune.drawing.films import frame_size, motion_between, write_film, write_overlay
+from motiontune.drawing.panels import Panel
 from motiontune.errors import ClipError
 from motiontune.motion.field import MotionField
 from motiontune.video.clip import read_clip
+from motiontune.video.frames import all_frames
 from motiontune.video.reader import FrameReader
 
 
@@ -29,6 +31,13 @@ def clip_and_field(direction="past", valid_frame=1, path=CLIP):
     return clip, grid, MotionField(vectors, valid, clip.times, "model", direction)
 
 
+def write_all(path, clip, grid, panels, direction="past", text=None):
+    """A film of every frame of a clip."""
+    size = frame_size(clip.info.width, clip.info.height, len(panels))
+    frames = motion_between(all_frames(clip.path, *size), clip.indices, direction)
+    return write_overlay(path, frames, clip.info.average_rate, panels, grid.patch, text=text)
+
+
 def frames_of(path: Path) -> np.ndarray:
     with av.open(str(path)) as film:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
@@ -44,10 +53,8 @@ def red(pictures: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("direction", ["past", "future"])
 def test_a_frame_shows_the_motion_of_the_pair_that_it_lies_in(direction, show, tmp_path):
     clip, grid, field = clip_and_field(direction)
-    nothing = replace(field, vectors=0 * field.vectors, valid=field.valid & False, confidence=0 * field.confidence)
-    count = write_overlay(
-        tmp_path / "film.mp4", clip, grid, [Panel("a", field, show), Panel("b", nothing, show)], "said"
-    )
+    panels = [Panel("a", field.vectors, field.valid, show), Panel("b", 0 * field.vectors, field.valid & False, show)]
+    count = write_all(tmp_path / "film.mp4", clip, grid, panels, direction, "said")
     pictures = frames_of(tmp_path / "film.mp4")
     assert count == len(pictures) == len(read_clip(str(CLIP), fps=1000).frames)
     first, then = clip.indices[:2] if direction == "past" else clip.indices[1:3]
@@ -61,10 +68,10 @@ def test_a_frame_shows_the_motion_of_the_pair_that_it_lies_in(direction, show, t
 
 def test_the_size_and_the_text(tmp_path):
     clip, grid, field = clip_and_field()
-    panels = [Panel("predicted", field)]
-    write_overlay(tmp_path / "short.mp4", clip, grid, panels, "said")
-    write_overlay(tmp_path / "none.mp4", clip, grid, panels, "")
-    write_overlay(tmp_path / "long.mp4", clip, grid, panels, "word \n\b" * 80)
+    panels = [Panel("predicted", field.vectors, field.valid)]
+    write_all(tmp_path / "short.mp4", clip, grid, panels, text="said")
+    write_all(tmp_path / "none.mp4", clip, grid, panels, text="")
+    write_all(tmp_path / "long.mp4", clip, grid, panels, text="word \n\b" * 80)
     short, none, long = (frames_of(tmp_path / f"{name}.mp4")[0] for name in ("short", "none", "long"))
     assert short.shape == none.shape == (26 + 240 + 52, 300, 3)  # a clip of 160 x 128, enlarged
     assert long.shape[0] > short.shape[0]
@@ -76,5 +83,14 @@ def test_no_half_film_is_left(tmp_path):
     (tmp_path / "gone.mp4").write_bytes(Path(CLIP).read_bytes()[:2000])
     broken = replace(clip, path=str(tmp_path / "gone.mp4"))
     with pytest.raises(ClipError, match=r"gone\.mp4"):
-        write_overlay(tmp_path / "film.mp4", broken, grid, [Panel("predicted", field)])
+        write_all(tmp_path / "film.mp4", broken, grid, [Panel("predicted", field.vectors, field.valid)])
     assert [path.name for path in tmp_path.iterdir()] == ["gone.mp4"]
+
+
+def test_a_film_has_an_even_size_and_at_least_a_picture(tmp_path):
+    picture = np.full((51, 65, 3), 90, np.uint8)
+    assert write_film(tmp_path / "film.mp4", [picture] * 3, rate=4.0) == 3
+    assert frames_of(tmp_path / "film.mp4").shape == (3, 50, 64, 3)
+    with pytest.raises(ValueError, match="needs a picture"):
+        write_film(tmp_path / "none.mp4", [], rate=4.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import training
 from commands import command, refused
 from motiontune import MotionModel
-from motiontune.drawing.sheets import printable
+from motiontune.drawing.text import printable
 from motiontune.errors import ConfigError, HeadError, MotiontuneError
 from motiontune.evaluation.comparison import load_predictions
 from motiontune.motion.options import MotionOptions
@@ -122,6 +123,12 @@ def test_pictures(model):
     assert both.width == arrows.width > colours.width and both.height > arrows.height
     wheel = {pixel for _, pixel in colours.getcolors(1 << 24)}
     assert len(wheel) > 20
+    assert repr(said).startswith(f"MotionPrediction({said.text!r}, 0.mp4, MotionField(") and len(repr(said)) < 500
+    assert said._repr_html_().startswith("<p>") and said._repr_html_().count("<img") == 1
+    silent = replace(said, text="<b>", field=None)
+    assert silent._repr_html_() == "<p>&lt;b&gt;</p>" and [panel.title for panel in silent.panels()] == [
+        f"target: {said.target.source}"
+    ]
 
 
 def test_a_diverged_head_is_named(model, monkeypatch):

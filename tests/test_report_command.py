@@ -10,9 +10,9 @@ import pytest
 
 import training
 from commands import command, refused
-from motiontune.commands.report import report
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.runs.folder import given_keys, note_run, read_runs
+from motiontune.runs.report import report
 from test_report import Page
 from training import BOTH, clips, run
 

@@ -20,11 +20,13 @@ from commands import command, refused
 from motiontune import MotionModel
 from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.motion.options import MotionOptions
+from motiontune.viewer.controls import Settings
 from motiontune.viewer.library import Library
-from motiontune.viewer.page import Settings, serving
+from motiontune.viewer.server import serving
 
 
 BROWSERS, DRIVERS = ("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)
+BROWSERS_OWN = ("data:", "blob:", "chrome:", "chrome-untrusted:", "about:")  # the last ones: its empty first page
 ANSWERS = ("The square moves left quickly.", "It <b>stops</b>.", "Nothing can be seen.", "Spinning.")
 
 
@@ -292,7 +294,7 @@ def test_nothing_was_asked_of_another_machine(browser, address):
     browser.reload(address)
     asked = browser.requests()
     assert any(one.startswith(address) for one in asked)
-    assert not [one for one in asked if not one.startswith((address, "data:", "blob:", "chrome:", "about:"))]
+    assert not [one for one in asked if not one.startswith((address, *BROWSERS_OWN))]
     refused = [
         entry["message"] for entry in browser.driver.get_log("browser") if "Security Policy" in entry["message"]
     ]

@@ -10,18 +10,18 @@ import pytest
 
 from motiontune.drawing.arrows import arrow_length, draw_arrows, pool_patches
 from motiontune.drawing.colours import INVALID_GREY, colour_wheel_legend, direction_rgb, flow_to_rgb
+from motiontune.drawing.images import save_png
+from motiontune.drawing.panels import Panel, comparison_panels
 from motiontune.drawing.sheets import (
     SheetRow,
     choose_frames,
+    comparison_rows,
     contact_sheet,
     draw_cells,
     frames_on_grid,
     row_length,
-    save_png,
-    shorten,
 )
-from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.drawing.text import shorten
 
 
 PATCH = 14
@@ -189,17 +189,17 @@ def test_arrows_refuse_what_does_not_fit():
 
 def test_frames_on_grid_resize_and_pad():
     frames = np.random.default_rng(0).integers(0, 255, (3, 90, 160, 3), np.uint8)
-    sized = frames_on_grid(frames, VideoGrid(4, 4, 8, PATCH))
+    sized = frames_on_grid(frames, 4, 56, 112, padding=1)
     assert sized.shape == (4, 56, 112, 3) and sized.dtype == np.uint8
     np.testing.assert_array_equal(sized[3], sized[2])
     np.testing.assert_array_equal(sized[0], cv2.resize(frames[0], (112, 56), interpolation=cv2.INTER_AREA))
-    np.testing.assert_array_equal(frames_on_grid(sized, VideoGrid(4, 4, 8, PATCH)), sized)
+    np.testing.assert_array_equal(frames_on_grid(sized, 4, 56, 112), sized)
 
 
 @pytest.mark.parametrize("count", [0, 2, 5])
 def test_frames_that_belong_to_another_grid(count):
     with pytest.raises(ValueError, match="do not fit"):
-        frames_on_grid(np.zeros((count, 56, 56, 3), np.uint8), VideoGrid(4, 4, 4, PATCH))
+        frames_on_grid(np.zeros((count, 56, 56, 3), np.uint8), 4, 56, 56, padding=1)
 
 
 def test_choice_of_frames():
@@ -274,10 +274,14 @@ def test_png_is_rgb_and_whole(tmp_path):
     assert [item.name for item in path.parent.iterdir()] == ["a.png"]
 
 
-def test_row_from_field_and_rows_that_do_not_fit():
+def test_rows_of_frames_of_any_size_and_rows_that_do_not_fit():
     row = sheet_row()
-    field = MotionField(row.vectors, row.valid, row.times, "flow")
-    assert SheetRow.from_field("clip", row.frames, field).patch == PATCH
+    arrays = row.vectors, row.valid, row.times
+    assert SheetRow.of("clip", row.frames, *arrays).patch == PATCH
+    resized = SheetRow.of("clip", row.frames[:-1, ::2, ::2], *arrays, PATCH, padding=1)
+    assert resized.frames.shape == row.frames.shape and (resized.frames[-1] == resized.frames[-2]).all()
+    with pytest.raises(ValueError, match="5 frames do not fit a grid of 6"):
+        SheetRow.of("clip", row.frames[:-1], *arrays, PATCH)
     for changes in (
         {"times": row.times[1:]},
         {"vectors": row.vectors[1:]},
@@ -288,9 +292,26 @@ def test_row_from_field_and_rows_that_do_not_fit():
             replace(row, **changes)
 
 
+def test_a_prediction_stands_between_its_target_and_its_error():
+    row = sheet_row(vectors=np.full((6, 4, 6, 2), 2.0, np.float32))
+    target, valid = row.vectors * np.float32(0.25), row.valid & (np.arange(6) < 4)
+    panels = comparison_panels(row.vectors, row.valid, target, valid, target_title="flow", error=True)
+    assert [panel.title for panel in panels] == ["flow", "predicted", "error, 0 to 2.1 px"]  # 1.5 in x and in y
+    assert panels[2].show == "heat" and (panels[2].valid == valid).all()
+    np.testing.assert_allclose(panels[2].vectors, np.where(valid[..., None], [1.5, 1.5], 0))
+    assert [panel.title for panel in comparison_panels(row.vectors, row.valid, error=True)] == ["predicted"]
+    rows = comparison_rows("a", row.frames, row.times, panels[:2], PATCH)
+    assert [one.title for one in rows] == ["a · flow", "a · predicted"]
+    assert rows[0].length == rows[1].length == row_length(replace(rows[0], length=None)) != row_length(row)
+    with pytest.raises(ValueError, match="a · bare: has no motion"):
+        comparison_rows("a", row.frames, row.times, [Panel("bare")], PATCH)
+    with pytest.raises(ValueError, match="must be"):
+        Panel("b", row.vectors)
+
+
 def test_viewing_is_light_to_import():
     code = (
-        "import sys, motiontune.runs.page, motiontune.drawing.sheets;"
+        "import sys, motiontune.runs.page, motiontune.drawing.sheets, motiontune.drawing.films;"
         "print([name for name in ('matplotlib', 'torch', 'transformers', 'llamafactory') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -78,7 +78,9 @@ def main() -> None:
         arrows = draw_arrows(
             np.asarray(dimmed, np.uint8), field.vectors[FRAME], field.valid[FRAME], PATCH, every=2, length=LENGTH
         )
-        text = f"compensated from half a second before: off by {figures[name]:.1f} of 255 (no motion: {figures['still']})"
+        text = (
+            f"compensated from half a second before: off by {figures[name]:.1f} of 255 (no motion: {figures['still']})"
+        )
         panels.append(captioned(arrows, name, text))
     sheet = Image.new("RGB", (2 * WIDTH + 8, panels[0].height), "white")
     for place, panel in zip((0, WIDTH + 8), panels, strict=True):

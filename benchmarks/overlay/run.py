@@ -27,10 +27,12 @@ import numpy as np
 import torch
 
 from motiontune import MotionModel
-from motiontune.drawing.films import Panel, write_overlay
+from motiontune.drawing.films import frame_size, motion_between, write_overlay
+from motiontune.drawing.panels import Panel
 from motiontune.model.head import MotionHead, MotionHeadConfig, save_head
 from motiontune.model.tiny import build_tiny
 from motiontune.motion.sources import motion_of
+from motiontune.video.frames import all_frames
 from motiontune.video.reader import FrameReader
 
 
@@ -66,8 +68,11 @@ def films(folder: Path) -> list[dict[str, Any]]:
             rates = []
             for _ in range(ROUNDS):
                 start = time.process_time()
-                titled = [Panel("predicted", field, show), Panel("target", field, show)][:panels]
-                count = write_overlay(folder / "film.mp4", clip, grid, titled, "The texture moves.")
+                titled = [Panel(title, field.vectors, field.valid, show) for title in ("predicted", "target")][:panels]
+                size = frame_size(clip.info.width, clip.info.height, panels)
+                frames = motion_between(all_frames(clip.path, *size), clip.indices, field.direction)
+                text, rate = "The texture moves.", clip.info.average_rate
+                count = write_overlay(folder / "film.mp4", frames, rate, titled, grid.patch, text=text)
                 rates.append(count / (time.process_time() - start))
             rate = round(statistics.median(rates), 1)
             rows.append({"show": show, "panels": panels, "frames": count, "frames_per_cpu_second": rate})

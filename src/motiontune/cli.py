@@ -296,8 +296,9 @@ def _view(argv: list[str]) -> None:
     if args.model is None and (args.base or args.template):
         parser.error("--base and --template are for --model")
     check_source(args.target)
+    from motiontune.viewer.controls import Settings
     from motiontune.viewer.library import FILES, Library
-    from motiontune.viewer.page import Settings, view
+    from motiontune.viewer.server import view
 
     library = Library(args.dataset_dir, args.clips, args.allow)
     first = args.dataset or (FILES if args.clips else next(iter(library.names), None))

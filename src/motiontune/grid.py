@@ -46,6 +46,20 @@ class VideoGrid:
         """The same patches in a clip's own frames, one token each in time, without the frame that padding repeats."""
         return replace(self, frames=frames, temporal_patch=1)
 
+    @classmethod
+    def for_size(cls, frames: int, height: int, width: int, patch: int = 14, merge: int = 2) -> "VideoGrid":
+        """Build the grid of frames of some size, for no model in particular and without padding in time.
+
+        Args:
+            frames: number of frames.
+            height: of a frame in pixels; both sides are rounded to whole tokens of `merge` patches.
+            width: of a frame in pixels.
+            patch: side of a patch in pixels.
+            merge: patches per token along each side.
+        """
+        rows, cols = (max(1, round(side / (patch * merge))) * merge for side in (height, width))
+        return cls(frames, rows, cols, patch, merge, temporal_patch=1)
+
     @property
     def height(self) -> int:
         """Height in pixels of the frame that the vision encoder sees."""

@@ -23,7 +23,8 @@ import yaml
 from tqdm import tqdm
 
 from motiontune.datasets.synthetic import add_real_clips, write_synthetic
-from motiontune.drawing.sheets import contact_sheet, encode_image
+from motiontune.drawing.images import encode_image
+from motiontune.drawing.sheets import contact_sheet
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums, constant_epe

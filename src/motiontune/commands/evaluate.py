@@ -18,7 +18,8 @@ from llamafactory.train.sft.metric import ComputeSimilarity
 from numpy.typing import NDArray
 from transformers import EvalPrediction
 
-from motiontune.drawing.sheets import contact_sheet, save_png
+from motiontune.drawing.images import save_png
+from motiontune.drawing.sheets import contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, in_one_line, mistakes
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack

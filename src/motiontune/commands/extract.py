@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from motiontune.drawing.arrows import arrow_length, draw_arrows
-from motiontune.drawing.colours import flow_to_rgb
-from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, long_motion, save_png
+from motiontune.drawing.films import write_preview
+from motiontune.drawing.images import save_png
+from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField, frames_with_motion
@@ -30,7 +29,6 @@ from motiontune.video.reader import FrameReader, Reader
 
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-PREVIEW_WIDTH = 480
 Format = Literal["npz", "npy", "flo", "png"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
@@ -205,28 +203,11 @@ def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Litera
 
 def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> None:
     """Write a contact sheet, and the frames with arrows beside the colour wheel's colours as a film."""
-    pictures = frames_on_grid(clip.frames, grid)
-    row = SheetRow.from_field(f"{Path(clip.path).name} · {field.source}, {field.direction}", pictures, field)
+    title = f"{Path(clip.path).name} · {field.source}, {field.direction}"
+    row = SheetRow.of(title, clip.frames, field.vectors, field.valid, field.times, grid.patch)
     save_png(target.with_name(target.name + ".png"), contact_sheet([row]))
-    scale = max(PREVIEW_WIDTH / grid.width, 0.5)
-    every = max(1, round(16 / (grid.patch * scale)))
-    longest = long_motion(field.vectors[field.valid])
-    drawn = arrow_length(field.vectors, field.valid, grid.patch * every)
-    spans = np.diff(clip.times)
-    rate = Fraction(1 / float(np.median(spans)) if len(spans) else 1.0).limit_denominator(1000)
-    with av.open(str(target.with_name(target.name + ".mp4")), "w") as film:
-        stream = film.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.pix_fmt = "yuv420p"
-        for picture, vectors, valid in zip(pictures, field.vectors, field.valid, strict=True):
-            arrows = draw_arrows(picture, vectors, valid, grid.patch, scale, every=every, length=drawn)
-            colours = cv2.resize(
-                flow_to_rgb(vectors, longest, valid), arrows.shape[1::-1], interpolation=cv2.INTER_NEAREST
-            )
-            image = np.concatenate([arrows, np.asarray(colours, np.uint8)], axis=1)
-            image = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
-            stream.height, stream.width = image.shape[:2]
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        film.mux(stream.encode())
+    film = target.with_name(target.name + ".mp4")
+    write_preview(film, row.frames, field.vectors, field.valid, field.times, grid.patch)
 
 
 def table(rows: Sequence[Extracted]) -> str:

@@ -11,7 +11,8 @@ from accelerate import init_empty_weights
 from llamafactory.extras.constants import IGNORE_INDEX
 from transformers import AutoModelForImageTextToText
 
-from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, save_png
+from motiontune.drawing.images import save_png
+from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.install import get_train_args, install
@@ -99,9 +100,10 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         for (record, values, mask), video in zip(mine, videos[row] if mine else [], strict=True):
             field = _field(record, values, mask, head)
             print(_describe(record, field))
-            frames = frames_on_grid(template.mm_plugin.read(video, processor).frames, record.grid)
+            frames, grid = template.mm_plugin.read(video, processor).frames, record.grid
             title = f"{Path(record.path).name} · {record.source}, {head.direction}"
-            rows.append(SheetRow.from_field(title, frames, field))
+            motion = (field.vectors, field.valid, field.times)
+            rows.append(SheetRow.of(title, frames, *motion, grid.patch, grid.temporal_patch - 1))
         if rows:
             picture = Path(out) / f"sample_{row}.png"
             save_png(picture, contact_sheet(rows))

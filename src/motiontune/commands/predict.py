@@ -10,10 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from motiontune.commands.extract import Format, find_clips, shorten_middle, write_motion
-from motiontune.drawing.films import Panel, Show, write_overlay
-from motiontune.drawing.sheets import printable
+from motiontune.drawing.films import frame_size, motion_between, write_overlay
+from motiontune.drawing.panels import Show
+from motiontune.drawing.text import printable
 from motiontune.errors import MotiontuneError
 from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
+from motiontune.video.frames import all_frames
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,21 @@ def _write(said: MotionPrediction, place: Path, show: Show, form: Format) -> Non
     if said.field is None:
         return
     more = {"text": np.array(said.text)}
-    panels = [Panel("predicted", said.field, show)]
     if said.target is not None:
-        panels.append(Panel(f"target: {said.target.source}", said.target, show))
         more |= {"target": said.target.vectors, "target_valid": said.target.valid}
         more |= {"target_source": np.array(said.target.source)}
     write_motion(place, said.field, said.grid, form, **more)
     if show != "none":
-        write_overlay(place.with_name(f"{place.name}.mp4"), said.clip, said.grid, panels, said.text)
+        _write_film(said, place.with_name(f"{place.name}.mp4"), show)
+
+
+def _write_film(said: MotionPrediction, path: Path, show: Show) -> None:
+    """Write every frame of the clip with the predicted motion, and the target's beside it where there is one."""
+    assert said.field is not None
+    panels, clip = said.panels(show)[::-1], said.clip
+    size = frame_size(clip.info.width, clip.info.height, len(panels))
+    frames = motion_between(all_frames(clip.path, *size), clip.indices, said.field.direction)
+    write_overlay(path, frames, clip.info.average_rate, panels, said.grid.patch, text=said.text)
 
 
 def _row(path: str, said: MotionPrediction, seconds: float) -> Predicted:

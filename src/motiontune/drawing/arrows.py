@@ -101,7 +101,7 @@ def pool_patches(
     rows, cols = valid.shape
     row_starts, col_starts = np.arange(0, rows, every), np.arange(0, cols, every)
 
-    def total(array: NDArray[Any]) -> NDArray[Any]:
+    def total(array: NDArray[Any]) -> NDArray[Any]:  # of the same kind of numbers
         return np.add.reduceat(np.add.reduceat(array, row_starts, axis=0), col_starts, axis=1)
 
     counts = total(valid.astype(np.int64))

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LINES = ("#4f8ef7", "#f0883e", "#2fae7a")  # readable on white and on near-black
 _INK = "#0a0b0c"  # stands for the page's text colour, see `_as_inline_svg`
@@ -58,6 +61,7 @@ def draw_curves(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    # matplotlib has a type for the keys of its settings that no list of names would fit
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": label, "font.size": 10, "text.color": _INK}
     style |= {f"{part}color": _INK for part in ("axes.edge", "axes.label", "xtick.", "ytick.")}
     with matplotlib.rc_context(style):
@@ -85,7 +89,7 @@ def draw_curves(
     return Curves(_as_inline_svg(drawn.getvalue(), f"{label} over {over}"), (box.x0, box.x1), limits)
 
 
-def _draw_curve(axes: Any, name: str, points: NDArray[np.float64], colour: str) -> None:
+def _draw_curve(axes: "Axes", name: str, points: NDArray[np.float64], colour: str) -> None:
     steps, values = points.T
     if len(points) < SMOOTH_FROM:
         axes.plot(steps, values, color=colour, linewidth=1.8, label=name, marker="o" if len(points) < 12 else None)

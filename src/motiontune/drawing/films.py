@@ -1,11 +1,12 @@
-"""A clip as a film with its motion drawn on it: every frame of the file at its own speed, or the sampled ones."""
+"""Films of clips with their motion drawn on them: every frame of a file at its own speed, or the sampled ones."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import av
 import cv2
@@ -14,186 +15,258 @@ from numpy.typing import NDArray
 
 from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
-from motiontune.drawing.sheets import long_motion, printable, shorten, write_texts
-from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
-from motiontune.video.clip import Clip
-from motiontune.video.container import open_video
+from motiontune.drawing.panels import Panel, Show, long_motion
+from motiontune.drawing.text import printable, shorten, write_texts
+from motiontune.files import write_whole
 
 
-Show = Literal["arrows", "colours", "heat", "none"]
-SHOWS: tuple[str, ...] = get_args(Show)
-
-MAX_HEIGHT, MIN_HEIGHT, MAX_WIDTH = 480, 240, 1280
-"""Frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels."""
-
-SAMPLED_WIDTH = 960
-"""`MAX_WIDTH` of films of the sampled frames, which are seen in a page."""
-
-_SPACING = 20  # pixels between arrows
+# frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels
+_MAX_HEIGHT, _MIN_HEIGHT, _MAX_WIDTH = 480, 240, 1280
+_SAMPLED_WIDTH = 960  # instead, of films of the sampled frames, which are seen in a page
+_PREVIEW_WIDTH = 480  # of each half of a preview
+_SPACING, _PREVIEW_SPACING = 20, 16  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
 _HEAD = _LINE + 6
 _OPACITY = 0.65  # of colours; the frame stays visible below
 _MAX_RATE = 240  # frames per second; a header that promises more is wrong
 
+Picture = NDArray[np.uint8]
 
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One of the pictures that stand side by side.
+
+def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quality: int = 25) -> int:
+    """Write pictures as H.264 in MP4, whole or not at all.
 
     Args:
-        title: stands above it.
-        field: the motion; None where there is none, and the frame stands alone.
-        show: "arrows", "colours" of the wheel, "heat" for the vectors' lengths alone, or "none".
+        path: the film to write.
+        pictures: uint8 [h, w, 3], RGB, all of one size. An odd last row or column is cut off: H.264 has none.
+        rate: pictures per second.
+        quality: x264's `crf`: lower is better and larger.
+
+    Returns:
+        The number of pictures.
+
+    Raises:
+        ValueError: without a picture.
     """
-
-    title: str
-    field: MotionField | None
-    show: Show = "arrows"
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """What is drawn over a frame: `paint` uint8 [h, w, 3] is added to the share `keep` uint8 [h, w, 3] of 255."""
-
-    paint: NDArray[np.uint8]
-    keep: NDArray[np.uint8]
-
-    def over(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        kept = cv2.multiply(frame, self.keep, scale=1 / 255)
-        return cast(NDArray[np.uint8], cv2.add(kept, self.paint, dst=kept))
+    frame_rate = Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001)
+    options = {"crf": str(quality), "preset": "ultrafast"}
+    count = 0
+    with write_whole(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as film:
+        # PyAV's types do not tell a stream of video from others by the codec's name
+        stream: Any = film.add_stream("libx264", rate=frame_rate, options=options)
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+            if count == 0:  # the encoder is opened with the first picture, and has its size from then on
+                stream.height, stream.width = even.shape[:2]
+            planes = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            count += 1
+        if count == 0:
+            raise ValueError(f"{path}: a film needs a picture")
+        film.mux(stream.encode(None))
+    return count
 
 
 def write_overlay(
     path: str | Path,
-    clip: Clip,
-    grid: VideoGrid,
+    frames: Iterable[tuple[int, Picture]],
+    rate: float,
     panels: Sequence[Panel],
-    text: str | None = None,
+    patch: int,
     *,
-    sampled: bool = False,
+    text: str | None = None,
     columns: int | None = None,
 ) -> int:
-    """Write a clip as H.264, its motion drawn on it, the panels side by side and a text below.
-
-    A frame between two sampled ones shows the motion between these two, with each arrow where the motion's field has
-    it: at the patches of the later frame for the past, of the earlier one for the future.
+    """Write frames with motion drawn on them, the panels side by side and a text below.
 
     Args:
         path: the film to write. Whole or not at all.
-        clip: the sampled frames of a file.
-        grid: where the patches of the sampled frames lie, as many frames as the fields have.
+        frames: which of the panels' frames each one shows the motion of, and the frame itself, uint8 [h, w, 3], RGB,
+            all of one even size; see `frame_size`, `motion_between`.
+        rate: frames per second.
         panels: one or more; those that show motion in the same way have one scale.
+        patch: side of a patch in pixels of the frame that the vectors are in.
         text: stands below, with the colour wheel; None for neither.
-        sampled: only the sampled frames, as large as the model sees them, at their own times; else every frame of the
-            file at its own speed.
         columns: panels in a row; None puts all into one.
 
     Returns:
         The number of frames that were written.
 
     Raises:
-        ClipError: if the file cannot be decoded.
+        ValueError: without a frame.
     """
-    path = Path(path)
     columns = min(columns or len(panels), len(panels))
-    widest = SAMPLED_WIDTH if sampled else MAX_WIDTH
-    aspect = clip.info.width / clip.info.height
-    height = int(min(np.clip(clip.info.height, MIN_HEIGHT, MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
-    size = (max(2, round(aspect * height / 2) * 2), height)
-    scales = {show: _scale(panels, grid, height, show) for show in {panel.show for panel in panels}}
-    layers = [
-        _Layers(panel.field, grid, size, panel.show, *scales[panel.show])
-        if panel.field is not None and panel.show != "none"
-        else None
-        for panel in panels
-    ]
-    canvas, places = _lay_out([panel.title for panel in panels], size, columns)
-    if text is not None:
-        canvas = np.concatenate([canvas, _foot(text, canvas.shape[1])])
-    frames = _sampled_frames(clip, size) if sampled else _all_frames(clip, size)
-    rate = _sampled_rate(clip) if sampled else clip.info.average_rate
-    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
-    count = 0
-    try:
-        with av.open(str(unfinished), "w") as film:
-            stream: Any = film.add_stream(
-                "libx264",
-                rate=Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001),
-                options={"crf": "25", "preset": "ultrafast"},
-            )
-            stream.width, stream.height = canvas.shape[1], canvas.shape[0]
-            stream.pix_fmt = "yuv420p"
-            for number, image in frames:
-                for layer, (top, left) in zip(layers, places, strict=True):
-                    picture = image if layer is None else layer.of(number, clip).over(image)
-                    canvas[top : top + height, left : left + size[0]] = picture
-                planes = cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-                count += 1
-            film.mux(stream.encode(None))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
+    return write_film(path, _overlaid(iter(frames), panels, patch, text, columns), rate)
 
 
-def _all_frames(clip: Clip, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Every frame of the file with its number, uint8 [h, w, 3]."""
-    with open_video(clip.path) as (source, video):
-        video.thread_type = "AUTO"
-        for number, frame in enumerate(source.decode(video)):
-            image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1], interpolation="AREA")
-            yield number, np.asarray(image, np.uint8)
+def write_sampled_overlay(
+    path: str | Path,
+    frames: Picture,
+    times: NDArray[np.float64],
+    panels: Sequence[Panel],
+    patch: int,
+    *,
+    size: tuple[int, int] | None = None,
+    text: str | None = None,
+    columns: int | None = None,
+) -> int:
+    """Write sampled frames as `write_overlay` does, as large as the model sees them, at their own times.
+
+    Args:
+        path: the film to write.
+        frames: uint8 [F, h, w, 3], RGB.
+        times: float64 [F], seconds.
+        panels: as in `write_overlay`, and so are `patch`, `text` and `columns`.
+        size: width and height of the clip, whose aspect and size the film has; None is that of the frames.
+
+    Returns:
+        The number of frames that were written.
+    """
+    width, height = (frames.shape[2], frames.shape[1]) if size is None else size
+    size = frame_size(width, height, min(columns or len(panels), len(panels)), _SAMPLED_WIDTH)
+    sized = (np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8) for frame in frames)
+    return write_overlay(path, enumerate(sized), _rate_of(times), panels, patch, text=text, columns=columns)
 
 
-def _sampled_frames(clip: Clip, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for number, frame in zip(clip.indices, clip.frames, strict=True):
-        yield int(number), np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+def write_preview(
+    path: str | Path,
+    frames: Picture,
+    vectors: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    times: NDArray[np.float64],
+    patch: int,
+) -> int:
+    """Write sampled frames with arrows, beside the colours of the wheel alone.
+
+    Args:
+        path: the film to write. Whole or not at all.
+        frames: uint8 [F, R * patch, C * patch, 3], RGB.
+        vectors: float32 [F, R, C, 2], pixels of these frames.
+        valid: bool [F, R, C].
+        times: float64 [F], seconds.
+        patch: side of a patch in pixels.
+
+    Returns:
+        The number of frames that were written.
+    """
+    scale = max(_PREVIEW_WIDTH / frames.shape[2], 0.5)
+    every = max(1, round(_PREVIEW_SPACING / (patch * scale)))
+    length, longest = arrow_length(vectors, valid, patch * every), long_motion(vectors[valid])
+
+    def pictures() -> Iterator[Picture]:
+        for frame, flow, known in zip(frames, vectors, valid, strict=True):
+            arrows = draw_arrows(frame, flow, known, patch, scale, every=every, length=length)
+            colours = flow_to_rgb(flow, longest, known)
+            colours = cv2.resize(colours, arrows.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+            yield np.concatenate([arrows, np.asarray(colours, np.uint8)], axis=1)
+
+    return write_film(path, pictures(), _rate_of(times), quality=18)
 
 
-def _sampled_rate(clip: Clip) -> float:
-    spans = np.diff(clip.times)
+def frame_size(width: int, height: int, columns: int = 1, widest: int = _MAX_WIDTH) -> tuple[int, int]:
+    """How large frames of a clip are drawn, side by side: even (width, height) in pixels.
+
+    Args:
+        width: of the clip, pixels.
+        height: of the clip, pixels.
+        columns: panels in a row.
+        widest: the whole film's width.
+    """
+    aspect = width / height
+    drawn = int(min(np.clip(height, _MIN_HEIGHT, _MAX_HEIGHT), widest / columns / aspect)) // 2 * 2
+    return max(2, round(aspect * drawn / 2) * 2), drawn
+
+
+def _rate_of(times: NDArray[np.float64]) -> float:
+    """Frames per second of frames at these times, float64 [F] seconds: by the median of the spans between them."""
+    spans = np.diff(times)
     return 1 / float(np.median(spans)) if len(spans) and np.median(spans) > 0 else 1.0
 
 
-class _Layers:
-    """The layers of one panel, each drawn once: what a sampled frame says holds for all frames of its pair."""
+def motion_between(
+    frames: Iterable[Picture], indices: NDArray[np.int64], direction: str
+) -> Iterator[tuple[int, Picture]]:
+    """Every frame of a file, after the number of the sampled frame whose motion it shows.
 
-    def __init__(
-        self, field: MotionField, grid: VideoGrid, size: tuple[int, int], show: Show, every: int, length: float
-    ) -> None:
-        self.field, self.grid, self.size, self.show, self.every, self.length = field, grid, size, show, every, length
+    A frame between two sampled ones shows the motion between these two, with each arrow where the vectors have it: at
+    the patches of the later frame for the past, of the earlier one for the future.
+
+    Args:
+        frames: all frames of the file.
+        indices: int64 [F], increasing: which of them were sampled.
+        direction: "past" or "future".
+    """
+    for number, frame in enumerate(frames):
+        if direction == "past":
+            sampled = int(np.searchsorted(indices, number, "left"))
+        else:
+            sampled = int(np.searchsorted(indices, number, "right")) - 1
+        yield min(max(sampled, 0), len(indices) - 1), frame
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What is drawn over a frame: `paint` uint8 [h, w, 3] is added to the share `keep` uint8 [h, w, 3] of 255."""
+
+    paint: Picture
+    keep: Picture
+
+    def over(self, frame: Picture) -> Picture:
+        kept = cv2.multiply(frame, self.keep, scale=1 / 255)
+        return cast(Picture, cv2.add(kept, self.paint, dst=kept))
+
+
+class _Layers:
+    """The layers of one panel, each drawn once: a sampled frame's motion holds for all frames of its pair."""
+
+    def __init__(self, panel: Panel, patch: int, size: tuple[int, int], every: int, length: float) -> None:
+        self.panel, self.patch, self.size, self.every, self.length = panel, patch, size, every, length
         self._last: tuple[int, _Layer] | None = None
 
-    def of(self, number: int, clip: Clip) -> _Layer:
-        """The layer of a frame of the file, by its number in the order of presentation."""
-        past = self.field.direction == "past"
-        sampled = int(np.searchsorted(clip.indices, number, "left")) if past else _at_or_before(clip.indices, number)
-        sampled = min(max(sampled, 0), len(clip.indices) - 1)
+    def over(self, sampled: int, frame: Picture) -> Picture:
+        """The frame with the motion of one of the panel's frames."""
+        if self.panel.vectors is None or self.panel.valid is None or self.panel.show == "none":
+            return frame
         if self._last is None or self._last[0] != sampled:
-            self._last = sampled, self._draw(self.field.vectors[sampled], self.field.valid[sampled])
-        return self._last[1]
+            self._last = sampled, self._draw(self.panel.vectors[sampled], self.panel.valid[sampled])
+        return self._last[1].over(frame)
 
     def _draw(self, vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> _Layer:
-        if self.show != "arrows":
-            wheel = self.show == "colours"
-            colours = flow_to_rgb(vectors, self.length, valid) if wheel else heat(vectors, self.length)
+        if self.panel.show != "arrows":
+            wheel = self.panel.show == "colours"
+            colours = flow_to_rgb(vectors, self.length, valid) if wheel else _heat(vectors, self.length)
             paint = np.round(colours * (_OPACITY * valid[..., None]))
             keep = np.round(255 * (1 - _OPACITY * valid[..., None].repeat(3, axis=-1)))
             pictures = [np.asarray(part, np.uint8) for part in (paint, keep)]
             return _Layer(*(cv2.resize(part, self.size, interpolation=cv2.INTER_NEAREST) for part in pictures))
-        blank, scale = np.zeros((self.grid.height, self.grid.width, 4), np.uint8), self.size[1] / self.grid.height
-        drawn = draw_arrows(blank, vectors, valid, self.grid.patch, scale, every=self.every, length=self.length)
+        height, width = (side * self.patch for side in valid.shape)
+        blank, scale = np.zeros((height, width, 4), np.uint8), self.size[1] / height
+        drawn = draw_arrows(blank, vectors, valid, self.patch, scale, every=self.every, length=self.length)
         drawn = np.asarray(cv2.resize(drawn, self.size), np.uint8)
         return _Layer(np.ascontiguousarray(drawn[..., :3]), 255 - drawn[..., 3:].repeat(3, axis=-1))
 
 
-def _at_or_before(indices: NDArray[np.int64], number: int) -> int:
-    return int(np.searchsorted(indices, number, "right")) - 1
+def _overlaid(
+    frames: Iterator[tuple[int, Picture]], panels: Sequence[Panel], patch: int, text: str | None, columns: int
+) -> Iterator[Picture]:
+    """The pictures of the film; each is overwritten by the next."""
+    first = next(frames, None)
+    if first is None:
+        return
+    height, width = first[1].shape[:2]
+    scales = {show: _scale(panels, patch, height, show) for show in {panel.show for panel in panels}}
+    layers = [_Layers(panel, patch, (width, height), *scales[panel.show]) for panel in panels]
+    canvas, places = _lay_out([panel.title for panel in panels], (width, height), columns)
+    if text is not None:
+        canvas = np.concatenate([canvas, _foot(text, canvas.shape[1])])
+    for sampled, frame in chain([first], frames):
+        for layer, (top, left) in zip(layers, places, strict=True):
+            canvas[top : top + height, left : left + width] = layer.over(sampled, frame)
+        yield canvas
 
 
-def heat(vectors: NDArray[np.float32], longest: float) -> NDArray[np.uint8]:
+def _heat(vectors: NDArray[np.float32], longest: float) -> Picture:
     """Colour lengths of vectors [..., cols, 2] from black (0) to bright yellow (`longest`): uint8 [..., cols, 3]."""
     share = np.clip(np.linalg.norm(vectors, axis=-1) / longest, 0, 1)
     flat = np.round(255 * share).astype(np.uint8).reshape(-1, share.shape[-1])
@@ -201,16 +274,17 @@ def heat(vectors: NDArray[np.float32], longest: float) -> NDArray[np.uint8]:
     return np.asarray(colours, np.uint8).reshape(*share.shape, 3)
 
 
-def _scale(panels: Sequence[Panel], grid: VideoGrid, height: int, show: Show) -> tuple[int, float]:
+def _scale(panels: Sequence[Panel], patch: int, height: int, show: Show) -> tuple[int, float]:
     """How many patches share an arrow, and how much longer than the motion arrows are, or the longest colour."""
-    every = max(1, round(_SPACING * grid.height / (height * grid.patch)))
-    fields = [panel.field for panel in panels if panel.field is not None and panel.show == show]
-    if not fields:
-        return every, 1.0
+    parts = [(p.vectors, p.valid) for p in panels if p.vectors is not None and p.valid is not None and p.show == show]
+    if not parts:
+        return 1, 1.0
+    rows = parts[0][1].shape[1]
+    every = max(1, round(_SPACING * rows / height))
     if show == "arrows":
-        vectors, valid = (np.concatenate([getattr(f, name) for f in fields]) for name in ("vectors", "valid"))
-        return every, arrow_length(vectors, valid, grid.patch * every)
-    return every, long_motion(np.concatenate([f.vectors[f.valid] for f in fields]))
+        vectors, valid = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return every, arrow_length(vectors, valid, patch * every)
+    return every, long_motion(np.concatenate([vectors[valid] for vectors, valid in parts]))
 
 
 def _lay_out(

@@ -1,11 +1,7 @@
 """Frames of clips with their motion, laid out in one picture."""
 
-import functools
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,13 +9,11 @@ from numpy.typing import NDArray
 
 from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
-from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.drawing.panels import Panel, long_motion
+from motiontune.drawing.text import shorten, text_width, write_texts
 
 
-CELL_WIDTH = 240
-"""Width of a frame on the sheet, in pixels. Small frames are enlarged by a whole factor, up to about this."""
-
+_CELL_WIDTH = 240  # of a frame on the sheet, in pixels; small frames are enlarged by a whole factor, up to about this
 _MIN_SPACING = 19  # pixels between arrows on the sheet; closer than this they hide each other
 _MARGIN, _GAP = 18, 8
 _MIN_WIDTH = 440  # the legend's text must fit
@@ -33,7 +27,7 @@ class SheetRow:
 
     Args:
         title: what stands above the row.
-        frames: uint8 [F, H, W, 3], RGB, at grid size: H = R * patch, W = C * patch; see `frames_on_grid`.
+        frames: uint8 [F, H, W, 3], RGB, at grid size: H = R * patch, W = C * patch; see `of` for frames of another.
         vectors: [F, R, C, 2], pixels of these frames.
         valid: bool [F, R, C].
         times: [F], seconds.
@@ -64,10 +58,33 @@ class SheetRow:
             raise ValueError(f"frames must be uint8 {size}, not {self.frames.dtype} {self.frames.shape}")
 
     @classmethod
-    def from_field(cls, title: str, frames: NDArray[np.uint8], field: MotionField) -> "SheetRow":
-        """A row for a clip's motion field, with frames at grid size."""
-        patch = frames.shape[1] // max(field.valid.shape[1], 1)
-        return cls(title, frames, field.vectors, field.valid, field.times, patch)
+    def of(
+        cls,
+        title: str,
+        frames: NDArray[np.uint8],
+        vectors: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        times: NDArray[np.float64],
+        patch: int | None = None,
+        padding: int = 0,
+    ) -> "SheetRow":
+        """A row of frames of any size, which are brought to the grid's; see `frames_on_grid`.
+
+        Args:
+            title: as in the class, and so are `vectors`, `valid` and `times`.
+            frames: uint8 [f, h, w, 3], RGB.
+            patch: side of a patch in pixels of the frame that the vectors are in; None takes what fits the frames
+                best, which is exact where they have that frame's size.
+            padding: at most so many frames may be missing.
+
+        Raises:
+            ValueError: if the shapes do not fit each other.
+        """
+        count, rows, cols = valid.shape
+        patch = max(1, round(frames.shape[1] / rows)) if patch is None else patch
+        return cls(
+            title, frames_on_grid(frames, count, rows * patch, cols * patch, padding), vectors, valid, times, patch
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,27 +96,66 @@ class SheetCell:
     image: NDArray[np.uint8]
 
 
-def frames_on_grid(frames: NDArray[np.uint8], grid: VideoGrid) -> NDArray[np.uint8]:
+def frames_on_grid(
+    frames: NDArray[np.uint8], count: int, height: int, width: int, padding: int = 0
+) -> NDArray[np.uint8]:
     """Bring decoded frames to the size and number that the vision encoder sees.
 
     Args:
         frames: uint8 [f, h, w, 3], RGB, of any size.
-        grid: the grid of the same clip.
+        count: F, frames on the grid.
+        height: of the grid, pixels.
+        width: of the grid, pixels.
+        padding: at most so many of the frames on the grid may be repeats of the last one: the frames of a token, less
+            one.
 
     Returns:
-        uint8 [F, grid.height, grid.width, 3]. Missing frames repeat the last one, as the processor pads.
+        uint8 [F, height, width, 3].
 
     Raises:
         ValueError: if there are more frames than on the grid, or so few that padding cannot explain it.
     """
-    if not 0 <= grid.frames - len(frames) < grid.temporal_patch or not len(frames):
-        raise ValueError(f"{len(frames)} frames do not fit a grid of {grid.frames} frames")
-    size = (grid.height, grid.width)
+    if not 0 <= count - len(frames) <= padding or not len(frames):
+        raise ValueError(f"{len(frames)} frames do not fit a grid of {count} frames")
     sized = [
-        frame if frame.shape[:2] == size else cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+        frame
+        if frame.shape[:2] == (height, width)
+        else cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         for frame in frames
     ]
-    return np.stack(sized + sized[-1:] * (grid.frames - len(frames))).astype(np.uint8)
+    return np.stack(sized + sized[-1:] * (count - len(frames))).astype(np.uint8)
+
+
+def comparison_rows(
+    name: str,
+    frames: NDArray[np.uint8],
+    times: NDArray[np.float64],
+    panels: Sequence[Panel],
+    patch: int,
+    padding: int = 0,
+    cell_width: int = _CELL_WIDTH,
+) -> list[SheetRow]:
+    """Motion of one clip in rows below each other, with arrows of the same length: those that suit the first.
+
+    Args:
+        name: begins each row's title; the panel's own follows.
+        frames: uint8 [f, h, w, 3], RGB, of any size; see `frames_on_grid`.
+        times: float64 [F], seconds.
+        panels: those of one prediction, say; see `comparison_panels`. How they are shown is not looked at.
+        patch: side of a patch in pixels of the frame that the vectors are in.
+        padding: at most so many frames may be missing.
+        cell_width: width of a frame in pixels.
+
+    Raises:
+        ValueError: if a panel has no motion, or the shapes do not fit each other.
+    """
+    rows: list[SheetRow] = []
+    for panel in panels:
+        if panel.vectors is None or panel.valid is None:
+            raise ValueError(f"{name} · {panel.title}: has no motion to draw")
+        rows.append(SheetRow.of(f"{name} · {panel.title}", frames, panel.vectors, panel.valid, times, patch, padding))
+    length = row_length(rows[0], cell_width) if len(rows) > 1 else None  # else they could not be compared
+    return [replace(row, length=length) for row in rows]
 
 
 def choose_frames(valid: NDArray[np.bool_], columns: int) -> list[int]:
@@ -116,7 +172,7 @@ def choose_frames(valid: NDArray[np.bool_], columns: int) -> list[int]:
     return [int(index) for index in shown[np.round(picks).astype(int)]]
 
 
-def row_length(row: SheetRow, cell_width: int = CELL_WIDTH) -> float:
+def row_length(row: SheetRow, cell_width: int = _CELL_WIDTH) -> float:
     """The factor by which a row's arrows are longer than the motion."""
     if row.length is not None:
         return row.length
@@ -124,7 +180,7 @@ def row_length(row: SheetRow, cell_width: int = CELL_WIDTH) -> float:
     return arrow_length(row.vectors, row.valid, spacing)
 
 
-def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = CELL_WIDTH) -> list[SheetCell]:
+def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = _CELL_WIDTH) -> list[SheetCell]:
     """Draw at most `columns` frames of a row, evenly chosen, each about `cell_width` pixels wide."""
     scale, length = _scale(row, cell_width), row_length(row, cell_width)
     every = _every(row, scale)
@@ -140,7 +196,7 @@ def draw_cells(row: SheetRow, columns: int = 8, cell_width: int = CELL_WIDTH) ->
     ]
 
 
-def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = CELL_WIDTH) -> NDArray[np.uint8]:
+def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = _CELL_WIDTH) -> NDArray[np.uint8]:
     """Lay rows of frames out below each other, with title, times and a legend.
 
     Args:
@@ -161,80 +217,61 @@ def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = 
     return _lay_out([(row.title, note, strip) for row, note, strip in zip(rows, notes, cells, strict=True)])
 
 
-def colour_sheet(title: str, field: MotionField, columns: int = 8, cell_width: int = CELL_WIDTH) -> NDArray[np.uint8]:
-    """Lay a field's frames out in the colours of the wheel: uint8 [height, width, 3], RGB.
+def colour_sheet(
+    title: str,
+    vectors: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    times: NDArray[np.float64],
+    columns: int = 8,
+    cell_width: int = _CELL_WIDTH,
+) -> NDArray[np.uint8]:
+    """Lay motion out in the colours of the wheel, without frames: uint8 [height, width, 3], RGB.
 
     Full colour stands for the 98th percentile of the lengths, but at least a pixel.
+
+    Args:
+        title: stands above.
+        vectors: float32 [F, R, C, 2].
+        valid: bool [F, R, C].
+        times: float64 [F], seconds.
+        columns: at most so many frames, evenly chosen.
+        cell_width: width of a frame in pixels.
     """
-    longest = long_motion(field.vectors[field.valid])
-    size = (cell_width, max(1, round(cell_width * field.valid.shape[1] / field.valid.shape[2])))
+    longest = long_motion(vectors[valid])
+    size = (cell_width, max(1, round(cell_width * valid.shape[1] / valid.shape[2])))
     cells = []
-    for index in choose_frames(field.valid, columns):
-        colours = flow_to_rgb(field.vectors[index], longest, field.valid[index])
+    for index in choose_frames(valid, columns):
+        colours = flow_to_rgb(vectors[index], longest, valid[index])
         image = np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_NEAREST), np.uint8)
-        cells.append(SheetCell(index, float(field.times[index]), image))
-    return _lay_out([(title, f"full colour: {longest:.1f} px", cells)])
+        cells.append(SheetCell(index, float(times[index]), image))
+    return _lay_out(
+        [(title, f"full colour: {longest:.1f} px", cells)], "colour: direction · pale: short · grey: no vector"
+    )
 
 
-def long_motion(vectors: NDArray[np.float32]) -> float:
-    """The length of full colour for vectors [n, 2]: their 98th percentile, but at least a pixel."""
-    return max(float(np.percentile(np.linalg.norm(vectors, axis=-1), 98)), 1.0) if len(vectors) else 1.0
+def frame_sheet(
+    title: str, frames: NDArray[np.uint8], times: NDArray[np.float64], columns: int = 8, cell_width: int = _CELL_WIDTH
+) -> NDArray[np.uint8]:
+    """Lay frames uint8 [F, h, w, 3] out without motion, at most `columns` of them: uint8 [height, width, 3], RGB."""
+    picks = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    size = (cell_width, max(1, round(cell_width * frames.shape[1] / frames.shape[2])))
+    cells = []
+    for index in picks.tolist():
+        image = np.asarray(cv2.resize(frames[index], size, interpolation=cv2.INTER_AREA), np.uint8)
+        cells.append(SheetCell(index, float(times[index]), image))
+    return _lay_out([(title, f"{len(picks)} of {len(frames)} frames", cells)], legend=None)
 
 
-def _lay_out(strips: Sequence[tuple[str, str, list[SheetCell]]]) -> NDArray[np.uint8]:
-    """Strips of (title, note, cells) below each other, and the legend."""
+def _lay_out(
+    strips: Sequence[tuple[str, str, list[SheetCell]]],
+    legend: str | None = "colour: direction · dot: less than 0.5 px · cross: no vector",
+) -> NDArray[np.uint8]:
+    """Strips of (title, note, cells) below each other, and the colour wheel with its legend."""
     widths = (sum(cell.image.shape[1] + _GAP for cell in cells) - _GAP for _, _, cells in strips)
     width = max(_MIN_WIDTH, *widths) + 2 * _MARGIN
     drawn = [_draw_strip(title, note, cells, width) for title, note, cells in strips]
     edge = np.full((_MARGIN // 2, width, 3), _PAPER, np.uint8)
-    return np.concatenate([edge, *drawn, _draw_legend(width), edge])
-
-
-def save_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
-    """Write uint8 [h, w, 3] RGB as PNG, whole or not at all, and return where it is. Its folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(encode_image(image, ".png"))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
-
-
-def encode_image(image: NDArray[np.uint8], suffix: str, options: Sequence[int] = ()) -> bytes:
-    """Encode uint8 [h, w, 3] RGB as ".png" or ".jpg"; `options` as cv2.imencode takes them."""
-    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), list(options))
-    if not done:
-        raise ValueError(f"an image {image.shape} cannot be encoded as {suffix}")
-    return bytes(data)
-
-
-def printable(text: str) -> str:
-    """Put a space for each control character and line break: a model may say anything."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def shorten(text: str, size: int, width: float) -> str:
-    """Cut the middle out of a text that is wider than `width` pixels: a path's end says more than its middle."""
-    font = _font(size)
-    text = " ".join(text.split())
-    if font.getlength(text) <= width:
-        return text
-    fits, too_many = 0, len(text)
-    while too_many - fits > 1:
-        keep = (fits + too_many) // 2
-        if font.getlength(_without_middle(text, keep)) <= width:
-            fits = keep
-        else:
-            too_many = keep
-    return _without_middle(text, fits)
-
-
-def _without_middle(text: str, keep: int) -> str:
-    head = keep // 2
-    return f"{text[:head]}…{text[len(text) - (keep - head) :]}"
+    return np.concatenate([edge, *drawn, *([] if legend is None else [_draw_legend(legend, width)]), edge])
 
 
 def _scale(row: SheetRow, cell_width: int) -> float:
@@ -256,7 +293,7 @@ def _draw_strip(title: str, note: str, cells: list[SheetCell], width: int) -> ND
     top, below = _TITLE_SIZE + 14, _NOTE_SIZE + 12
     strip = np.full((top + height + below, width, 3), _PAPER, np.uint8)
     texts: list[tuple[float, float, str, int, tuple[int, int, int]]] = []
-    note_width = _font(_NOTE_SIZE).getlength(note)
+    note_width = text_width(note, _NOTE_SIZE)
     texts.append((width - _MARGIN - note_width, 10, note, _NOTE_SIZE, _FAINT))
     room = width - 2 * _MARGIN - note_width - 24
     texts.append((_MARGIN, 6, shorten(title, _TITLE_SIZE, room), _TITLE_SIZE, _INK))
@@ -269,33 +306,9 @@ def _draw_strip(title: str, note: str, cells: list[SheetCell], width: int) -> ND
     return write_texts(strip, texts)
 
 
-def _draw_legend(width: int) -> NDArray[np.uint8]:
+def _draw_legend(text: str, width: int) -> NDArray[np.uint8]:
     strip = np.full((_LEGEND_SIZE + 16, width, 3), _PAPER, np.uint8)
     strip[8 : 8 + _LEGEND_SIZE, _MARGIN : _MARGIN + _LEGEND_SIZE] = colour_wheel_legend(_LEGEND_SIZE)
-    text = "colour: direction · dot: less than 0.5 px · cross: no vector"
     left = _MARGIN + _LEGEND_SIZE + 12
     text = shorten(text, _NOTE_SIZE, width - left - _MARGIN)
     return write_texts(strip, [(left, 8 + (_LEGEND_SIZE - _NOTE_SIZE) / 2 - 2, text, _NOTE_SIZE, _FAINT)])
-
-
-def write_texts(
-    picture: NDArray[np.uint8], texts: list[tuple[float, float, str, int, tuple[int, int, int]]]
-) -> NDArray[np.uint8]:
-    """Write texts, each (left, top, text, size, colour), into a copy of a picture uint8 [h, w, 3]."""
-    from PIL import Image, ImageDraw
-
-    image = Image.fromarray(picture)
-    draw = ImageDraw.Draw(image)
-    for x, y, text, size, colour in texts:
-        draw.text((x, y), text, fill=colour, font=_font(size))
-    return np.asarray(image)
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)  # knows more scripts than the font that Pillow brings
-    except OSError:
-        return ImageFont.load_default(size)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,7 +16,9 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from motiontune.datasets.something_something import PROMPT
-from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, row_length
+from motiontune.drawing.images import data_uri
+from motiontune.drawing.panels import Panel, Show, comparison_panels
+from motiontune.drawing.sheets import comparison_rows, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
@@ -61,6 +64,20 @@ class MotionPrediction:
         valid = self.target.valid & self.field.valid
         return MotionSums.from_fields(self.field.vectors, self.target.vectors, valid)
 
+    def panels(self, show: Show = "arrows", error: bool = False) -> list[Panel]:
+        """The motion as pictures for a sheet or a film: target, prediction and where asked for its error.
+
+        Empty where the model has no motion head and no target was asked for.
+        """
+        one, other = self.field, self.target
+        if one is None:
+            return [] if other is None else [Panel(f"target: {other.source}", other.vectors, other.valid, show)]
+        if other is None:
+            return comparison_panels(one.vectors, one.valid, show=show)
+        title = f"target: {other.source}"
+        arrays = (one.vectors, one.valid, other.vectors, other.valid)
+        return comparison_panels(*arrays, target_title=title, show=show, error=error)
+
     def plot(self, columns: int = 8) -> Image.Image:
         """Draw the motion as arrows on the frames, below the target's where there is one.
 
@@ -72,13 +89,21 @@ class MotionPrediction:
         """
         if self.field is None:
             raise MotiontuneError(f"{self.clip.path}: there is no motion to draw, the model has no motion head")
-        frames, name = frames_on_grid(self.clip.frames, self.grid), Path(self.clip.path).name
-        rows = [SheetRow.from_field(f"{name} · predicted", frames, self.field)]
-        if self.target is not None:
-            target = SheetRow.from_field(f"{name} · {self.target.source}", frames, self.target)
-            length = row_length(target)  # of both, or they could not be compared
-            rows = [replace(target, length=length), replace(rows[0], length=length)]
+        name, frames, times = Path(self.clip.path).name, self.clip.frames, self.clip.times
+        rows = comparison_rows(name, frames, times, self.panels(), self.grid.patch)
         return Image.fromarray(contact_sheet(rows, columns))
+
+    def __repr__(self) -> str:
+        parts = [repr(self.text), Path(self.clip.path).name]
+        parts += [repr(field) for field in (self.field, self.target) if field is not None]
+        return f"MotionPrediction({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """The answer, and the motion below it, for notebooks."""
+        text = f"<p>{escape(self.text)}</p>"
+        if self.field is None:
+            return text
+        return f'{text}<img src="{data_uri(np.asarray(self.plot()))}" alt="predicted motion">'
 
 
 class _Stop(StoppingCriteria):
@@ -145,6 +170,17 @@ class MotionModel:
         """
         with quiet_loggers():
             return cls(ModelReader(str(model), fps, max_frames, max_pixels, base=base, template=template))
+
+    @property
+    def name(self) -> str:
+        """The folder or hub repository that it was loaded from."""
+        args = self.reader.model_args
+        return str((args.adapter_name_or_path or [args.model_name_or_path])[-1])
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is a motion head; without one the model gives text alone."""
+        return self.head is not None
 
     @property
     def direction(self) -> Direction:

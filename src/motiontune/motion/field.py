@@ -99,18 +99,40 @@ class MotionField:
         valid = self.valid & (self.confidence > least)
         return replace(self, vectors=np.where(valid[..., None], self.vectors, np.float32(0)), valid=valid)
 
-    def plot(self, frames: NDArray[np.uint8] | None = None, columns: int = 8) -> "Image":
+    def plot(self, frames: NDArray[np.uint8] | None = None, columns: int = 8, patch: int | None = None) -> "Image":
         """Draw the motion: as arrows on frames, or without them in the colours of the optical-flow wheel.
 
         Args:
-            frames: uint8 [frames, height, width, 3], RGB, of the grid's size; see `frames_on_grid`.
+            frames: uint8 [frames, height, width, 3], RGB: the clip's. They are resized to whole patches.
             columns: at most so many frames, evenly chosen.
+            patch: side of a patch in pixels; None takes what fits the frames best, which is exact where they have the
+                grid's size.
+
+        Raises:
+            ValueError: if there are not as many frames as in the field.
         """
         from PIL.Image import fromarray  # pictures are for people; reading motion must not wait for them
 
         from motiontune.drawing.sheets import SheetRow, colour_sheet, contact_sheet
 
-        title = f"{self.source}, {self.direction}"
+        title, arrays = f"{self.source}, {self.direction}", (self.vectors, self.valid, self.times)
         if frames is None:
-            return fromarray(colour_sheet(title, self, columns))
-        return fromarray(contact_sheet([SheetRow.from_field(title, frames, self)], columns))
+            return fromarray(colour_sheet(title, *arrays, columns))
+        return fromarray(contact_sheet([SheetRow.of(title, frames, *arrays, patch)], columns))
+
+    @property
+    def valid_share(self) -> float:
+        """Share of the patches with a vector, 0 to 1, of those of frames that have a neighbour."""
+        frames, rows, cols = self.valid.shape
+        return float(self.valid.sum() / max((frames - 1) * rows * cols, 1))
+
+    def __repr__(self) -> str:
+        frames, rows, cols = self.valid.shape
+        size = f"{frames} frames of {rows} x {cols} patches"
+        return f"MotionField({size}, {self.source}, {self.direction}, {self.valid_share:.0%} valid)"
+
+    def _repr_png_(self) -> bytes:
+        """The motion in the colours of the wheel, for notebooks."""
+        from motiontune.drawing.images import encode_image
+
+        return encode_image(np.asarray(self.plot()), ".png")

@@ -74,12 +74,12 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def motion_of(clip: Clip, grid: VideoGrid, options: MotionOptions | None = None) -> MotionField:
+def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions | None = None) -> MotionField:
     """The motion of a clip on its patch grid.
 
     Args:
         clip: the sampled frames, read with `with_vectors=needs_vectors(source)`.
-        grid: the patch grid after all resizing.
+        grid: the patch grid after all resizing; None is that of the clip's own size, see `VideoGrid.for_size`.
         options: source, direction, quality and so on. The field's own `source` says which source it was.
 
     Raises:
@@ -87,6 +87,7 @@ def motion_of(clip: Clip, grid: VideoGrid, options: MotionOptions | None = None)
         MotionUnavailable: if the clip has no motion of the kind that was asked for by name.
         MotiontuneError: if a motion file is damaged or does not fit.
     """
+    grid = grid or VideoGrid.for_size(*clip.frames.shape[:3])
     options = options or MotionOptions()
     check_source(options.source)
     if options.source == "file":

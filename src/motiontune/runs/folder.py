@@ -1,8 +1,10 @@
-"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch."""
+"""What a run leaves in its output folder, and how it is read again. Needs no LLaMA-Factory and no torch.
+
+Any stands for what JSON holds: keys and values are the user's own, or the Trainer's.
+"""
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import mistakes
+from motiontune.files import write_text
 from motiontune.training.folders import PICTURES_FOLDER as PICTURES_FOLDER
 from motiontune.training.folders import PREDICTIONS_FOLDER as PREDICTIONS_FOLDER
 
@@ -23,7 +26,7 @@ EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
 STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
 
-PACKAGES = (
+_PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
 )
 
@@ -76,7 +79,7 @@ def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """What runs here: installed packages that matter, Python, the platform, and the GPU where torch is loaded."""
     found = {}
-    for name in PACKAGES:
+    for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -111,11 +114,8 @@ def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: in
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
     runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{RUNS}.{os.getpid()}.tmp"
     text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
-    unfinished.write_text(text + "\n", "utf-8")
-    unfinished.replace(folder / RUNS)
+    write_text(folder / RUNS, text + "\n")
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -187,7 +187,7 @@ def read_json(path: Path, missing: Any) -> Any:
 
 
 def read_texts(folder: Path) -> list[tuple[str, str]]:
-    """What was said and what should have been, of each sample; nothing where no text was predicted.
+    """The predicted and the expected text of each sample; nothing where no text was predicted.
 
     Raises:
         MotiontuneError: if the file is damaged.
@@ -201,7 +201,7 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """What the Trainer's README.md says of a run that nothing else has noted: hyperparameters, and versions.
+    """Hyperparameters and versions from the Trainer's README.md, for a run that nothing else has noted.
 
     Raises:
         MotiontuneError: if the file cannot be read.

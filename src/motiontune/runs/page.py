@@ -1,40 +1,37 @@
 """One page that shows what a run has learnt: report.html, readable anywhere and without a network.
 
 Pictures, curves and style are inside the file. It holds no script, follows the reader's light or dark setting, and
-prints.
+prints. Any stands for what JSON holds: metrics and configurations are the user's own, or the Trainer's.
 """
 
-import base64
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.drawing.arrows import STILL_PIXELS
 from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
-from motiontune.drawing.sheets import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
+from motiontune.drawing.images import data_uri
+from motiontune.drawing.panels import comparison_panels
+from motiontune.drawing.sheets import SheetCell, SheetRow, comparison_rows, draw_cells, row_length
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import SECTORS
+from motiontune.files import write_text
 from motiontune.runs.folder import without_secrets
 
 
-COLUMNS = 6
-"""Frames of each clip."""
-
+_COLUMNS = 6  # frames of each clip
 _CELL_WIDTH = 260  # about half as large again as it is shown, for dense screens
 _CELL_AREA = 36_000  # pixels: a tall clip gets narrower frames, so that every clip costs about the same
-_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 82, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
 
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
 _CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
@@ -97,9 +94,9 @@ def write_report(
             `eval_epe`, `eval_epe_moving` are drawn over `step`.
         clips: held-out clips, in the order in which they are shown.
         configuration: what the run was started with.
-        versions: names of packages, and whatever else says where the run took place.
+        versions: names of packages, and whatever else tells where the run took place.
         notes: a paragraph below the heading; an empty line starts another one.
-        answers: what was said and what should have been, of a run without motion.
+        answers: the predicted and the expected text of samples, of a run without motion.
         pictures: uint8 [h, w, 3], RGB, that evaluations drew, under what stands below them.
         folds: further folds, below the others.
 
@@ -124,15 +121,10 @@ def write_report(
         _fold("Versions", _definitions(versions)),
         *(_fold(label, _definitions(values)) for label, values in (folds or {}).items()),
     ]
-    page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in body if part))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    style = Path(__file__).with_name("page.css").read_text("utf-8")
+    page = _PAGE.format(title=escape(title), style=f"\n{style}", body="\n".join(part for part in body if part))
+    # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
+    write_text(path, page, errors="replace")
     return path
 
 
@@ -147,14 +139,9 @@ def prediction_rows(
         prediction: of the same clip.
         cell_width: width of a frame in pixels.
     """
-    sized = frames_on_grid(frames, prediction.grid)
-    valid, times, patch = prediction.valid, prediction.times, prediction.grid.patch
-    said = SheetRow(f"{name} · predicted", sized, prediction.predicted, valid, times, patch)
-    if prediction.target is None:
-        return [said]
-    true = SheetRow(f"{name} · target", sized, prediction.target, valid, times, patch)
-    length = row_length(true, cell_width)
-    return [replace(true, length=length), replace(said, length=length)]
+    panels = comparison_panels(prediction.predicted, prediction.valid, prediction.target)
+    grid, times = prediction.grid, prediction.times
+    return comparison_rows(name, frames, times, panels, grid.patch, grid.temporal_patch - 1, cell_width)
 
 
 # The headline
@@ -301,7 +288,7 @@ def _clips_section(clips: Sequence[ReportClip]) -> str:
 
 
 def _answers_section(answers: Sequence[tuple[str, str]]) -> str:
-    articles = "".join(f"<article>{_captions(expected, said)}</article>" for said, expected in answers)
+    articles = "".join(f"<article>{_captions(expected, predicted)}</article>" for predicted, expected in answers)
     return f"<section><h2>The first answers</h2>{articles}</section>" if answers else ""
 
 
@@ -322,7 +309,7 @@ def _clip(clip: ReportClip) -> str:
     except ValueError as error:
         raise ValueError(f"{clip.name}: {error}") from None
     labels = ("target", "predicted")[-len(rows) :]
-    drawn = [draw_cells(row, COLUMNS, width) for row in rows]
+    drawn = [draw_cells(row, _COLUMNS, width) for row in rows]
     strips = "".join(_strip(label, cells) for label, cells in zip(labels, drawn, strict=True))
     times = "".join(f"<time>{cell.time:.2f} s</time>" for cell in drawn[0])
     size = f"--columns:{len(drawn[0])};--width:{drawn[0][0].image.shape[1]}px"
@@ -364,27 +351,20 @@ def _clip_numbers(prediction: MotionComparison) -> str:
     return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
 
 
-def _captions(expected: str | None, said: str | None) -> str:
+def _captions(expected: str | None, predicted: str | None) -> str:
     lines = []
     if expected:
         lines.append(f"<dt>expected</dt><dd>{escape(expected)}</dd>")
-    if said is not None:
+    if predicted is not None:
         mark = ""
         if expected:
-            same = said.strip() == expected.strip()
+            same = predicted.strip() == expected.strip()
             mark = " <mark class=same>exact</mark>" if same else " <mark class=other>differs</mark>"
-        lines.append(f"<dt>predicted</dt><dd>{escape(said) or '<i>nothing</i>'}{mark}</dd>")
+        lines.append(f"<dt>predicted</dt><dd>{escape(predicted) or '<i>nothing</i>'}{mark}</dd>")
     return f"<dl class=captions>{''.join(lines)}</dl>" if lines else ""
 
 
 # Small parts
-
-
-def data_uri(image: NDArray[np.uint8]) -> str:
-    """The picture as PNG, or as JPEG where film would make that several times as large."""
-    png, jpeg = encode_image(image, ".png"), encode_image(image, ".jpg", _JPEG)
-    kind, data = ("png", png) if len(png) <= 1.5 * len(jpeg) else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _figure(picture: str, caption: str) -> str:
@@ -452,66 +432,4 @@ _PAGE = """<!doctype html>
 </main>
 </body>
 </html>
-"""
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --card: #f5f6f8; --ink: #1b1e24; --quiet: #5c636f;
-  --line: #dfe2e7; --model: #2f6fe4; --rival: #b4bac5; --good: #14714a; --bad: #a8321f; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14161a; --card: #1d2026; --ink: #e9ebef; --quiet: #9aa2ae;
-  --line: #30353d; --model: #6ea2ff; --rival: #565e6b; --good: #58c793; --bad: #f08a76; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 64px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere; }
-h2 { font-size: 21px; margin: 44px 0 14px; }
-h3 { font-size: 17px; margin: 0; overflow-wrap: anywhere; }
-p { margin: 0 0 8px; }
-.warning { color: var(--bad); font-weight: 600; margin-top: 16px; }
-header p, .quiet { color: var(--quiet); max-width: 75ch; overflow-wrap: anywhere; }
-.headline { display: grid; grid-template-columns: minmax(0, 1fr) 320px; gap: 28px; margin-top: 28px; }
-table.bars { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; align-self: start; }
-.bars caption { text-align: left; font-weight: 600; margin-bottom: 4px; }
-.bars span { color: var(--quiet); font-weight: 400; }
-.bars th { text-align: left; font-weight: 600; padding: 12px 0 3px; }
-.bars th span { margin-left: 8px; }
-.bars td { padding: 3px 14px 3px 0; white-space: nowrap; }
-.bars .number { text-align: right; }
-.bars tr.model td { font-weight: 600; }
-.bars .track { width: 100%; padding-right: 0; }
-.bar { height: 16px; border-radius: 3px; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.bar.model { background: var(--model); } .bar.rival { background: var(--rival); }
-.tiles { display: grid; gap: 12px; align-content: start; }
-.tiles.row { grid-template-columns: repeat(auto-fit, minmax(180px, 240px)); margin-top: 28px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
-.tile strong { display: block; font-size: 28px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile p { color: var(--quiet); font-size: 14px; margin: 0; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 24px; }
-figure { margin: 0; max-width: 640px; } figure svg { width: 100%; height: auto; display: block; }
-figure img { max-width: 100%; height: auto; border-radius: 6px; }
-figure svg text { font-family: inherit; }
-figcaption { color: var(--quiet); font-size: 14px; }
-.legend { display: flex; gap: 18px; align-items: center; margin-bottom: 20px; color: var(--quiet); font-size: 14px; }
-.legend img { width: 72px; height: 72px; border-radius: 50%; flex: none; } .legend p { max-width: 80ch; margin: 0; }
-article { border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px 14px; margin-bottom: 20px;
-  background: var(--card); break-inside: avoid; }
-.path { color: var(--quiet); font-size: 14px; overflow-wrap: anywhere; } .path code { margin-right: 10px; }
-.captions { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 2px 14px; margin: 8px 0 12px; }
-.captions dt { color: var(--quiet); } .captions dd { margin: 0; overflow-wrap: anywhere; }
-mark { background: none; font-size: 13px; font-weight: 600; border: 1px solid; border-radius: 999px;
-  padding: 0 8px; margin-left: 6px; white-space: nowrap; }
-mark.same { color: var(--good); } mark.other { color: var(--bad); }
-.scroll { overflow-x: auto; }
-.film { display: grid; gap: 6px; align-items: center; font-size: 13px; width: max-content; max-width: 100%;
-  grid-template-columns: 74px repeat(var(--columns), minmax(112px, var(--width))); }
-.film img { width: 100%; height: auto; display: block; border-radius: 3px; }
-.film b { font-weight: 600; color: var(--quiet); } .film time { color: var(--quiet); margin-top: -3px; }
-.numbers { margin: 10px 0 0; font-variant-numeric: tabular-nums; font-size: 15px; color: var(--quiet); }
-.numbers strong { color: var(--ink); }
-details { border-top: 1px solid var(--line); padding: 12px 0; } summary { cursor: pointer; font-weight: 600; }
-section + details { margin-top: 36px; }
-pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; background: var(--card);
-  border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; }
-@media (max-width: 760px) { main { padding: 20px 14px 40px; } .headline { grid-template-columns: minmax(0, 1fr); }
-  .bars td { padding-right: 10px; } article { padding: 14px; } .film { max-width: none; } h1 { font-size: 25px; } }
 """

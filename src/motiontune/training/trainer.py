@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import EvalPrediction, Seq2SeqTrainer
 from typing_extensions import override
 
-from motiontune.drawing.sheets import save_png
+from motiontune.drawing.images import save_png
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head

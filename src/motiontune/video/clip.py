@@ -35,6 +35,19 @@ class Clip:
     info: VideoInfo
     codec_motion: CodecMotion | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        count, height, width = self.frames.shape[:3]
+        end = f" to {self.times[-1]:.2f} s" if count else ""
+        vectors = ", with vectors" if self.codec_motion is not None else ""
+        return f"Clip({self.path!r}, {count} frames of {width}x{height} px{end}, {self.info.codec}{vectors})"
+
+    def _repr_png_(self) -> bytes:
+        """The frames, for notebooks."""
+        from motiontune.drawing.images import encode_image  # reading does not wait for drawing
+        from motiontune.drawing.sheets import frame_sheet
+
+        return encode_image(frame_sheet(self.path, self.frames, self.times), ".png")
+
 
 def sample_indices(info: VideoInfo, fps: float, max_frames: int) -> NDArray[np.int64]:
     """Which frames LLaMA-Factory samples: `floor(duration * fps)` of them, evenly spread, at most `max_frames`."""

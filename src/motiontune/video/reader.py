@@ -45,9 +45,7 @@ class FrameReader:
 
     def grid_of(self, clip: Clip) -> VideoGrid:
         """The patch grid of a clip; sides are rounded to whole tokens."""
-        side = self.patch * self.merge
-        rows, cols = (max(1, round(length / side)) * self.merge for length in clip.frames.shape[1:3])
-        return VideoGrid(len(clip.frames), rows, cols, self.patch, self.merge, temporal_patch=1)
+        return VideoGrid.for_size(*clip.frames.shape[:3], self.patch, self.merge)
 
     def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = frame.shape[:2]

@@ -172,11 +172,10 @@ def measure(clip: Clip, grid: VideoGrid, field: MotionField | None, problem: str
     if field is None:
         return Measured(len(clip.frames), problem=problem)
     lengths = np.linalg.norm(field.vectors, axis=-1)[field.valid]
-    possible = max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
     return Measured(
         frames=len(clip.frames),
         moving=float((lengths > MOVING_PIXELS).mean()) if len(lengths) else 0.0,
-        invalid=1 - len(lengths) / possible,
+        invalid=1 - field.valid_share,
         mean_motion=float(lengths.mean()) if len(lengths) else 0.0,
         source=field.source,
     )
@@ -216,5 +215,5 @@ def choose(
 
 
 def reason(path: str, error: Exception) -> str:
-    """What an error says of a clip, without the clip's path."""
+    """An error's message about a clip, without the clip's path."""
     return str(error).removeprefix(f"{path}: ")

@@ -4,13 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.drawing.films import Panel, Show, write_overlay
-from motiontune.drawing.sheets import long_motion
+from motiontune.drawing.films import write_sampled_overlay
+from motiontune.drawing.panels import Panel, Show, difference
 from motiontune.errors import MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
@@ -19,14 +18,11 @@ from motiontune.motion.sources import SOURCES, motion_of
 from motiontune.video.clip import Clip
 from motiontune.video.reader import Reader
 from motiontune.viewer.library import Measured, measure, read_motion, reason
-
-
-if TYPE_CHECKING:
-    from motiontune.llamafactory.predictor import MotionPrediction
+from motiontune.viewer.model import Prediction
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class View:
     """A clip and the pictures of it that stand side by side.
 
     Args:
@@ -44,15 +40,16 @@ class Scene:
     columns: int = 3
 
     def draw(self, path: Path, show: Show) -> Path:
-        """Write the scene as a film of the sampled frames, and return where it is."""
+        """Write the pictures as a film of the sampled frames, and return where it is."""
         panels = [panel if panel.show == "heat" else replace(panel, show=show) for panel in self.panels]
-        write_overlay(path, self.clip, self.grid, panels, sampled=True, columns=self.columns)
+        clip, size = self.clip, (self.clip.info.width, self.clip.info.height)
+        write_sampled_overlay(path, clip.frames, clip.times, panels, self.grid.patch, size=size, columns=self.columns)
         return path
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """What one source says of a clip: its numbers and the seconds that it took after decoding."""
+    """What one source makes of a clip: its numbers and the seconds that it took after decoding."""
 
     source: str
     measured: Measured
@@ -74,8 +71,8 @@ class ErrorCurve:
     no_motion: NDArray[np.float64]
 
 
-def clip_scene(path: str, reader: Reader, options: MotionOptions) -> tuple[Scene, Measured]:
-    """A clip with the motion that a source sees in it.
+def clip_view(path: str, reader: Reader, options: MotionOptions) -> tuple[View, Measured]:
+    """A clip with the motion that a source finds in it.
 
     Raises:
         ClipError: if the clip cannot be read.
@@ -83,26 +80,20 @@ def clip_scene(path: str, reader: Reader, options: MotionOptions) -> tuple[Scene
     """
     clip, grid, field, problem = read_motion(path, reader, options)
     title = options.source if field is None else f"target: {field.source}"
-    return Scene(clip, grid, [Panel(title, field)], problem), measure(clip, grid, field, problem)
+    return View(clip, grid, [_panel(title, field)], problem), measure(clip, grid, field, problem)
 
 
-def prediction_scene(said: "MotionPrediction") -> Scene:
+def prediction_view(prediction: Prediction) -> View:
     """A model's motion beside the target and, where there is one, the error as heat."""
-    panels = [Panel("predicted", said.field)] if said.field is not None else []
-    if said.target is not None:
-        panels.insert(0, Panel(f"target: {said.target.source}", said.target))
-        if said.field is not None:
-            wrong = difference(said.field, said.target)
-            longest = long_motion(wrong.vectors[wrong.valid])
-            panels.append(Panel(f"error, 0 to {longest:.1f} px", wrong, "heat"))
-    return Scene(said.clip, said.grid, panels or [Panel("clip", None)], said.problem)
+    panels = prediction.panels(error=True) or [Panel("clip")]
+    return View(prediction.clip, prediction.grid, panels, prediction.problem)
 
 
-def sources_scene(path: str, reader: Reader, options: MotionOptions) -> Iterator[str | tuple[Scene, list[SourceRow]]]:
+def sources_view(path: str, reader: Reader, options: MotionOptions) -> Iterator[str | tuple[View, list[SourceRow]]]:
     """A clip with the motion of every source beside the others.
 
     Yields:
-        What is being worked on, and at last the scene and a row for each source.
+        What is being worked on, and at last the view and a row for each source.
 
     Raises:
         ClipError: if the clip cannot be read.
@@ -122,23 +113,20 @@ def sources_scene(path: str, reader: Reader, options: MotionOptions) -> Iterator
             problem = reason(path, error)
         rows.append(SourceRow(source, measure(clip, grid, field, problem), time.perf_counter() - start))
         name = source if field is None or field.source == source else f"{source}: {field.source}"
-        panels.append(Panel(name + (" (no motion)" if problem else ""), field))
-    yield Scene(clip, grid, panels), rows
-
-
-def difference(one: MotionField, other: MotionField) -> MotionField:
-    """One field minus another, valid where both are."""
-    valid = one.valid & other.valid
-    vectors = np.where(valid[..., None], one.vectors - other.vectors, np.float32(0))
-    return MotionField(vectors, valid, one.times, "difference", one.direction)
+        panels.append(_panel(name + (" (no motion)" if problem else ""), field))
+    yield View(clip, grid, panels), rows
 
 
 def error_curve(field: MotionField, target: MotionField) -> ErrorCurve:
     """The error of each frame in which both fields have a valid patch."""
-    wrong = difference(field, target)
-    counts = wrong.valid.sum((1, 2))
+    wrong, both = difference(field.vectors, field.valid, target.vectors, target.valid)
+    counts = both.sum((1, 2))
     some = counts > 0
-    target_lengths = np.linalg.norm(target.vectors, axis=-1) * wrong.valid
-    sums = (np.linalg.norm(wrong.vectors, axis=-1).sum((1, 2), np.float64), target_lengths.sum((1, 2), np.float64))
+    target_lengths = np.linalg.norm(target.vectors, axis=-1) * both
+    sums = (np.linalg.norm(wrong, axis=-1).sum((1, 2), np.float64), target_lengths.sum((1, 2), np.float64))
     error, no_motion = (one[some] / counts[some] for one in sums)
     return ErrorCurve(field.times[some], error, no_motion)
+
+
+def _panel(title: str, field: MotionField | None) -> Panel:
+    return Panel(title) if field is None else Panel(title, field.vectors, field.valid)
