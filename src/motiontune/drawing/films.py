@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.drawing.sheets import long_motion, printable, shorten, write_texts
+from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.video.clip import Clip, open_video
@@ -73,7 +74,7 @@ def write_overlay(
     sampled: bool = False,
     columns: int | None = None,
 ) -> int:
-    """Write a clip as H.264, its motion drawn on it, the panels side by side and a text below.
+    """Write a clip as H.264 in MP4, its motion drawn on it, the panels side by side and a text below.
 
     A frame between two sampled ones shows the motion between these two, with each arrow where the motion's field has
     it: at the patches of the later frame for the past, of the earlier one for the future.
@@ -94,7 +95,6 @@ def write_overlay(
     Raises:
         ClipError: if the file cannot be decoded.
     """
-    path = Path(path)
     columns = min(columns or len(panels), len(panels))
     widest = SAMPLED_WIDTH if sampled else MAX_WIDTH
     aspect = clip.info.width / clip.info.height
@@ -112,28 +112,23 @@ def write_overlay(
         canvas = np.concatenate([canvas, _foot(text, canvas.shape[1])])
     frames = _sampled_frames(clip, size) if sampled else _all_frames(clip, size)
     rate = _sampled_rate(clip) if sampled else clip.info.average_rate
-    unfinished = path.with_name(f".{path.stem}.part{path.suffix}")
     count = 0
-    try:
-        with av.open(str(unfinished), "w") as film:
-            stream: Any = film.add_stream(
-                "libx264",
-                rate=Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001),
-                options={"crf": "25", "preset": "ultrafast"},
-            )
-            stream.width, stream.height = canvas.shape[1], canvas.shape[0]
-            stream.pix_fmt = "yuv420p"
-            for number, image in frames:
-                for layer, (top, left) in zip(layers, places, strict=True):
-                    picture = image if layer is None else layer.of(number, clip).over(image)
-                    canvas[top : top + height, left : left + size[0]] = picture
-                planes = cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
-                film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-                count += 1
-            film.mux(stream.encode(None))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with write_whole(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as film:
+        stream: Any = film.add_stream(
+            "libx264",
+            rate=Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001),
+            options={"crf": "25", "preset": "ultrafast"},
+        )
+        stream.width, stream.height = canvas.shape[1], canvas.shape[0]
+        stream.pix_fmt = "yuv420p"
+        for number, image in frames:
+            for layer, (top, left) in zip(layers, places, strict=True):
+                picture = image if layer is None else layer.of(number, clip).over(image)
+                canvas[top : top + height, left : left + size[0]] = picture
+            planes = cv2.cvtColor(canvas, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            count += 1
+        film.mux(stream.encode(None))
     return count
 
 

@@ -1,7 +1,6 @@
 """Frames of clips with their motion, laid out in one picture."""
 
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
+from motiontune.files import write_bytes
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 
@@ -193,13 +193,7 @@ def _lay_out(strips: Sequence[tuple[str, str, list[SheetCell]]]) -> NDArray[np.u
 def save_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
     """Write uint8 [h, w, 3] RGB as PNG, whole or not at all, and return where it is. Its folder is made."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(encode_image(image, ".png"))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_bytes(path, encode_image(image, ".png"))
     return path
 
 

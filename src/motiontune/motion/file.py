@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError, MotionUnavailable
+from motiontune.files import write_bytes, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.pairs import padded_times, patch_median
@@ -189,20 +190,19 @@ def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[n
         grid: its patches; their frame's size is written with them.
         more: further arrays, which reading passes over.
     """
-    unfinished = path.with_name(path.name + ".part.npz")
-    np.savez_compressed(
-        unfinished,
-        allow_pickle=False,
-        vectors=field.vectors,
-        valid=field.valid,
-        confidence=field.confidence,
-        times=field.times,
-        size=np.array([grid.height, grid.width]),
-        source=np.array(field.source),
-        direction=np.array(field.direction),
-        **more,
-    )
-    unfinished.replace(path)
+    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            vectors=field.vectors,
+            valid=field.valid,
+            confidence=field.confidence,
+            times=field.times,
+            size=np.array([grid.height, grid.width]),
+            source=np.array(field.source),
+            direction=np.array(field.direction),
+            **more,
+        )
 
 
 def write_npy(path: Path, field: MotionField) -> None:
@@ -210,9 +210,8 @@ def write_npy(path: Path, field: MotionField) -> None:
 
     A `.npy` says neither its direction nor its frame's size: prefer `write_npz`.
     """
-    unfinished = path.with_name(path.name + ".part.npy")
-    np.save(unfinished, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
-    unfinished.replace(path)
+    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
 
 
 def read_flo(path: str) -> Pairs:
@@ -243,7 +242,7 @@ def write_flo(path: str, vectors: NDArray[np.float32], valid: NDArray[np.bool_] 
     height, width = vectors.shape[:2]
     known = vectors if valid is None else np.where(valid[..., None], vectors, 1e10)
     header = FLO_MAGIC.astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    Path(path).write_bytes(header + np.ascontiguousarray(known, "<f4").tobytes())
+    write_bytes(path, header + np.ascontiguousarray(known, "<f4").tobytes())
 
 
 def read_kitti_png(path: str) -> Pairs:
@@ -277,4 +276,4 @@ def write_kitti_png(path: str, vectors: NDArray[np.float32], valid: NDArray[np.b
     done, encoded = cv2.imencode(".png", picture)
     if not done:
         raise MotiontuneError(f"{path}: cannot be written as a .png")
-    Path(path).write_bytes(encoded.tobytes())
+    write_bytes(path, encoded.tobytes())

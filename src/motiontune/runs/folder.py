@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import mistakes
+from motiontune.files import write_text
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -111,11 +111,8 @@ def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: in
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
     runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{RUNS}.{os.getpid()}.tmp"
     text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
-    unfinished.write_text(text + "\n", "utf-8")
-    unfinished.replace(folder / RUNS)
+    write_text(folder / RUNS, text + "\n")
 
 
 def read_runs(folder: Path) -> list[Run]:

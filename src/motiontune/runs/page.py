@@ -8,7 +8,6 @@ import base64
 import itertools
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
 from motiontune.drawing.sheets import SheetCell, SheetRow, draw_cells, encode_image, frames_on_grid, row_length
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import SECTORS
+from motiontune.files import write_text
 from motiontune.runs.folder import without_secrets
 
 
@@ -125,14 +125,8 @@ def write_report(
         *(_fold(label, _definitions(values)) for label, values in (folds or {}).items()),
     ]
     page = _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in body if part))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
+    write_text(path, page, errors="replace")
     return path
 
 
