@@ -31,3 +31,9 @@ def text_table(
     if rule:
         lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def shorten_middle(text: str, width: int) -> str:
+    """Cut the middle out of a text of more than `width` letters."""
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"

@@ -12,6 +12,8 @@ from motiontune.files import write_text, write_whole
 
 
 INFO_FILE = "dataset_info.json"
+PROMPT = "Explain the action happening the video."
+"""The question of Something-Something's reference runs; ours where the user gives none."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,32 @@ def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], fol
     # as LLaMA-Factory looks for them; one that is nowhere is named in the data set's folder
     found = (path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths)
     return [ClipOfSample(path, asked.replace("<video>", "").strip(), said.strip()) for path in found]
+
+
+def templates_of(folder: str | Path, names: str) -> dict[str, str]:
+    """{label: template} of data sets whose rows name their template, as `motiontune prepare` writes them.
+
+    Args:
+        folder: LLaMA-Factory's `dataset_dir`.
+        names: of the data sets, with commas between them. One that is no `.json` file of its own has no templates.
+
+    Raises:
+        ConfigError: if a file is not JSON.
+    """
+    found: dict[str, str] = {}
+    info = load_info(folder)
+    for name in names.split(","):
+        file = Path(folder) / str(info.get(name.strip(), {}).get("file_name", ""))
+        if file.suffix != ".json" or not file.is_file():
+            continue
+        try:
+            rows = json.loads(file.read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON: {in_one_line(error)}") from error
+        for row in rows:
+            if row.get("template") and row.get("messages"):
+                found[row["messages"][-1]["content"].strip()] = row["template"]
+    return found
 
 
 _ALPACA = (("prompt", "instruction"), ("query", "input"), ("response", "output"))

@@ -58,7 +58,7 @@ class MotionComparison:
         """Compare with the target; without one these are the sums over nothing."""
         if self.target is None:
             return MotionSums.zero()
-        return MotionSums.from_fields(self.predicted, self.target, self.valid)
+        return MotionSums.from_fields(self.predicted, self.target, self.valid, self.grid.width)
 
     def save(self, path: str | Path) -> Path:
         """Write one `.npz`, whole or not at all, and return where it is.

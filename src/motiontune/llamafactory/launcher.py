@@ -36,7 +36,7 @@ if __name__ == "__main__":
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
 
-    from motiontune.cli import exit_with_message
+    from motiontune.errors import exit_with_message
     from motiontune.llamafactory.install import run_exp
 
     exit_with_message(run_exp)

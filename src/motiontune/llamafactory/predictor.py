@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from motiontune.datasets.something_something import PROMPT
+from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, row_length
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.sums import MotionSums

@@ -19,7 +19,7 @@ pair i is minus the optical flow from frame i+1 to frame i.
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
@@ -40,6 +40,11 @@ FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
+
+_RGB_16 = b"\x10\x02"  # bit depth and colour type in a .png's header
+
+Format = Literal["npz", "npy", "flo", "png"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 Pairs = tuple[NDArray[np.floating], NDArray[np.bool_]]
 
@@ -179,6 +184,44 @@ def _on_grid(
     dense = dense * np.array([grid.width / width, grid.height / height], np.float32)
     median, share = patch_median(np.asarray(dense, np.float32), np.asarray(known, np.bool_), grid)
     return median, share >= 0.5
+
+
+def write_motion(
+    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
+) -> None:
+    """Write a field as `file_motion` reads it: to `place` + ".npz" or ".npy", or to pairs in the folder `place`.
+
+    Args:
+        place: the place without a suffix; its folder is made.
+        field: the motion of a clip's sampled frames.
+        grid: its patches.
+        form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
+        more: further arrays, which only a `.npz` can hold.
+    """
+    if form == "npz":
+        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
+    elif form == "npy":
+        write_npy(place.with_name(place.name + ".npy"), field)
+    else:
+        _write_pairs(place, field, grid, form)
+
+
+def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
+    write = write_flo if form == "flo" else write_kitti_png
+    earlier = [*folder.glob("*.flo"), *folder.glob("*.png")]  # perhaps more than there will be now
+    for old in earlier:
+        with open(old, "rb") as file:
+            start = file.read(26)
+        if not (start.startswith(b"PIEH") or (start.startswith(b"\x89PNG") and start[24:] == _RGB_16)):
+            raise MotiontuneError(
+                f"{old}: is no motion, and {folder} is for motion alone: choose another output folder"
+            )
+    for old in earlier:
+        old.unlink()
+    kept = slice(1, None) if field.direction == "past" else slice(0, -1)
+    for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
+        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
+        write(str(folder / f"{number:05d}.{form}"), dense, known)
 
 
 def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[np.generic]) -> None:
