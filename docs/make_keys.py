@@ -12,8 +12,8 @@ PAGE = Path(__file__).parent / "keys.md"
 HEAD = """\
 # The keys
 
-What motiontune adds to LLaMA-Factory's keys, made by `docs/make_keys.py` from the texts that `motiontune train --help` prints.
-Everything that `llamafactory-cli train` takes is taken as well. [motion.md](motion.md) explains the sources of motion,
+What motiontune adds to LLaMA-Factory's keys. `docs/make_keys.py` makes this page from the texts that
+`motiontune train --help` prints. Everything that `llamafactory-cli train` takes is taken as well. [motion.md](motion.md) explains the sources of motion,
 [design.md](design.md) what is refused with what.
 
 | key | default | |

@@ -54,6 +54,12 @@ def test_commands_and_keys_are_these():
     assert OWN_KEYS == KEYS and list(OWN_KEYS) == list(KEYS)
 
 
+def test_options_names_defaults_and_choices_are_these():
+    import cli_options
+
+    assert cli_options.options() == json.loads(cli_options.FILE.read_text("utf-8")), cli_options.__doc__
+
+
 def test_the_readme_names_every_key():
     text = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
     assert not [key for key in KEYS if f"`{key}`" not in text]
@@ -274,6 +280,35 @@ def test_help_is_quick_and_needs_no_llamafactory():
     code += "try:\n    from motiontune.cli import main; main()\n"
     code += "finally:\n    assert not {'llamafactory', 'torch'} & set(sys.modules)"
     assert "commands:" in run_command("-c", code).stdout
+
+
+def test_help_of_no_command_but_those_that_list_llamafactorys_keys_loads_it():
+    """And one command imports no other's module."""
+    code = """
+import sys, contextlib, io
+from motiontune import cli
+for name in cli.COMMANDS:
+    if name in ("train", "export"):
+        continue
+    before = {module for module in sys.modules if module.startswith("motiontune.commands.")}
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        cli.run_command(name, ["--help"])
+    new = {module for module in sys.modules if module.startswith("motiontune.commands.")} - before
+    assert new <= {f"motiontune.commands.{name}", "motiontune.commands.options"}, new
+    assert not {"llamafactory", "torch", "transformers"} & set(sys.modules), name
+"""
+    run_command("-c", code)
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "view"])
+def test_the_old_name_of_compare_with_works_with_one_line_of_notice(name, capsys):
+    needed = {"predict": ["a.mp4", "--model", "m"], "evaluate": ["--dataset", "d", "--model", "m"], "view": []}[name]
+    for words, source in (([], "auto"), (["--compare-with", "flow"], "flow")):
+        assert cli.parser_of(name).parse_args([*needed, *words]).compare_with == source
+    assert capsys.readouterr().err == ""
+    assert cli.parser_of(name).parse_args([*needed, "--target", "codec"]).compare_with == "codec"
+    assert capsys.readouterr().err == "--target is called --compare-with now; the old name still works\n"
+    assert "--target" not in cli.parser_of(name).format_help()
 
 
 def test_a_process_of_its_own_ends_in_one_line():

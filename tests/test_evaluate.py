@@ -1,15 +1,19 @@
 """`motiontune evaluate`: its numbers are those of what it predicted, and of LLaMA-Factory's own text metrics."""
 
+import gc
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import training
 from commands import command, refused
+from motiontune.commands.evaluate import measure_motion
 from motiontune.datasets.dataset_info import make_sample, write_dataset
-from motiontune.evaluation.comparison import load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums
+from motiontune.grid import VideoGrid
 
 
 OPTIONS = ["--fps", "8", "--max-frames", "16", "--max-new-tokens", "8", "--bootstrap", "50"]
@@ -69,7 +73,7 @@ def test_the_numbers_are_those_of_the_predictions(model, data, tmp_path, capfd):
 
 def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
     """What a model says is replaced; counting is left."""
-    from motiontune.commands import evaluate as module
+    from motiontune.llamafactory import install as module
 
     answers = ["Pushing a large cup.", LABELS[1], "pulling pen", "spinning a pen", "pushing a"]
 
@@ -86,6 +90,62 @@ def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):
     labels.write_text(json.dumps({"Pushing something large": 0, "Pushing a large something": 1}))
     result, _ = evaluate(capfd, training.tiny(), data, tmp_path, "--templates", labels)
     assert result["text"]["template_accuracy"]["value"] == 0.4  # "Pushing a large cup." follows another one now
+
+
+def test_code_of_a_model_or_data_set_is_run_only_where_asked(data, tmp_path, capfd, monkeypatch):
+    from motiontune.llamafactory import install
+
+    seen = []
+
+    def predicted(keys):
+        seen.append(keys.get("trust_remote_code", False))
+        (tmp_path / "generated_predictions.jsonl").write_text('{"predict": "a", "label": "b"}\n', "utf-8")
+
+    monkeypatch.setattr(install, "run_exp", predicted)
+    evaluate(capfd, training.tiny(), data, tmp_path)
+    result, _ = evaluate(capfd, training.tiny(), data, tmp_path, "--trust-remote-code")
+    assert seen == [False, True] and result["keys"]["trust_remote_code"] is True
+
+
+def test_any_number_of_clips_takes_the_memory_of_one(tmp_path):
+    """Each clip is read when its turn comes; no other is in memory then, nor anything as large."""
+    grid = VideoGrid(4, 40, 40)
+    rng = np.random.default_rng(0)
+    shape = (4, 40, 40, 2)
+    for number in range(60):
+        MotionComparison(
+            rng.normal(size=shape).astype(np.float32),
+            rng.normal(size=shape).astype(np.float32),
+            np.ones(shape[:3], np.bool_),
+            np.arange(4.0),
+            grid,
+            f"{number}.mp4",
+            "codec",
+            "past",
+        ).save(tmp_path / f"{number:06d}.npz")
+    live = []
+
+    class Files(dict):
+        def items(self):
+            for item in super().items():
+                gc.collect()
+                live.append(sum(isinstance(one, MotionComparison) for one in gc.get_objects()))
+                yield item
+
+    def peak(count):
+        files = Files({(number, 0): tmp_path / f"{number:06d}.npz" for number in range(count)})
+        tracemalloc.start()
+        try:
+            meter = measure_motion(files, tmp_path / "plots", 0, {})
+            return tracemalloc.get_traced_memory()[1], meter
+        finally:
+            tracemalloc.stop()
+
+    few, _ = peak(5)
+    many, meter = peak(60)
+    assert max(live) <= 1 and many < 1.2 * few
+    expected = sum((one.sums() for one in load_predictions(tmp_path)), MotionSums.zero()).metrics()
+    assert meter.metrics(10)["all"]["epe"].value == pytest.approx(expected["epe"])
 
 
 def test_a_model_without_a_head_is_measured_by_its_text(data, tmp_path, capfd):
@@ -123,5 +183,5 @@ def test_what_cannot_be_evaluated(model, data, tmp_path, capfd):
 
     assert "'held_ot' is not in" in (said := say("--dataset", "held_ot", "--dataset-dir", data)) and "held_out" in said
     assert "dataset_info.json does not exist" in say("--dataset", "x", "--dataset-dir", tmp_path)
-    assert "'radar' is none of" in say("--dataset", "held_out", "--dataset-dir", data, "--target", "radar")
+    assert "'radar' is none of" in say("--dataset", "held_out", "--dataset-dir", data, "--compare-with", "radar")
     assert "cannot be read" in say("--dataset", "held_out", "--dataset-dir", data, "--templates", "nowhere.json")

@@ -4,18 +4,20 @@ import json
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from commands import command, refused
 from make_clips import pan_clip
-from motiontune.commands.extract import FORMATS, extract, find_clips
+from motiontune.commands.extract import extract
 from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
-from motiontune.motion.file import read_flo
+from motiontune.motion.file import FORMATS, read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
+from motiontune.video.find import find_clips
 from motiontune.video.reader import FrameReader
 from training import start, tiny
 
@@ -96,6 +98,25 @@ def test_folders_keep_their_structure_and_names_do_not_clash(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="has no video in it"):
         find_clips([str(tmp_path / "empty")], "out")
+
+
+def test_clips_and_foreign_files_are_never_written_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(CLIPS[0].read_bytes())
+    with pytest.raises(ConfigError, match=r"a\.mp4 is a clip and would be written over"):
+        extract([str(clip)], str(tmp_path), preview=True)
+    assert clip.read_bytes() == CLIPS[0].read_bytes() and [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    extract([str(clip)], str(tmp_path))  # motion beside its clip, where `motion_source: file` looks for it
+    (tmp_path / "a").mkdir()
+    frame = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a" / "00000.png").write_bytes(frame)
+    (row,) = extract([str(clip)], str(tmp_path), form="png")
+    assert "00000.png: is no motion" in row.problem and (tmp_path / "a" / "00000.png").read_bytes() == frame
+    (tmp_path / "a" / "00000.png").unlink()
+    for fps, form in ((7.0, "flo"), (2.0, "png")):  # the second has fewer pairs, and none of the first is left
+        (row,) = extract([str(clip)], str(tmp_path), frames=FrameReader(fps=fps), form=form)
+        names = sorted(path.name for path in (tmp_path / "a").iterdir())
+        assert row.problem == "" and names == [f"{i:05d}.{form}" for i in range(row.frames - 1)]
 
 
 def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from make_ptlflow_metrics import fields
-from motiontune.evaluation.flow_metrics import FlowSums, bootstrap_weights, flow_metrics, interval, stack
+from motiontune.evaluation.flow_metrics import bootstrap_weights, flow_metrics, interval, resampled, stack
 from motiontune.evaluation.sums import MotionSums
 
 
@@ -16,7 +16,7 @@ FIXTURE = json.loads((Path(__file__).parent / "data" / "ptlflow_metrics.json").r
 
 
 def metrics_of(*clips, width=1024):
-    values = flow_metrics(stack([FlowSums.from_fields(*clip, width) for clip in clips]).sum(0))
+    values = flow_metrics(stack([MotionSums.from_fields(*clip, width) for clip in clips]).sum(0))
     return {name: float(value) for name, value in values.items()}
 
 
@@ -78,7 +78,7 @@ def test_limits():
 
 def test_clips_add_up_and_are_drawn_again():
     clips = [fields(seed) for seed in range(20)]
-    sums = stack([FlowSums.from_fields(*clip, 1024) for clip in clips])
+    sums = stack([MotionSums.from_fields(*clip, 1024) for clip in clips])
     together = [np.concatenate([clip[i] for clip in clips]) for i in range(3)]
     assert flow_metrics(sums.sum(0))["epe"] == pytest.approx(metrics_of(tuple(together))["epe"])
     weights = bootstrap_weights(20, 4000)
@@ -90,3 +90,13 @@ def test_clips_add_up_and_are_drawn_again():
         errors.mean() + half, abs=0.06
     )
     np.testing.assert_array_equal(weights, bootstrap_weights(20, 4000))
+
+
+def test_draws_in_blocks_are_the_same_draws(monkeypatch):
+    from motiontune.evaluation import flow_metrics as module
+
+    values = np.random.default_rng(1).normal(size=(37, 3))
+    expected = bootstrap_weights(37, 50) @ values
+    for block in (1, 37 * 7, 37 * 1000):
+        monkeypatch.setattr(module, "BLOCK", block)
+        np.testing.assert_allclose(resampled(values, 50), expected, rtol=1e-12)

@@ -61,7 +61,7 @@ def runs(said, number):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_variable_is_shown_with_its_meaning(family, capfd):
-    from motiontune.commands.inspect import MEANING
+    from motiontune.llamafactory.inspection import MEANING
 
     said, out = inspect(capfd, family, **BOTH)
     table = variables(said)
@@ -85,7 +85,7 @@ def test_every_variable_is_shown_with_its_meaning(family, capfd):
 
 
 def test_what_only_some_batches_have_has_a_meaning_too(capfd):
-    from motiontune.commands.inspect import MEANING
+    from motiontune.llamafactory.inspection import MEANING
 
     image = session_folder() / "image.png"
     cv2.imwrite(str(image), np.full((56, 56, 3), 99, np.uint8))

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "motiontune"
 # From below to above: a room imports its own modules and those of rooms before it.
 ROOMS = [
     "errors",
+    "compiled",
     "files",
     "tables",
     "drawing",
@@ -23,8 +24,8 @@ ROOMS = [
     "datasets",
     "evaluation",
     "model",
-    "runs",
     "training",
+    "runs",
     "viewer",
     "llamafactory",
     "commands",
@@ -34,7 +35,7 @@ ONLY = {"drawing": {"errors", "files"}}  # takes arrays, and knows no noun of th
 # LLaMA-Factory is one wing that nobody else enters
 KNOW_LLAMAFACTORY = {"llamafactory", "commands"}
 FAMILY_NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
-KNOW_FAMILIES = {"model/families.py", "llamafactory/plugin.py"}
+KNOW_FAMILIES = {"model/families.py", "llamafactory/plugin.py", "commands/demo.py"}  # the demo is of one of them
 
 
 def modules() -> dict[str, Path]:

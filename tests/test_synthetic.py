@@ -12,20 +12,15 @@ import pytest
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from motiontune.datasets.synthetic import (
-    ACTIONS,
-    PROMPT,
-    Scene,
-    Sprite,
-    add_real_clips,
-    draw,
-    make_scene,
-    true_flow,
-    true_motion,
-    write_synthetic,
-)
+from motiontune.datasets.dataset_info import PROMPT
+from motiontune.datasets.real_clips import add_real_clips
+from motiontune.datasets.scenes import Scene, Sprite, draw, true_flow, true_motion
+from motiontune.datasets.stories import ACTIONS, make_scene, write_synthetic
 from motiontune.errors import ConfigError
+from motiontune.evaluation.comparison import MotionComparison
 from motiontune.grid import VideoGrid
+from motiontune.motion.sources import motion_of
+from motiontune.video.clip import read_clip
 
 
 def read(path: Path) -> Any:
@@ -52,7 +47,7 @@ def test_files(tmp_path: Path) -> None:
     samples = read(path)
     assert len(samples) == 9
     assert [sample["action"] for sample in samples[:7]] == list(ACTIONS)
-    assert samples[0]["messages"][0] == {"role": "user", "content": PROMPT}
+    assert samples[0]["messages"][0] == {"role": "user", "content": f"<video>{PROMPT}"}
     assert samples[0]["messages"][1]["content"].startswith("The ")
     frames = decode(tmp_path / samples[8]["videos"][0])
     assert frames.shape == (16, 56, 56, 3)
@@ -257,11 +252,9 @@ def test_real_clips(tmp_path: Path) -> None:
     linked = read(add_real_clips(out, clips, captions=["one", "two"]))
     assert [row["videos"] for row in linked] == [[str(clip)] for clip in clips]
     assert [row["messages"][1]["content"] for row in linked] == ["one", "two"]
-    copied = read(add_real_clips(out, clips, captions="same", name="copies", copy=True))
-    assert all(
-        (out / row["videos"][0]).read_bytes() == clip.read_bytes() for row, clip in zip(copied, clips, strict=True)
-    )
-    assert set(read(out / "dataset_info.json")) == {"train", "real", "copies"}
+    same = read(add_real_clips(out, clips, captions="same", name="all"))
+    assert [row["messages"][1]["content"] for row in same] == ["same", "same"]
+    assert set(read(out / "dataset_info.json")) == {"train", "real", "all"}
     with pytest.raises(ConfigError, match="2 clips with 1 captions"):
         add_real_clips(out, clips, captions=["one"])
     with pytest.raises(ConfigError, match="no such file: .*gone.mp4"):
@@ -282,3 +275,31 @@ def test_refuses(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         write_synthetic(tmp_path, **{"clips": 1, "seed": 0, "name": "x", **change})
     assert not any(tmp_path.iterdir())
+
+
+def test_the_demo_measures_against_the_truth(tmp_path: Path) -> None:
+    """What is right has no error, what predicts nothing has that of no motion, and targets are near the truth."""
+    from motiontune.commands.demo import against_truth, format_table
+
+    grid, right, still = VideoGrid(8, 4, 4), [], []
+    for sample in read(write_synthetic(tmp_path, clips=4, seed=3, name="x", fps=8, actions=["move"])):
+        path = str(tmp_path / sample["videos"][0])
+        clip = read_clip(path, 8.0, with_vectors=True)
+        target, truth = motion_of(clip, grid), true_motion(path, clip.times, grid)
+        parts = target.vectors, target.valid, target.times, grid, path, target.source, target.direction
+        right.append(MotionComparison(truth.vectors, *parts))
+        still.append(MotionComparison(np.zeros_like(truth.vectors), *parts))
+    metrics = against_truth(right)
+    assert metrics["truth_patches"] > 100 and metrics["truth_epe"] == metrics["truth_epe_moving"] == 0
+    assert metrics["truth_direction_accuracy"] == 1 and metrics["truth_epe_moving_zero_motion"] > 1.5
+    assert 0 < metrics["target_epe_moving"] < 0.2 and 0 < metrics["target_epe"] < 0.5
+    nothing = against_truth(still)
+    assert nothing["truth_epe"] == nothing["truth_epe_zero_motion"] == metrics["truth_epe_zero_motion"] > 0
+    assert nothing["target_epe"] == metrics["target_epe"]
+    assert against_truth([]) == {"truth_patches": 0}
+    names = ("epe", "epe_zero_motion", "epe_mean_motion", "epe_moving", "epe_moving_zero_motion")
+    known = dict.fromkeys((*names, "direction_accuracy", "caption_exact_match"), 1.0)
+    assert "truth" not in format_table(known)
+    lines = format_table(known | metrics).splitlines()
+    assert lines[0].split()[-1] == "target"
+    assert lines[3].split()[-2:] == [f"{metrics['target_epe_moving']:.2f}", "px"]

@@ -178,7 +178,7 @@ def test_llamafactory_trains_and_generates(family: str, template: str, tmp_path:
     pytest.importorskip("llamafactory")
     from llamafactory.train.tuner import run_exp
 
-    from motiontune.datasets.synthetic import write_synthetic
+    from motiontune.datasets.stories import write_synthetic
 
     write_synthetic(tmp_path / "data", clips=4, seed=0, name="x", size=64)
     keys: dict[str, Any] = {

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from motiontune.datasets.synthetic import write_synthetic
+from motiontune.datasets.stories import write_synthetic
 from motiontune.llamafactory.install import run_exp
 from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 from motiontune.model.tiny import build_tiny

@@ -10,9 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import tempfile
-import threading
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ConfigError, in_one_line
+from motiontune.files import write_whole
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip
@@ -70,14 +69,10 @@ class Cache:
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep arrays under a key; warn where that fails, such as on a full disk."""
         path = self._path(key)
-        unfinished = path.with_name(f"{key}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            path.parent.mkdir(exist_ok=True)
-            with open(unfinished, "wb") as file:
+            with write_whole(path) as unfinished, open(unfinished, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-            unfinished.replace(path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             warnings.warn(f"{path} cannot be written: {error.strerror}; what it is for is not kept", stacklevel=3)
 
     @contextlib.contextmanager

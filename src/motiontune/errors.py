@@ -1,8 +1,12 @@
-"""What goes wrong for reasons that a user can change; `motiontune` prints these in one line, without a traceback."""
+"""What goes wrong for reasons that a user can change, and how it is shown: in one line, without a traceback."""
 
 import difflib
+import os
+import subprocess
+import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -66,3 +70,27 @@ def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     except kinds as error:
         cause = f" ({in_one_line(error.__cause__)})" if error.__cause__ else ""
         raise ConfigError((f"{about}: " if about else "") + in_one_line(error) + cause) from error
+
+
+def exit_with_message(run: Callable[[], object]) -> None:
+    """Run, and turn what ends it into an exit code: 2 and one line on stderr for a user's mistake.
+
+    A process of torchrun that failed gives its own exit code, Ctrl+C gives 130. Errors that are ours keep their
+    traceback; `LLAMAFACTORY_VERBOSITY=DEBUG` shows it for a user's mistake, too.
+    """
+    try:
+        run()
+    except MotiontuneError as error:
+        if os.environ.get("LLAMAFACTORY_VERBOSITY") == "DEBUG":
+            traceback.print_exc()
+        print(f"motiontune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except subprocess.CalledProcessError as error:  # torchrun has printed what happened
+        sys.exit(error.returncode)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("llamafactory", "gradio"):
+            raise
+        print(f"motiontune: {error}; install it with: pip install 'motiontune[llamafactory]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

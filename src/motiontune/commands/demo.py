@@ -4,41 +4,60 @@ Everything goes through the same commands that a real run takes; the YAML files 
 given to `motiontune train` again.
 """
 
-import importlib.util
+import argparse
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-import av
-import cv2
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from motiontune.datasets.synthetic import add_real_clips, write_synthetic
+from motiontune.datasets.real_clips import write_real_clips
+from motiontune.datasets.scenes import true_motion
+from motiontune.datasets.stories import write_synthetic
 from motiontune.drawing.images import encode_image
 from motiontune.drawing.sheets import contact_sheet
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums, constant_epe
+from motiontune.files import write_bytes, write_text
 from motiontune.grid import VideoGrid
+from motiontune.motion.field import Direction
 from motiontune.motion.sources import motion_of
 from motiontune.runs.folder import read_texts, versions
 from motiontune.runs.page import ReportClip, prediction_rows, write_report
+from motiontune.tables import text_table
 from motiontune.video.clip import read_clip
 
 
+DESCRIPTION = "Train a tiny model on synthetic clips and show what it learned, in 3 minutes."
 TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
 FPS, ENCODED_FPS = 8.0, 8
 REAL_CAPTION = "Something is going on in a real video."
 REPORT_CLIPS, CELL = 9, 112
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--out", default="motiontune-demo", help="output folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the demo.
+
+    Raises:
+        MotiontuneError: if the folder holds something else, or a step fails.
+    """
+    run_demo(arguments.out, arguments.seed)
 
 
 def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
@@ -50,7 +69,8 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
 
     Returns:
         What `metrics.json` holds: `epe`, `epe_zero_motion`, `epe_mean_motion`, `epe_moving`, `epe_moving_zero_motion`,
-        `direction_accuracy`, `caption_exact_match`, and `seconds`. Lengths in pixels of the resized frame.
+        `direction_accuracy` against the targets; those of `against_truth`; `caption_exact_match`, and `seconds`.
+        Lengths in pixels of the resized frame.
 
     Raises:
         MotiontuneError: if the folder holds something else, or a step fails.
@@ -64,7 +84,9 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     data = out / "data"
     write_synthetic(data, clips=TRAIN_CLIPS, seed=2 * seed, name="synthetic_train", fps=ENCODED_FPS)
     write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name="synthetic_heldout", fps=ENCODED_FPS)
-    real = write_real_clips(data)
+    real = write_real_clips(data, REAL_CAPTION)
+    if not real:
+        print("     no real clips: gradio's sample videos are not installed", flush=True)
 
     print("2/5  model: a tiny Qwen2-VL with random weights (loading LLaMA-Factory takes a moment)", flush=True)
     with _quietly(log):
@@ -97,13 +119,13 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     print("5/5  report", flush=True)
     metrics = _measure(out, data)
     metrics["seconds"] = round(time.monotonic() - start, 1)
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     clips = _report_clips(out, data)
     rows = [row for clip in clips[1:4] for row in prediction_rows(clip.name, clip.frames, clip.prediction, CELL)]
-    (out / "motion.jpg").write_bytes(encode_image(contact_sheet(rows, columns=7, cell_width=CELL), ".jpg"))
+    write_bytes(out / "motion.jpg", encode_image(contact_sheet(rows, columns=7, cell_width=CELL), ".jpg"))
     write_report(
         out / "report.html",
-        title="motiontune demo: a tiny Qwen2-VL that says motion",
+        title="motiontune demo: a tiny Qwen2-VL that predicts motion",
         metrics=metrics,
         log_history=_read_json(out / "train" / "trainer_state.json")["log_history"],
         clips=clips,
@@ -112,7 +134,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         notes=(
             f"Trained from random weights on {TRAIN_CLIPS} synthetic clips{' and a few real ones' if real else ''} "
             f"for {STEPS} steps on a CPU. The metrics are of {HELD_OUT_CLIPS} synthetic clips that it never saw. A "
-            f"model this small shows that the path works from video to picture; it says nothing about large ones."
+            f"model this small shows that the path works from video to picture; it tells nothing about large ones."
         ),
     )
     print(f"\n{format_table(metrics)}\n\n{metrics['seconds']:.0f} seconds; see {out / 'report.html'}")
@@ -158,7 +180,7 @@ def _configuration(out: Path, name: str, seed: int, **keys: Any) -> dict[str, An
         "seed": seed,
         **keys,
     }
-    (out / f"{name}.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+    write_text(out / f"{name}.yaml", yaml.safe_dump(configuration, sort_keys=False))
     return configuration
 
 
@@ -174,76 +196,55 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def write_real_clips(data: Path) -> bool:
-    """Cut one-second windows out of the videos that Gradio ships (LLaMA-Factory depends on it) into two data sets.
-
-    They are written as H.264 with B-frames, MPEG-4 and VP9 in turn, as real data sets mix codecs.
-
-    Returns:
-        False, having said so, where the videos are not installed.
-    """
-    spec = importlib.util.find_spec("gradio")
-    folder = Path(spec.origin).parent / "media_assets" / "videos" if spec and spec.origin else Path()
-    videos = [path for path in (folder / "world.mp4", folder / "b.mp4") if path.is_file()]
-    if not videos:
-        print("     no real clips: gradio's sample videos are not installed", flush=True)
-        return False
-    windows: list[Path] = []
-    for video in videos:
-        for second in range(1, 4) if video.name == "b.mp4" else range(2, 26, 3):
-            codec, suffix = (("libx264", ".mp4"), ("mpeg4", ".avi"), ("libvpx-vp9", ".webm"))[len(windows) % 3]
-            windows.append(data / "real" / f"{video.stem}_{second:02d}s{suffix}")
-            _cut(video, windows[-1], second, codec)
-    held_out = windows[3::4]
-    add_real_clips(data, [path for path in windows if path not in held_out], captions=REAL_CAPTION, name="real_train")
-    add_real_clips(data, held_out, captions=REAL_CAPTION, name="real_heldout")
-    return True
-
-
-def _cut(video: Path, out: Path, second: int, codec: str, width: int = 112, height: int = 56) -> None:
-    """Write one second of a video, its middle cropped to 2:1, at 16 frames a second."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(video)) as source, av.open(str(out), "w") as target:
-        stream = cast(av.VideoStream, target.add_stream(codec, rate=16))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.bit_rate, stream.time_base = 400_000, Fraction(1, 16)
-        wanted = [second + k / 16 for k in range(16)]
-        source.seek(int(second * av.time_base))
-        for frame in source.decode(video=0):
-            while wanted and (frame.time or 0.0) >= wanted[0] - 1e-6:
-                image = frame.to_ndarray(format="rgb24")
-                top = (image.shape[0] - image.shape[1] // 2) // 2
-                image = cv2.resize(image[top : image.shape[0] - top], (width, height), interpolation=cv2.INTER_AREA)
-                picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-                picture.pts, picture.time_base = 16 - len(wanted), stream.time_base
-                target.mux(stream.encode(picture))
-                wanted.pop(0)
-            if not wanted:
-                break
-        target.mux(stream.encode(None))
-
-
 def _measure(out: Path, data: Path) -> dict[str, float]:
-    """Metrics of the held-out synthetic clips, with the two baselines that see nothing."""
+    """Metrics of the held-out synthetic clips, with the two baselines that see nothing, and against the truth."""
     predictions = list(load_predictions(out / "predict_synthetic_heldout" / "motion_predictions"))
     mean = _mean_motion(data)
     constant = np.array([constant_epe(cast(Any, p.target), p.valid, mean) for p in predictions]).sum(0)
     metrics = sum((prediction.sums() for prediction in predictions), MotionSums.zero()).metrics()
     metrics["epe_mean_motion"] = float(constant[0] / constant[1])
+    metrics |= against_truth(predictions)
     texts = _texts(out, "synthetic_heldout")
-    metrics["caption_exact_match"] = float(np.mean([said == expected for said, expected in texts]))
+    metrics["caption_exact_match"] = float(np.mean([answer == expected for answer, expected in texts]))
     return {key: round(value, 4) for key, value in metrics.items()}
 
 
-def _mean_motion(data: Path, clips: int = 64) -> Any:
+def against_truth(predictions: Iterable[MotionComparison]) -> dict[str, float]:
+    """Compare predictions of synthetic clips, and their targets, with how the clips' scenes really move.
+
+    Both are compared at the same patches: those with a target where a single vector is true.
+
+    Returns:
+        `truth_patches`, how many these are; `truth_epe`, `truth_epe_zero_motion`, `truth_epe_moving`,
+        `truth_epe_moving_zero_motion`, `truth_direction_accuracy` of the predictions; `target_epe` and
+        `target_epe_moving` of the targets. What no patch was measured for is left out. A patch moves if it truly does.
+
+    Raises:
+        ConfigError: if a clip has no scene beside it.
+    """
+    predicted, targets = MotionSums.zero(), MotionSums.zero()
+    for one in predictions:
+        if one.target is None:
+            continue
+        truth = true_motion(one.path, one.times, one.grid, cast(Direction, one.direction))
+        valid = truth.valid & one.valid
+        predicted += MotionSums.from_fields(one.predicted, truth.vectors, valid, one.grid.width)
+        targets += MotionSums.from_fields(one.target, truth.vectors, valid, one.grid.width)
+    found = predicted.metrics()
+    metrics = {"truth_patches": found.pop("valid_patches")} | {f"truth_{name}": found[name] for name in found}
+    own = targets.metrics()
+    return metrics | {f"target_{name}": own[name] for name in ("epe", "epe_moving") if name in own}
+
+
+def _mean_motion(data: Path, clips: int = 64) -> NDArray[np.float32]:
     """The mean vector of the first training clips, in pixels: the best constant that training could learn."""
     vectors = []
     for sample in _read_json(data / "synthetic_train.json")[:clips]:
         clip = read_clip(str(data / sample["videos"][0]), FPS, with_vectors=True)
-        frames = len(clip.frames) + len(clip.frames) % 2
-        field = motion_of(clip, VideoGrid(frames, *(side // 14 for side in clip.frames.shape[1:3])))
+        rows, cols = (side // 14 for side in clip.frames.shape[1:3])
+        field = motion_of(clip, VideoGrid(len(clip.frames), rows, cols, temporal_patch=1))
         vectors.append(field.vectors[field.valid])
-    return np.concatenate(vectors).mean(0)
+    return np.asarray(np.concatenate(vectors).mean(0), np.float32)
 
 
 def _report_clips(out: Path, data: Path) -> list[ReportClip]:
@@ -262,13 +263,13 @@ def _report_clips(out: Path, data: Path) -> list[ReportClip]:
     return clips[:REPORT_CLIPS]
 
 
-def _report_clip(prediction: MotionComparison, said: str, expected: str) -> ReportClip:
+def _report_clip(prediction: MotionComparison, answer: str, expected: str) -> ReportClip:
     clip = read_clip(prediction.path, FPS)
-    return ReportClip(Path(prediction.path).name, clip.frames, prediction, expected, said)
+    return ReportClip(Path(prediction.path).name, clip.frames, prediction, expected, answer)
 
 
 def _texts(out: Path, name: str) -> list[tuple[str, str]]:
-    return [(said.strip(), label.strip()) for said, label in read_texts(out / f"predict_{name}")]
+    return [(answer.strip(), label.strip()) for answer, label in read_texts(out / f"predict_{name}")]
 
 
 def _read_json(path: Path) -> Any:
@@ -276,18 +277,26 @@ def _read_json(path: Path) -> Any:
 
 
 def format_table(metrics: Mapping[str, float]) -> str:
-    """Lay out the metrics of `metrics.json` as the demo prints them."""
-    rows = [
-        ("end-point error, moving patches", "epe_moving", "epe_moving_zero_motion", None),
-        ("end-point error, all patches", "epe", "epe_zero_motion", "epe_mean_motion"),
-    ]
-    lines = [f"{'held-out synthetic clips':<34}{'model':>10}{'no motion':>12}{'mean motion':>13}"]
-    for label, *keys in rows:
-        cells = [f"{metrics[key]:.2f} px" if key else "" for key in keys]
-        lines.append(f"{label:<34}{cells[0]:>10}{cells[1]:>12}{cells[2]:>13}".rstrip())
-    lines.append(f"{'direction right, moving patches':<34}{metrics['direction_accuracy']:>10.0%}")
-    lines.append(f"{'caption right, word for word':<34}{metrics['caption_exact_match']:>10.0%}")
-    return "\n".join(lines)
+    """Lay out the metrics of `metrics.json` as the demo prints them; what was not measured has no line."""
+    measured = "truth_epe_moving" in metrics
+    head = ["held-out synthetic clips", "model", "no motion", "mean motion", *(["target"] if measured else [])]
+    errors = {
+        "end-point error, moving patches": ("epe_moving", "epe_moving_zero_motion"),
+        "end-point error, all patches": ("epe", "epe_zero_motion", "epe_mean_motion"),
+    }
+    if measured:
+        errors["against the truth, moving patches"] = (
+            "truth_epe_moving",
+            "truth_epe_moving_zero_motion",
+            "",
+            "target_epe_moving",
+        )
+        errors["against the truth, all patches"] = ("truth_epe", "truth_epe_zero_motion", "", "target_epe")
+    rows = [head]
+    rows += [[name, *(f"{metrics[key]:.2f} px" if key else "" for key in keys)] for name, keys in errors.items()]
+    rows.append(["direction right, moving patches", f"{metrics['direction_accuracy']:.0%}"])
+    rows.append(["caption right, word for word", f"{metrics['caption_exact_match']:.0%}"])
+    return text_table(rows, "<>>>>", least=(34, 8, 10, 11, 8))
 
 
 @contextmanager

@@ -1,17 +1,36 @@
-"""Merge an adapter into its model and carry the motion head along."""
+"""`motiontune export`: merge an adapter into its model and carry the motion head along."""
 
+import argparse
 from typing import Any
 
-from llamafactory.train import tuner
-
 from motiontune.errors import mistakes
-from motiontune.llamafactory.install import install
-from motiontune.llamafactory.names import get_logger
-from motiontune.llamafactory.workflow import head_places
-from motiontune.model.head import find_head, save_head
 
 
-logger = get_logger(__name__)
+DESCRIPTION = """motiontune export cfg.yaml [key=value ...]
+
+Takes what `llamafactory-cli export` takes.
+"""
+TAKES_KEYS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take everything: LLaMA-Factory's own parser reads the keys."""
+    parser.add_argument("arguments", nargs="*", help="a YAML or JSON file and key=value, or --key value")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export, or list all keys.
+
+    Raises:
+        MotiontuneError: on a mistake in the configuration.
+    """
+    words = arguments.arguments
+    if not words or {"-h", "--help"} & set(words):
+        print(DESCRIPTION)
+        words = ["--help"]
+    from motiontune.llamafactory.install import read_config
+
+    export(read_config(words))
 
 
 def export(args: "dict[str, Any] | list[str]") -> None:
@@ -25,6 +44,14 @@ def export(args: "dict[str, Any] | list[str]") -> None:
     Raises:
         MotiontuneError: on a mistake in the configuration.
     """
+    from llamafactory.train import tuner
+
+    from motiontune.llamafactory.install import install
+    from motiontune.llamafactory.names import get_logger
+    from motiontune.llamafactory.workflow import head_places
+    from motiontune.model.head import find_head, save_head
+
+    logger = get_logger(__name__)
     install()
     with mistakes("", OSError, ValueError, ImportError, NotImplementedError):
         tuner.export_model(args)

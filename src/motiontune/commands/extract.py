@@ -1,36 +1,36 @@
 """`motiontune extract`: the motion of clips as files, without a model."""
 
+import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import av
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from motiontune.drawing.films import write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.files import write_text
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField, frames_with_motion
-from motiontune.motion.file import write_flo, write_kitti_png, write_npy, write_npz
-from motiontune.motion.options import MotionOptions
+from motiontune.motion.field import MotionField
+from motiontune.motion.file import FORMATS, Format, write_motion
+from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source, motion_of, needs_vectors
+from motiontune.tables import shorten_middle, text_table
 from motiontune.video.clip import Clip
+from motiontune.video.find import find_clips
 from motiontune.video.reader import FrameReader, Reader
 
 
-VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .h264 .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split())
-Format = Literal["npz", "npy", "flo", "png"]
-FORMATS: tuple[str, ...] = get_args(Format)
+DESCRIPTION = "Write the motion of clips to files that `motion_source: file` reads. Existing ones are replaced."
 
 
 @dataclass(frozen=True)
@@ -60,39 +60,78 @@ class Extracted:
     problem: str = ""
 
 
-def list_clips(paths: Sequence[str]) -> list[tuple[Path, str]]:
-    """The clips that files and folders stand for: (name, the file), where a folder stands for the videos below it.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    motion, frames = MotionOptions(), FrameReader()
+    add = parser.add_argument
+    add("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
+    add("--out", required=True, help="output folder")
+    add("--preview", action="store_true", help="also write NAME.png and NAME.mp4 to look at")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="npz",
+        help="NAME.npz, NAME.npy, or one file per pair of frames, NAME/*.flo or NAME/*.png (default: %(default)s)",
+    )
+    add("--source", default=motion.source, help="as motion_source (default: %(default)s)")
+    add("--raft-weights", metavar="FILE", help="as motion_raft_weights")
+    add("--quality", choices=QUALITIES, default=motion.quality, help="as motion_quality (default: %(default)s)")
+    add(
+        "--direction",
+        choices=("past", "future"),
+        default=motion.direction,
+        help="as motion_direction (default: %(default)s)",
+    )
+    add(
+        "--min-confidence",
+        type=float,
+        default=motion.min_confidence,
+        help="as motion_min_confidence (default: %(default)s)",
+    )
+    add("--fps", type=float, default=frames.fps, help="as video_fps (default: %(default)s)")
+    add("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen (default: %(default)s)")
+    add("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels (default: %(default)s)")
+    add("--model", metavar="DIR", help="take sizes, patch and merge from this model (folder or hub)")
+    add("--patch", type=int, default=frames.patch, help="side of the model's patches in pixels (default: %(default)s)")
+    add(
+        "--merge",
+        type=int,
+        default=frames.merge,
+        help="patches per video token along each side (default: %(default)s)",
+    )
 
-    The name of a clip in a folder keeps the folder's structure.
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the motion of clips and print a table about them.
 
     Raises:
-        ConfigError: if there is no video in a folder.
+        MotiontuneError: on a mistake in the options, or if some clip gave no motion.
     """
-    found: list[tuple[Path, str]] = []
-    for path in paths:
-        if not os.path.isdir(path):
-            found.append((Path(Path(path).name), path))
-            continue
-        below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-        if not below:
-            raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
-        found += [(clip.relative_to(path), str(clip)) for clip in below]
-    return found
+    if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.patch, arguments.merge) < 1:
+        raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
+    if not 0 <= arguments.min_confidence < 1:
+        raise ConfigError("--min-confidence must be 0 or more and below 1")
+    motion = MotionOptions(
+        arguments.source,
+        arguments.direction,
+        arguments.quality,
+        arguments.min_confidence,
+        raft_weights=arguments.raft_weights,
+    )
+    sizes = arguments.fps, arguments.max_frames, arguments.max_pixels
+    frames = FrameReader(*sizes, arguments.patch, arguments.merge)
+    reader = None
+    if arguments.model is not None:
+        from motiontune.llamafactory.reader import ModelReader
 
-
-def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
-    """Name the clips that files and folders stand for: {where to write, without suffix: clip}.
-
-    Raises:
-        ConfigError: if there is none, or two would be written to the same place.
-    """
-    found: dict[Path, str] = {}
-    for name, clip in list_clips(paths):
-        target = Path(out) / name.with_suffix("")
-        if target in found:
-            raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
-        found[target] = clip
-    return found
+        reader = ModelReader(arguments.model, *sizes)
+        processor = reader.processor.video_processor
+        frames = replace(frames, patch=processor.patch_size, merge=processor.merge_size)
+    rows = extract(arguments.clips, arguments.out, motion, frames, arguments.format, arguments.preview, reader)
+    print(table(rows))
+    failed = sum(bool(row.problem) for row in rows)
+    if failed:
+        raise MotiontuneError(f"{failed} of {len(rows)} clips gave no motion, see the table above")
 
 
 def extract(
@@ -116,11 +155,11 @@ def extract(
         reader: reads the clips instead of `frames`, as some model needs them.
 
     Raises:
-        ConfigError: if there is no clip, two have one name, or there is no such source.
+        ConfigError: if there is no clip, two have one name, one would be written over, or there is no such source.
     """
     options, frames = options or MotionOptions(), frames or FrameReader()
     check_source(options.source)
-    clips = find_clips(paths, out)
+    clips = find_clips(paths, out, (".mp4",) if preview else ())
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
@@ -134,8 +173,7 @@ def extract(
         "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
         "clips": [asdict(row) for row in rows],
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
-    Path(out, "extract.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    write_text(Path(out, "extract.json"), json.dumps(about, indent=1) + "\n")
     return rows
 
 
@@ -169,38 +207,6 @@ def extract_clip(
     )
 
 
-def write_motion(
-    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
-) -> None:
-    """Write a field to `place` + ".npz" or ".npy", or to pairs of frames in the folder `place`.
-
-    Args:
-        place: the place without a suffix; its folder is made.
-        field: the motion of a clip's sampled frames.
-        grid: its patches.
-        form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
-        more: further arrays, which only a `.npz` can hold.
-    """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if form == "npz":
-        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
-    elif form == "npy":
-        write_npy(place.with_name(place.name + ".npy"), field)
-    else:
-        _write_pairs(place, field, grid, form)
-
-
-def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
-    write = write_flo if form == "flo" else write_kitti_png
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.flo"), *folder.glob("*.png")]:
-        old.unlink()
-    for number, i in enumerate(frames_with_motion(len(field.vectors), field.direction)):
-        vectors, valid = field.vectors[i], field.valid[i]
-        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
-        write(str(folder / f"{number:05d}.{form}"), dense, known)
-
-
 def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> None:
     """Write a contact sheet, and the frames with arrows beside the colour wheel's colours as a film."""
     title = f"{Path(clip.path).name} · {field.source}, {field.direction}"
@@ -212,28 +218,15 @@ def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> N
 
 def table(rows: Sequence[Extracted]) -> str:
     """What became of the clips, as text."""
-    head = ("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")
-    lines: list[tuple[str, ...]] = [head]
+    lines: list[tuple[str, ...]] = [("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")]
+    measured = lines[:1]
     for row in rows:
         name = shorten_middle(row.clip, 48)
         if row.problem:
             lines.append((name, *(["-"] * 5), row.problem, "-"))
+            measured.append((name,))  # a reason may be longer than its column
             continue
         numbers = (str(row.references or "-"), str(row.frames), f"{row.valid:.0%}", f"{row.mean_motion:.2f}")
         lines.append((name, row.codec, *numbers, row.source, f"{row.seconds:.2f}"))
-    # a reason may be longer than its column
-    good = [head, *(line for line, row in zip(lines[1:], rows, strict=True) if not row.problem)]
-    widths = [max(len(line[column]) for line in good) for column in range(len(head))]
-    widths[0] = max(len(line[0]) for line in lines)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if 2 <= column <= 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def shorten_middle(text: str, width: int) -> str:
-    half = (width - 3) // 2
-    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+        measured.append(lines[-1])
+    return text_table(lines, "<<>>>><<", measured=measured)

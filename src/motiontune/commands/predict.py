@@ -1,21 +1,37 @@
-"""`motiontune predict`: what a model says of clips, in text and motion, as files and films."""
+"""`motiontune predict`: a model's text and motion of clips, as files and films."""
 
+import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.extract import Format, find_clips, shorten_middle, write_motion
+from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
+from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
 from motiontune.errors import MotiontuneError
-from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
+from motiontune.files import write_text
+from motiontune.motion.file import FORMATS, Format, write_motion
+from motiontune.motion.sources import check_source
+from motiontune.tables import shorten_middle, text_table
+from motiontune.video.find import find_clips
 from motiontune.video.frames import all_frames
+
+
+if TYPE_CHECKING:
+    from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
+
+
+DESCRIPTION = "Predict text and motion of clips with a model, and write them as files and films."
+NO_SOURCE = "none"
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,55 @@ class Predicted:
     problem: str = ""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--out", default="motiontune-predict", help="output folder (default: %(default)s)")
+    parser.add_argument("--prompt", default=PROMPT, help="the question (default: %(default)r)")
+    parser.add_argument(
+        "--show",
+        choices=("arrows", "colours", "none"),
+        default="arrows",
+        help="how the films show motion; none writes no films (default: %(default)s)",
+    )
+    add_compare_with(parser, "a source of motion to compare with, as motion_source, or none")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="npz", help="of the motion, as in extract (default: %(default)s)"
+    )
+    add_reading(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Predict clips and print a table about them.
+
+    Raises:
+        MotiontuneError: on a mistake in the options, or if some clip gave no prediction.
+    """
+    check_reading(arguments)
+    if arguments.compare_with != NO_SOURCE:
+        check_source(arguments.compare_with)
+    find_clips(arguments.clips, arguments.out, _suffixes(arguments.show))  # before the model, which takes long
+    model = load_model(arguments)
+    if model.head is None:
+        print(f"{arguments.model} has no motion head: text alone, no motion", file=sys.stderr)
+    rows = predict(
+        model,
+        arguments.clips,
+        arguments.out,
+        arguments.prompt,
+        arguments.compare_with,
+        arguments.show,
+        arguments.max_new_tokens,
+        arguments.format,
+    )
+    print(table(rows))
+    failed = sum(bool(row.problem) for row in rows)
+    if failed:
+        raise MotiontuneError(f"{failed} of {len(rows)} clips gave no prediction, see the table above")
+
+
 def predict(
-    model: MotionModel,
+    model: "MotionModel",
     paths: Sequence[str],
     out: str,
     prompt: str,
@@ -57,7 +120,7 @@ def predict(
     max_new_tokens: int = 128,
     form: Format = "npz",
 ) -> list[Predicted]:
-    """Write what a model says of clips, and `predictions.json` about all of them. A bad clip does not stop the others.
+    """Write the text and motion of clips, and `predictions.json` about all of them; a bad clip stops no other.
 
     Args:
         model: the model.
@@ -67,12 +130,12 @@ def predict(
         target: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
         max_new_tokens: at most so many tokens of text.
-        form: how the motion is written, as `motiontune.commands.extract` does; text and target go into a `.npz` alone.
+        form: how the motion is written, as `motiontune extract` writes it; text and target go into a `.npz` alone.
 
     Raises:
-        ConfigError: if there is no clip, two have one name, or there is no such source.
+        ConfigError: if there is no clip, two have one name, one would be written over, or there is no such source.
     """
-    clips = find_clips(paths, out)
+    clips = find_clips(paths, out, _suffixes(show))
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for place, path in bar:
@@ -86,12 +149,15 @@ def predict(
             else:
                 rows.append(_row(path, said, time.perf_counter() - start))
     about = {"prompt": prompt, "target": target, "clips": [asdict(row) for row in rows]}
-    Path(out).mkdir(parents=True, exist_ok=True)
-    Path(out, "predictions.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text(Path(out, "predictions.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return rows
 
 
-def _write(said: MotionPrediction, place: Path, show: Show, form: Format) -> None:
+def _suffixes(show: Show) -> tuple[str, ...]:
+    return () if show == "none" else (".mp4",)
+
+
+def _write(said: "MotionPrediction", place: Path, show: Show, form: Format) -> None:
     if said.field is None:
         return
     more = {"text": np.array(said.text)}
@@ -103,7 +169,7 @@ def _write(said: MotionPrediction, place: Path, show: Show, form: Format) -> Non
         _write_film(said, place.with_name(f"{place.name}.mp4"), show)
 
 
-def _write_film(said: MotionPrediction, path: Path, show: Show) -> None:
+def _write_film(said: "MotionPrediction", path: Path, show: Show) -> None:
     """Write every frame of the clip with the predicted motion, and the target's beside it where there is one."""
     assert said.field is not None
     panels, clip = said.panels(show)[::-1], said.clip
@@ -112,7 +178,7 @@ def _write_film(said: MotionPrediction, path: Path, show: Show) -> None:
     write_overlay(path, frames, clip.info.average_rate, panels, said.grid.patch, text=said.text)
 
 
-def _row(path: str, said: MotionPrediction, seconds: float) -> Predicted:
+def _row(path: str, said: "MotionPrediction", seconds: float) -> Predicted:
     motion, source, numbers = None, "", said.sums().metrics()
     if said.field is not None and said.field.valid.any():
         motion = round(float(np.linalg.norm(said.field.vectors[said.field.valid], axis=-1).mean()), 3)
@@ -129,18 +195,7 @@ def table(rows: Sequence[Predicted]) -> str:
     lines: list[tuple[str, ...]] = [("clip", "frames", "motion px", "EPE px", "(no motion)", "seconds", "answer")]
     for row in rows:
         numbers = ("-" if n is None else f"{n:.2f}" for n in (row.mean_motion, row.epe, row.epe_zero_motion))
-        said = f"no prediction: {row.problem}" if row.problem else row.text + (row.note and f"  [{row.note}]")
-        name = shorten_middle(row.clip, 40)
-        lines.append(
-            (
-                name,
-                str(row.frames or "-"),
-                *numbers,
-                f"{row.seconds:.2f}",
-                printable(said),
-            )
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:6], widths[1:]), line[6]]) for line in lines
-    )
+        answer = f"no prediction: {row.problem}" if row.problem else row.text + (row.note and f"  [{row.note}]")
+        name, frames = shorten_middle(row.clip, 40), str(row.frames or "-")
+        lines.append((name, frames, *numbers, f"{row.seconds:.2f}", printable(answer)))
+    return text_table(lines, "<>>>>>")

@@ -1,4 +1,33 @@
 """`motiontune report`: one page about a run, from what lies in its output folder."""
 
-from motiontune.runs.report import CLIPS as CLIPS
-from motiontune.runs.report import report as report
+import argparse
+
+from motiontune.errors import ConfigError
+from motiontune.runs.report import CLIPS, report
+
+
+DESCRIPTION = "Write one page about a run: curves, metrics, clips, configuration."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's output folder")
+    parser.add_argument("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=CLIPS,
+        metavar="N",
+        help="how many of the best clips, and of the worst (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the page and print where it is.
+
+    Raises:
+        MotiontuneError: if the folder is no run's, or a file in it is damaged.
+    """
+    if arguments.clips < 0:
+        raise ConfigError("--clips must be 0 or more")
+    print(report(arguments.run, arguments.out, arguments.clips))

@@ -1,6 +1,5 @@
 """Data sets in LLaMA-Factory's layout: a folder with `dataset_info.json` and one JSON file per data set."""
 
-import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -9,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import ConfigError, in_one_line, nearest
+from motiontune.files import write_text, write_whole
 
 
 INFO_FILE = "dataset_info.json"
+PROMPT = "Explain the action happening the video."
+"""The question of Something-Something's reference runs; ours where the user gives none."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,12 @@ class ClipOfSample:
     answer: str
 
 
-def load_info(folder: str | Path) -> dict[str, Any]:
-    """Read a folder's `dataset_info.json`: {name of the data set: what it says of it}.
+def load_info(folder: str | Path, *, or_empty: bool = False) -> dict[str, Any]:
+    """Read a folder's `dataset_info.json`: {name of the data set: its entry}.
+
+    Args:
+        folder: LLaMA-Factory's `dataset_dir`.
+        or_empty: where there is no file, return no entry instead of raising.
 
     Raises:
         ConfigError: if the file is missing or cannot be read.
@@ -39,6 +45,8 @@ def load_info(folder: str | Path) -> dict[str, Any]:
     try:
         info = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
+        if or_empty:
+            return {}
         raise ConfigError(f"dataset_dir: {file} does not exist") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"dataset_dir: {file} cannot be read: {in_one_line(error)}") from error
@@ -102,6 +110,32 @@ def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], fol
     return [ClipOfSample(path, asked.replace("<video>", "").strip(), said.strip()) for path in found]
 
 
+def templates_of(folder: str | Path, names: str) -> dict[str, str]:
+    """{label: template} of data sets whose rows name their template, as `motiontune prepare` writes them.
+
+    Args:
+        folder: LLaMA-Factory's `dataset_dir`.
+        names: of the data sets, with commas between them. One that is no `.json` file of its own has no templates.
+
+    Raises:
+        ConfigError: if a file is not JSON.
+    """
+    found: dict[str, str] = {}
+    info = load_info(folder)
+    for name in names.split(","):
+        file = Path(folder) / str(info.get(name.strip(), {}).get("file_name", ""))
+        if file.suffix != ".json" or not file.is_file():
+            continue
+        try:
+            rows = json.loads(file.read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{file} is not JSON: {in_one_line(error)}") from error
+        for row in rows:
+            if row.get("template") and row.get("messages"):
+                found[row["messages"][-1]["content"].strip()] = row["template"]
+    return found
+
+
 _ALPACA = (("prompt", "instruction"), ("query", "input"), ("response", "output"))
 
 
@@ -134,8 +168,7 @@ def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Pat
     Raises:
         ConfigError: if the folder's `dataset_info.json` cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    info = _read_info(folder / INFO_FILE)
+    info = load_info(folder, or_empty=True)
     info[name] = {
         "file_name": f"{name}.json",
         "formatting": "sharegpt",
@@ -144,31 +177,14 @@ def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Pat
     }
     path = folder / f"{name}.json"
     write_rows(path, samples)
-    _write(path.with_name(INFO_FILE), [json.dumps(info, ensure_ascii=False, indent=2), "\n"])
+    write_text(folder / INFO_FILE, json.dumps(info, ensure_ascii=False, indent=2) + "\n")
     return path
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSON list with one row on each line, so that large files can be searched with line tools."""
-    lines = (("," if i else "[") + "\n" + json.dumps(row, ensure_ascii=False) for i, row in enumerate(rows))
-    first = next(lines, "[")
-    _write(path, itertools.chain([first], lines, ["\n]\n"]))
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    draft = path.with_name(path.name + ".part")  # a run that is stopped leaves the old file whole
-    with open(draft, "w", encoding="utf-8") as file:
-        file.writelines(parts)
-    os.replace(draft, path)
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is there, but not readable as JSON ({error}): mend or remove it") from error
-    if not isinstance(info, dict):
-        raise ConfigError(f"{path} is not a dataset_info.json: it holds a {type(info).__name__}, not an object")
-    return info
+    with write_whole(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        file.write("[")
+        for i, row in enumerate(rows):
+            file.write(("," if i else "") + "\n" + json.dumps(row, ensure_ascii=False))
+        file.write("\n]\n")

@@ -16,12 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from motiontune.datasets.dataset_info import make_sample, write_dataset, write_rows
+from motiontune.datasets.dataset_info import PROMPT, make_sample, write_dataset, write_rows
 from motiontune.errors import ClipError, ConfigError
+from motiontune.tables import text_table
 from motiontune.video.container import probe
 
 
-PROMPT = "Explain the action happening the video."
 SPLITS = ("train", "validation", "test")
 CLIP_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov")  # the first is the original; the others are people's own
 CLIPS_PER_PROCESS = 64  # fewer are not worth starting one
@@ -66,7 +66,7 @@ class PrepareReport:
         for split in self.splits:
             counts = (split.clips, split.written, len(split.missing), len(split.unreadable))
             rows.append((split.split, *(f"{count:,}" for count in counts)))
-        return "\n".join(f"{row[0]:<12}" + "".join(f"{cell:>12}" for cell in row[1:]) for row in rows)
+        return text_table(rows, "<>>>>", least=(12, 10, 10, 10, 10))
 
     def yaml(self) -> str:
         """Return the lines for a training YAML."""

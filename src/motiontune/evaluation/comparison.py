@@ -1,6 +1,5 @@
 """What the head said about one clip, on disk: one `.npz` per clip, readable without motiontune."""
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.sums import MotionSums
+from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
 
 
@@ -58,7 +58,7 @@ class MotionComparison:
         """Compare with the target; without one these are the sums over nothing."""
         if self.target is None:
             return MotionSums.zero()
-        return MotionSums.from_fields(self.predicted, self.target, self.valid)
+        return MotionSums.from_fields(self.predicted, self.target, self.valid, self.grid.width)
 
     def save(self, path: str | Path) -> Path:
         """Write one `.npz`, whole or not at all, and return where it is.
@@ -72,7 +72,6 @@ class MotionComparison:
         path = Path(path)
         if path.suffix != ".npz":
             path = path.with_name(path.name + ".npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {
             "predicted": self.predicted,
             "valid": self.valid,
@@ -84,14 +83,8 @@ class MotionComparison:
         }
         if self.target is not None:
             arrays["target"] = self.target
-        # A run that is killed while it writes must not leave half a file that `load_predictions` would find.
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(unfinished, "wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         return path
 
     @classmethod

@@ -33,7 +33,7 @@ def launch(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from motiontune.cli import exit_with_message
+    from motiontune.errors import exit_with_message
     from motiontune.llamafactory.install import run_exp
 
     exit_with_message(run_exp)

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import torch
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
@@ -15,7 +16,7 @@ from llamafactory.model import load_model
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from motiontune.datasets.something_something import PROMPT
+from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.images import data_uri
 from motiontune.drawing.panels import Panel, Show, comparison_panels
 from motiontune.drawing.sheets import comparison_rows, contact_sheet

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from motiontune.errors import HeadError
+from motiontune.files import write_text, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.model.families import patching_of
 from motiontune.model.wrappers import fetch_file
@@ -155,18 +156,16 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
     """
     weights = {name: tensor.detach() for name, tensor in head.state_dict().items()}
     weights |= {key.rsplit(".", 1)[-1]: tensor for key, tensor in head_of_state(state_dict).items()}
-    save_file(
-        {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()},
-        Path(folder) / WEIGHTS_NAME,
-        metadata={"format": "pt"},
-    )
-    (Path(folder) / CONFIG_NAME).write_text(json.dumps(asdict(head.config), indent=2) + "\n", encoding="utf-8")
+    with write_whole(Path(folder) / WEIGHTS_NAME) as unfinished:
+        tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
+        save_file(tensors, unfinished, metadata={"format": "pt"})
+    write_text(Path(folder) / CONFIG_NAME, json.dumps(asdict(head.config), indent=2) + "\n")
     model = Path(folder) / SAFE_WEIGHTS_NAME
     if model.is_file():
         with safe_open(model, "pt") as file:
             names = dict.fromkeys(file.keys(), model.name)
         index = {"metadata": {"total_size": model.stat().st_size}, "weight_map": names}
-        (Path(folder) / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_text(Path(folder) / SAFE_WEIGHTS_INDEX_NAME, json.dumps(index, indent=2) + "\n")
 
 
 def head_of_state(state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:

@@ -19,12 +19,14 @@ pair i is minus the optical flow from frame i+1 to frame i.
 
 import re
 from pathlib import Path
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError, MotionUnavailable
+from motiontune.files import write_bytes, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
@@ -36,6 +38,11 @@ FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
+
+_RGB_16 = b"\x10\x02"  # bit depth and colour type in a .png's header
+
+Format = Literal["npz", "npy", "flo", "png"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 Pairs = tuple[NDArray[np.floating], NDArray[np.bool_]]
 
@@ -176,6 +183,44 @@ def _on_grid(
     return median, share >= 0.5
 
 
+def write_motion(
+    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
+) -> None:
+    """Write a field as `file_motion` reads it: to `place` + ".npz" or ".npy", or to pairs in the folder `place`.
+
+    Args:
+        place: the place without a suffix; its folder is made.
+        field: the motion of a clip's sampled frames.
+        grid: its patches.
+        form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
+        more: further arrays, which only a `.npz` can hold.
+    """
+    if form == "npz":
+        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
+    elif form == "npy":
+        write_npy(place.with_name(place.name + ".npy"), field)
+    else:
+        _write_pairs(place, field, grid, form)
+
+
+def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
+    write = write_flo if form == "flo" else write_kitti_png
+    earlier = [*folder.glob("*.flo"), *folder.glob("*.png")]  # perhaps more than there will be now
+    for old in earlier:
+        with open(old, "rb") as file:
+            start = file.read(26)
+        if not (start.startswith(b"PIEH") or (start.startswith(b"\x89PNG") and start[24:] == _RGB_16)):
+            raise MotiontuneError(
+                f"{old}: is no motion, and {folder} is for motion alone: choose another output folder"
+            )
+    for old in earlier:
+        old.unlink()
+    kept = slice(1, None) if field.direction == "past" else slice(0, -1)
+    for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
+        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
+        write(str(folder / f"{number:05d}.{form}"), dense, known)
+
+
 def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[np.generic]) -> None:
     """Write a field as this module reads it, whole or not at all.
 
@@ -185,20 +230,19 @@ def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[n
         grid: its patches; their frame's size is written with them.
         more: further arrays, which reading passes over.
     """
-    unfinished = path.with_name(path.name + ".part.npz")
-    np.savez_compressed(
-        unfinished,
-        allow_pickle=False,
-        vectors=field.vectors,
-        valid=field.valid,
-        confidence=field.confidence,
-        times=field.times,
-        size=np.array([grid.height, grid.width]),
-        source=np.array(field.source),
-        direction=np.array(field.direction),
-        **more,
-    )
-    unfinished.replace(path)
+    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            vectors=field.vectors,
+            valid=field.valid,
+            confidence=field.confidence,
+            times=field.times,
+            size=np.array([grid.height, grid.width]),
+            source=np.array(field.source),
+            direction=np.array(field.direction),
+            **more,
+        )
 
 
 def write_npy(path: Path, field: MotionField) -> None:
@@ -206,9 +250,8 @@ def write_npy(path: Path, field: MotionField) -> None:
 
     A `.npy` says neither its direction nor its frame's size: prefer `write_npz`.
     """
-    unfinished = path.with_name(path.name + ".part.npy")
-    np.save(unfinished, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
-    unfinished.replace(path)
+    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.save(file, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
 
 
 def read_flo(path: str) -> Pairs:
@@ -239,7 +282,7 @@ def write_flo(path: str, vectors: NDArray[np.float32], valid: NDArray[np.bool_] 
     height, width = vectors.shape[:2]
     known = vectors if valid is None else np.where(valid[..., None], vectors, 1e10)
     header = FLO_MAGIC.astype("<f4").tobytes() + np.array([width, height], "<i4").tobytes()
-    Path(path).write_bytes(header + np.ascontiguousarray(known, "<f4").tobytes())
+    write_bytes(path, header + np.ascontiguousarray(known, "<f4").tobytes())
 
 
 def read_kitti_png(path: str) -> Pairs:
@@ -273,4 +316,4 @@ def write_kitti_png(path: str, vectors: NDArray[np.float32], valid: NDArray[np.b
     done, encoded = cv2.imencode(".png", picture)
     if not done:
         raise MotiontuneError(f"{path}: cannot be written as a .png")
-    Path(path).write_bytes(encoded.tobytes())
+    write_bytes(path, encoded.tobytes())

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from motiontune.commands.extract import list_clips
 from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
 from motiontune.errors import ConfigError, MotiontuneError, nearest
 from motiontune.evaluation.sums import MOVING_PIXELS
@@ -19,6 +18,7 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 from motiontune.video.clip import Clip
+from motiontune.video.find import list_clips
 from motiontune.video.reader import Reader
 
 

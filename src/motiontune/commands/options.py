@@ -1,0 +1,70 @@
+"""Options that several commands share."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from motiontune.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from motiontune.llamafactory.predictor import MotionModel
+
+
+def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the options of commands that load a model and read clips for it."""
+    parser.add_argument("--model", required=required, metavar="DIR", help="a model or an adapter (folder or hub)")
+    parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
+    parser.add_argument("--template", help="LLaMA-Factory's template, if not the family's own")
+    parser.add_argument("--fps", type=float, default=2.0, help="as video_fps in training (default: %(default)s)")
+    parser.add_argument("--max-frames", type=int, default=128, help="as video_maxlen (default: %(default)s)")
+    parser.add_argument("--max-pixels", type=int, default=65536, help="as video_max_pixels (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
+
+
+def check_reading(arguments: argparse.Namespace) -> None:
+    """Refuse values of `add_reading` that cannot be.
+
+    Raises:
+        ConfigError: naming the options.
+    """
+    if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens) < 1:
+        raise ConfigError("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+
+
+def load_model(arguments: argparse.Namespace) -> "MotionModel":
+    """Load the model that the options of `add_reading` name."""
+    from motiontune.llamafactory.predictor import MotionModel
+
+    return MotionModel.from_pretrained(
+        arguments.model,
+        base=arguments.base,
+        template=arguments.template,
+        fps=arguments.fps,
+        max_frames=arguments.max_frames,
+        max_pixels=arguments.max_pixels,
+    )
+
+
+def add_compare_with(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add `--compare-with`, and its old name `--target`, which prints one line about the new one."""
+    parser.add_argument("--compare-with", metavar="SOURCE", default="auto", help=f"{help} (default: %(default)s)")
+    parser.add_argument(
+        "--target", dest="compare_with", action=_Renamed, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+
+
+class _Renamed(argparse.Action):
+    """Stores the value of an option that has another name now."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        new = f"--{self.dest.replace('_', '-')}"
+        print(f"{option_string} is called {new} now; the old name still works", file=sys.stderr)
+        setattr(namespace, self.dest, values)

@@ -1,0 +1,42 @@
+"""`motiontune train`: fine-tune as LLaMA-Factory does, with motion at the video tokens."""
+
+import argparse
+import textwrap
+
+
+DESCRIPTION = """motiontune train cfg.yaml [key=value ...]      or      motiontune train --key value ...
+
+Takes everything that `llamafactory-cli train` takes, and motiontune's own keys. After a file, key=value overrides.
+"""
+TAKES_KEYS = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Take everything: LLaMA-Factory's own parser reads the keys."""
+    parser.add_argument("arguments", nargs="*", help="a YAML or JSON file and key=value, or --key value")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, or list all keys.
+
+    Raises:
+        ConfigError: on a file or a key that cannot be used.
+    """
+    words = arguments.arguments
+    if not words or {"-h", "--help"} & set(words):
+        print(DESCRIPTION)
+        _print_own_keys()
+        words = ["--help"]
+    from motiontune.llamafactory.launcher import launch
+
+    launch(words)
+
+
+def _print_own_keys() -> None:
+    from motiontune.llamafactory.arguments import OWN_KEYS, help_of
+
+    print("motiontune's own keys:\n")
+    for key, default in OWN_KEYS.items():
+        print(f"  {key}: {'null' if default is None else str(default).lower()}")
+        print(textwrap.fill(help_of(key), 100, initial_indent="      ", subsequent_indent="      "))
+    print("\nAll keys:\n")

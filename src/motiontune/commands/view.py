@@ -1,0 +1,71 @@
+"""`motiontune view`: look through clips, their motion and a model's, in the browser."""
+
+import argparse
+from typing import Any
+
+from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
+from motiontune.datasets.dataset_info import PROMPT
+from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.motion.field import Direction
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import check_source
+
+
+DESCRIPTION = "Look through clips, their motion and a model's text and motion, in the browser."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("clips", nargs="*", metavar="VIDEO", help="a video, or a folder of videos")
+    parser.add_argument("--dataset-dir", metavar="DIR", help="the folder of dataset_info.json")
+    parser.add_argument("--dataset", metavar="NAME", help="the data set that is open at first")
+    parser.add_argument("--allow", action="append", default=[], metavar="DIR", help="a folder that clips may lie in")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="its port (default: the first free one from 7860)")
+    parser.add_argument("--prompt", default=PROMPT, help="the first question (default: %(default)r)")
+    add_compare_with(parser, "the source of motion to begin with, as motion_source")
+    parser.add_argument("--motion-dir", metavar="DIR", help="as motion_dir, for --compare-with file")
+    parser.add_argument("--raft-weights", metavar="FILE", help="as motion_raft_weights, for --compare-with raft")
+    parser.add_argument("--direction", choices=("past", "future"), help="as motion_direction (default: the model's)")
+    add_reading(parser, required=False)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serve the page until Ctrl+C.
+
+    Raises:
+        MotiontuneError: on a mistake in the options, a model or a data set that cannot be used.
+    """
+    check_reading(arguments)
+    if arguments.port is not None and not 0 <= arguments.port < 65536:
+        raise ConfigError("--port must be from 0 to 65535")
+    if arguments.model is None and (arguments.base or arguments.template):
+        raise ConfigError("--base and --template are for --model")
+    check_source(arguments.compare_with)
+    from motiontune.video.reader import FrameReader
+    from motiontune.viewer.controls import Settings
+    from motiontune.viewer.library import FILES, Library
+    from motiontune.viewer.server import view
+
+    library = Library(arguments.dataset_dir, arguments.clips, arguments.allow)
+    first = arguments.dataset or (FILES if arguments.clips else next(iter(library.names), None))
+    if first is not None:
+        library.clips(first)
+    model: Any = None
+    reader: Any = FrameReader(arguments.fps, arguments.max_frames, arguments.max_pixels)
+    direction: Direction = arguments.direction or "past"
+    if arguments.model is not None:
+        print(f"motiontune view: loading LLaMA-Factory and {arguments.model}", flush=True)
+        model = load_model(arguments)
+        reader = model.reader
+        if model.head is not None:
+            if arguments.direction not in (None, model.direction):
+                raise MotiontuneError(
+                    f"--direction {arguments.direction}: the head of {arguments.model} predicts the {model.direction}"
+                )
+            direction = model.direction
+    options = MotionOptions(
+        arguments.compare_with, direction, motion_dir=arguments.motion_dir, raft_weights=arguments.raft_weights
+    )
+    settings = Settings(options, first, arguments.prompt, arguments.max_new_tokens)
+    view(library, reader, settings, model, arguments.host, arguments.port)
