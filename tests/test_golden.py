@@ -12,7 +12,6 @@ import pytest
 
 import make_golden
 from make_golden import CLIPS, DIRECTIONS, KEPT, PATCHES, RUNS, SOURCES, Items, describe, differences, same, stored
-from training import FAMILIES
 
 
 AS_MADE = make_golden.made_with() == stored()["made_with"]
@@ -46,7 +45,7 @@ def test_synthetic_scenes() -> None:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", make_golden.FAMILIES)
 def test_batches_and_ten_steps(family: str, kind: str) -> None:
     kept, now = stored()["runs"][make_golden.run_name(family, kind)], make_golden.run_items(family, kind)
     if make_golden.other_encoder(kept, now):
@@ -61,7 +60,7 @@ def test_batches_and_ten_steps(family: str, kind: str) -> None:
 def test_what_is_kept_covers_every_source() -> None:
     numbers = stored()
     assert numbers["clips"].keys() == CLIPS.keys()
-    assert numbers["runs"].keys() == {make_golden.run_name(*run) for run in itertools.product(FAMILIES, RUNS)}
+    assert numbers["runs"].keys() == {make_golden.run_name(*run) for run in itertools.product(make_golden.FAMILIES, RUNS)}
     for name in KEPT:
         items = numbers["clips"][f"kept {name}"]
         assert len(items) == 4 + len(SOURCES) * len(DIRECTIONS) * len(PATCHES)
