@@ -60,7 +60,8 @@ def test_batches_and_ten_steps(family: str, kind: str) -> None:
 def test_what_is_kept_covers_every_source() -> None:
     numbers = stored()
     assert numbers["clips"].keys() == CLIPS.keys()
-    assert numbers["runs"].keys() == {make_golden.run_name(*run) for run in itertools.product(make_golden.FAMILIES, RUNS)}
+    runs = itertools.product(make_golden.FAMILIES, RUNS)
+    assert numbers["runs"].keys() == {make_golden.run_name(*run) for run in runs}
     for name in KEPT:
         items = numbers["clips"][f"kept {name}"]
         assert len(items) == 4 + len(SOURCES) * len(DIRECTIONS) * len(PATCHES)
