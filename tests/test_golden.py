@@ -41,7 +41,8 @@ def test_motion_and_targets_of_every_source(name: str) -> None:
 
 def test_synthetic_scenes() -> None:
     kept, now = stored()["scenes"]["scenes"], make_golden.scene_items()
-    # the stream is an item like others, and the only one that depends on the encoder
+    assert now["samples"] == kept["samples"]  # text: the same everywhere
+    # the streams are the only item that depends on the encoder
     compare(*({key: value for key, value in items.items() if key != "encoded" or AS_MADE} for items in (kept, now)))
 
 
