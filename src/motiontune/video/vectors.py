@@ -81,8 +81,8 @@ class CodecMotion:
         count = len(self.times)
         if self.key.shape != (count,) or self.confidence.shape != (count,) or self.candidates.shape[:1] != (count,):
             raise ValueError(
-                f"key {self.key.shape}, confidence {self.confidence.shape} and candidates {self.candidates.shape} must "
-                f"have {count} anchors"
+                f"key {self.key.shape}, confidence {self.confidence.shape} and candidates {self.candidates.shape} "
+                f"must have {count} anchors"
             )
         if self.inter.shape[:1] != (count,) or self.shifts.shape != (*self.inter.shape, 2):
             raise ValueError(f"shifts {self.shifts.shape} and inter {self.inter.shape} must have {count} anchors")
