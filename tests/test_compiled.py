@@ -90,12 +90,7 @@ def test_a_loop_uses_what_stands_in_its_own_file(name: str) -> None:
                 assert inner.__module__ == function.__module__
                 waiting.append(inner)
     tree = ast.parse(Path(function.__code__.co_filename).read_text("utf-8"))
-    assigned = {
-        node.id
-        for line in tree.body
-        if isinstance(line, ast.Assign)
-        for node in ast.walk(line.targets[0])
-        if isinstance(node, ast.Name)
-    }
+    targets = [node for line in tree.body if isinstance(line, ast.Assign) for node in ast.walk(line.targets[0])]
+    assigned = {node.id for node in targets if isinstance(node, ast.Name)}
     constants = {used for used in seen if isinstance(function.__globals__.get(used), int | float | tuple)}
     assert constants - {"QUARTERS"} <= assigned
