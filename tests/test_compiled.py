@@ -56,6 +56,7 @@ def without_a_file() -> Callable[[float], float]:
 
 def test_where_nothing_can_be_kept_it_is_compiled_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ALL", [])
+    monkeypatch.setattr(module, "_warned", False)
     double = compiled("float64(float64)")(without_a_file())
     with pytest.warns(UserWarning, match="compiled code cannot be kept .*NUMBA_CACHE_DIR"):
         assert double(1.5) == 3.0
