@@ -195,13 +195,13 @@ def compare(whole: Original, clip: Clip, field: MotionField) -> Outcome:
     return outcome
 
 
-def residual(here: NDArray[np.float32], there: NDArray[np.float32], way: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How much the patches of one frame differ from what lies in the other where their way leads, [R, C]."""
-    way = np.broadcast_to(way, (ROWS, COLS, 2)).repeat(PATCH, 0).repeat(PATCH, 1)
+def residual(here: NDArray[np.float32], there: NDArray[np.float32], flow: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much the patches of one frame differ from what lies in the other where their flow leads, [R, C]."""
+    flow = np.broadcast_to(flow, (ROWS, COLS, 2)).repeat(PATCH, 0).repeat(PATCH, 1)
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
-    place = (np.stack([x, y], axis=-1) + way).astype(np.float32)
-    moved = cv2.remap(there, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(np.abs(here - moved).reshape(ROWS, PATCH, COLS, PATCH).mean((1, 3)))
+    place = (np.stack([x, y], axis=-1) + flow).astype(np.float32)
+    found = cv2.remap(there, place, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(np.abs(here - found).reshape(ROWS, PATCH, COLS, PATCH).mean((1, 3)))
 
 
 def read(whole: Original, path: Path, source: str, seed: int = 0) -> Outcome:

@@ -295,6 +295,6 @@ def test_a_stream_that_appears_while_reading() -> None:
 def test_a_stream_of_no_known_kind(folder: Path) -> None:
     whole = original(folder, "mpeg4_b", ".avi")
     path = written(folder / "kind.avi", whole.data.replace(b"strh8\0\0\0vids", b"strh8\0\0\0vxds"))
-    code = "import sys; from motiontune.video.clip import probe; probe(sys.argv[1])"
+    code = "import sys; from motiontune.video.container import probe; probe(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert "ClipError" in done.stderr and "has no video stream" in done.stderr, (done.returncode, done.stderr)

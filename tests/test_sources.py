@@ -1,19 +1,21 @@
 """The choice of a source of motion."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from make_clips import pan_clip
+from make_clips import pan, pan_clip
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion import sources
-from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.field import Direction
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import motion_of, needs_vectors, predict_source
+from motiontune.motion.sources import SOURCES, motion_of, needs_vectors, predict_source
 from motiontune.video.clip import Clip, clip_from_frames, read_clip
 
 
@@ -62,8 +64,23 @@ def test_a_source_by_name_does_not_fall_back(tmp_path: Path) -> None:
 
 
 def test_which_sources_need_vectors() -> None:
-    assert needs_vectors("auto") and needs_vectors("codec")
-    assert not needs_vectors("flow") and not needs_vectors("file")
+    by_vectors = {source for source in [*SOURCES, "file"] if needs_vectors(source)}
+    assert by_vectors == {"auto", "codec", "codec+flow"}
+    # a clip without vectors has all that the others need
+    clip = clip_from_frames(pan(3, 2, 1), 4.0)
+    for source in set(SOURCES) - {"raft"}:
+        if source in by_vectors - {"auto"}:
+            with pytest.raises(MotionUnavailable):
+                motion_of(clip, grid_of(clip), MotionOptions(source))
+        else:
+            assert motion_of(clip, grid_of(clip), MotionOptions(source)).valid.any()
+
+
+def test_sources_are_light_to_import() -> None:
+    code = "import sys, motiontune.motion.sources; print([name for name in HEAVY if name in sys.modules])"
+    heavy = ["torch", "torchvision", "transformers", "llamafactory", "matplotlib", "PIL", "datasets"]
+    done = subprocess.run([sys.executable, "-c", f"HEAVY = {heavy}; {code}"], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_unknown_names() -> None:
@@ -79,18 +96,16 @@ def test_unknown_names() -> None:
         predict_source("missing.mp4", "auto")
 
 
-def test_auto_goes_by_the_pixels_where_the_bitstream_says_little(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_goes_by_the_pixels_where_the_bitstream_says_little() -> None:
     """A few usable pictures are not enough to leave most patches without a target."""
-    clip = read_clip(str(pan_clip("mpeg4_b", ".mp4")), fps=14.0, with_vectors=True)
-    grid = grid_of(clip)
-    vectors = motion_of(clip, grid, MotionOptions("codec"))
-    thin = np.zeros_like(vectors.confidence)
-    thin[1] = vectors.confidence[1]
-    sparse = MotionField.from_confidence(vectors.vectors, thin, vectors.times, "codec")
-    monkeypatch.setattr(sources, "codec_motion", lambda *args: sparse)
-    assert motion_of(clip, grid).source == "blockmatch+flow"
-    monkeypatch.setattr(sources, "codec_motion", lambda *args: vectors)
-    assert motion_of(clip, grid).source == "codec+flow"
+    clip = read_clip(str(pan_clip("h264_1", ".mp4")), fps=14.0, with_vectors=True)
+    assert clip.codec_motion is not None
+    assert motion_of(clip, grid_of(clip)).source == "codec+flow"
+    # as if what comes after the first third were interlaced
+    confidence = np.where(clip.codec_motion.times < 0.5, 1.0, 0.2)
+    thin = replace(clip, codec_motion=replace(clip.codec_motion, confidence=confidence))
+    assert motion_of(thin, grid_of(thin), MotionOptions("codec")).valid.any()
+    assert motion_of(thin, grid_of(thin)).source == "blockmatch+flow"
 
 
 def test_less_confidence_less_valid() -> None:

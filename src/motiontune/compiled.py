@@ -32,6 +32,7 @@ R = TypeVar("R")
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _PATIENCE = 120.0  # seconds that a process waits for another one
 _THREADS = threading.RLock()
+_warned = False
 _ALL: "list[_Compiled[Any, Any]]" = []
 
 
@@ -55,11 +56,7 @@ class _Compiled(Generic[P, R]):
                     with _one_process():
                         self._code = njit(self._signature, cache=True, **_OPTIONS)(self._function)
                 except Exception as error:  # whatever keeping may end in; an error in the code itself comes again
-                    warnings.warn(
-                        f"compiled code cannot be kept ({in_one_line(error)}): each process compiles it again; set "
-                        f"NUMBA_CACHE_DIR to a folder that can be written to",
-                        stacklevel=3,
-                    )
+                    _warn_once(error)
                     self._code = njit(self._signature, **_OPTIONS)(self._function)
             return cast(Callable[P, R], self._code)
 
@@ -82,6 +79,17 @@ def compile_all() -> None:
     """Compile every function of the modules that have been imported, or load it: before processes are forked."""
     for function in _ALL:
         function.compile()
+
+
+def _warn_once(error: Exception) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"compiled code cannot be kept ({in_one_line(error)}): each process compiles it again; set "
+            f"NUMBA_CACHE_DIR to a folder that can be written to",
+            stacklevel=4,
+        )
 
 
 @contextlib.contextmanager

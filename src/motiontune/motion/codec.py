@@ -34,7 +34,7 @@ from motiontune.video.vectors import CodecMotion, has_vectors
 BRIDGED = 0.85
 # A P picture with fewer predicted points than this may be a cut
 MIN_INTER = 0.5
-# A B picture with fewer vectors than this says nothing of acceleration
+# A B picture with fewer vectors than this tells nothing of acceleration
 MIN_SEEN = 0.1
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
@@ -43,7 +43,7 @@ PEEK = 60
 def codec_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past") -> MotionField:
     """The displacement of each patch between neighbouring sampled frames, from the codec's vectors.
 
-    A vector's confidence is that of its points, which fell along their way, less where they disagree.
+    A vector's confidence is that of its points, the product of their steps', less where they disagree.
 
     Args:
         clip: the sampled frames, read with `with_vectors=True`.
@@ -141,7 +141,7 @@ def _not_understood(motion: CodecMotion, times: NDArray[np.float64]) -> str | No
     if motion.key.all():
         return _keys_only(motion.codec)
     unknown = ~motion.key & np.isnan(motion.candidates).all(-1)
-    unknown[:1] = False  # what moved before the first frame is nobody's business
+    unknown[:1] = False  # its vectors lead to before the first frame
     pairs = np.unique(np.searchsorted(times, motion.times[unknown]))
     if 2 * len(pairs) > len(times) - 1:
         return UNKNOWN
@@ -180,8 +180,8 @@ class Track:
         self._bridge()
 
     def _look_between(self, time: float, shifts: NDArray[np.float64], inter: NDArray[np.bool_]) -> None:
-        """Learn from a B picture how the content moved between the anchors on its sides, if the later one does not say
-        it, and how far from steadily.
+        """Find from a B picture how the content moved between the anchors on its sides, if the later one has no
+        vectors, and how far from steadily.
 
         Args:
             time: when it was shown.

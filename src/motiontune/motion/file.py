@@ -248,7 +248,7 @@ def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[n
 def write_npy(path: Path, field: MotionField) -> None:
     """Write a field's vectors as this module reads them, not a number where they are not valid; whole or not at all.
 
-    A `.npy` says neither its direction nor its frame's size: prefer `write_npz`.
+    A `.npy` keeps neither its direction nor its frame's size: prefer `write_npz`.
     """
     with write_whole(path) as unfinished, open(unfinished, "wb") as file:
         np.save(file, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)

@@ -27,7 +27,7 @@ FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 """Speed of DIS for each `motion_quality`."""
 
 MIN_VALID_SHARE = 0.5
-"""Where the bitstream says less than this share of the motion, `auto` goes by the pixels."""
+"""Where the bitstream has less than this share of the motion, `auto` goes by the pixels."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -80,7 +80,7 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
     Args:
         clip: the sampled frames, read with `with_vectors=needs_vectors(source)`.
         grid: the patch grid after all resizing; None is that of the clip's own size, see `VideoGrid.for_size`.
-        options: source, direction, quality and so on. The field's own `source` says which source it was.
+        options: source, direction, quality and so on. The field's own `source` names the one that was taken.
 
     Raises:
         ConfigError: if there is no such source, or it lacks what it needs for any clip.

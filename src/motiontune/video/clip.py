@@ -1,4 +1,4 @@
-"""Sampled frames of a video, their times and what the bitstream says about motion."""
+"""Sampled frames of a video, their times, and the motion vectors of the bitstream."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Clip:
         indices: int64 [frames], which frame of the stream each is, in the order of presentation. An index that
             repeats the one before it is a repeated frame: nothing moved between the two, and nothing is known.
         info: the file's header.
-        codec_motion: what the bitstream says about motion, in decoded (not resized) pixels; None where it was not
+        codec_motion: the bitstream's vectors, in decoded (not resized) pixels; None where it was not
             asked for or the codec exports nothing.
     """
 

@@ -78,7 +78,7 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
 
 
 def in_words(error: av.error.FFmpegError) -> str:
-    if error.errno == errno.EPERM:  # "operation not permitted", which FFmpeg also says of data it can make nothing of
+    if error.errno == errno.EPERM:  # "operation not permitted", also of data that FFmpeg can make nothing of
         return "invalid data"
     text = error.strerror or str(error) or type(error).__name__
     return " ".join(text.split())

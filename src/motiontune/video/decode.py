@@ -1,4 +1,4 @@
-"""Decode the sampled frames of a video, and collect what the bitstream says about motion, in one pass."""
+"""Decode the sampled frames of a video, and collect the bitstream's motion vectors, in one pass."""
 
 import bisect
 import contextlib
@@ -143,7 +143,7 @@ def _decode_by(
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
         # what is damaged in H.264 as it lay in memory, instead of concealing it.
         stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
-        # else FFmpeg crops at the left in steps of 64 pixels, and the frame is not as wide as its header says
+        # else FFmpeg crops at the left in steps of 64 pixels, and the frame is narrower than its header has it
         stream.codec_context.flags |= Flags.unaligned
         if with_vectors and has_vectors(info.codec):
             stream.codec_context.options = {"flags2": "+export_mvs"}

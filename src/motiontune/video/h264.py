@@ -55,7 +55,7 @@ class BitReader:
 
 @dataclass(frozen=True)
 class Sequence:
-    """What a sequence parameter set says, under its names in the standard."""
+    """The fields of a sequence parameter set, under their names in the standard."""
 
     chroma_array_type: int
     separate_colour_plane: bool
@@ -71,7 +71,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture parameter set says, under its names in the standard."""
+    """The fields of a picture parameter set, under their names in the standard."""
 
     sequence: int
     bottom_field_poc: bool
@@ -83,7 +83,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Slice:
-    """What a slice header says.
+    """The fields of a slice header.
 
     Args:
         kind: "P", "B" or "I" (SP and SI included).
@@ -128,7 +128,7 @@ class PictureRefs:
 
 
 def parse_sps(nal: bytes) -> tuple[int, Sequence]:
-    """Parse a sequence parameter set (NAL unit with its first byte): (its id, what it says)."""
+    """Parse a sequence parameter set (NAL unit with its first byte): (its id, its fields)."""
     bits = BitReader(nal[1:])
     profile = bits.u(8)
     bits.u(16)
@@ -187,7 +187,7 @@ def _skip_scaling_list(bits: BitReader, size: int) -> None:
 
 
 def parse_pps(nal: bytes) -> tuple[int, Picture]:
-    """Parse a picture parameter set (NAL unit with its first byte): (its id, what it says)."""
+    """Parse a picture parameter set (NAL unit with its first byte): (its id, its fields)."""
     bits = BitReader(nal[1:])
     number, sequence = bits.ue(), bits.ue()
     bits.u(1)  # entropy coding
@@ -331,7 +331,7 @@ def split_extradata(extradata: bytes | None) -> tuple[int, list[bytes]]:
 
 
 class ReferenceTracker:
-    """Follows a stream's packets in the order of decoding, and says what each picture may refer to.
+    """Follows a stream's packets in the order of decoding, to find what each picture may refer to.
 
     Long-term references are not followed: after one, nothing is known until the next IDR picture. After a gap, or
     where a stream starts without an IDR picture, nothing is known until the whole reference memory has been renewed.
@@ -346,7 +346,7 @@ class ReferenceTracker:
         self._length_size, units = split_extradata(extradata)
         self._short: list[tuple[int, int]] = []  # (frame_num, number of the picture), in the order of decoding
         self._last_frame_num = 0
-        self._unsure = RENEWED  # reference pictures still to pass until the memory's contents are certain
+        self._uncertain = RENEWED  # reference pictures still to pass until the memory's contents are certain
         self._long_term = False
         for unit in units:
             self._parameter_set(unit)
@@ -371,14 +371,14 @@ class ReferenceTracker:
         try:
             slices = self._slices(packet)
         except (HeaderError, IndexError):
-            self._unsure = RENEWED
+            self._uncertain = RENEWED
             return None
         if not slices:
             return None
         first = slices[0]
         self._start(first)
         lists = [self._references(header) for header in slices if header.kind != "I"]
-        if self._unsure or self._long_term or any(entries is None for entries in lists):
+        if self._uncertain or self._long_term or any(entries is None for entries in lists):
             candidates = None
         else:
             candidates = tuple(dict.fromkeys(entry for entries in lists for entry in entries or ()))
@@ -416,11 +416,11 @@ class ReferenceTracker:
     def _start(self, header: Slice) -> None:
         """Look for lost pictures before this one."""
         if header.idr:
-            self._short, self._unsure, self._long_term, self._last_frame_num = [], 0, False, 0
+            self._short, self._uncertain, self._long_term, self._last_frame_num = [], 0, False, 0
             return
         size = 1 << header.sequence.frame_num_bits
         if (header.frame_num - self._last_frame_num) % size > 1:
-            self._unsure = RENEWED
+            self._uncertain = RENEWED
 
     def _references(self, header: Slice) -> list[int] | None:
         """List 0 of a P slice, or what both lists of a B slice are made of, as numbers of pictures; None where they
@@ -461,5 +461,5 @@ class ReferenceTracker:
                 self._long_term = True
         self._short.append((frame_num, number))
         self._last_frame_num = frame_num
-        if self._unsure and not header.idr:
-            self._unsure -= 1
+        if self._uncertain and not header.idr:
+            self._uncertain -= 1

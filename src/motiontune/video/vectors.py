@@ -1,4 +1,4 @@
-"""What a bitstream says about motion: the vectors that the encoder chose, collected while the stream is decoded.
+"""The motion in a bitstream: the vectors that the encoder chose, collected while the stream is decoded.
 
 Shapes: A anchors (I and P pictures), B pictures between them, K candidate references, r x c points of the lattice
 over the decoded frame.

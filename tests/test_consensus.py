@@ -1,0 +1,55 @@
+"""Medians over a patch's points, and what neighbouring patches agree on."""
+
+import numpy as np
+import pytest
+
+from motiontune.motion.consensus import AROUND, DOUBT, MOST_DOUBT, SPREAD, UNLIKE, agree, per_patch
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_per_patch(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = (*random.integers(1, 24, 2), (4, 8, 9, 16)[seed % 4])
+    least = (0.25, 0.5)[seed // 4 % 2]
+    displacements, of_points = random.normal(0, 4, (*shape, 2)), np.maximum(random.uniform(-1, 1, shape), 0)
+    vectors, confidence = per_patch(displacements, of_points, least)
+    for row, col in np.ndindex(shape[:2]):
+        good = of_points[row, col] > 0
+        if good.mean() < least:
+            assert confidence[row, col] == 0 and not vectors[row, col].any()
+            continue
+        median = np.median(displacements[row, col, good], axis=0)
+        apart = np.linalg.norm(displacements[row, col, good] - median, axis=-1).mean()
+        np.testing.assert_allclose(vectors[row, col], median, rtol=1e-6)
+        np.testing.assert_allclose(confidence[row, col], of_points[row, col].mean() / (1 + apart / SPREAD), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_agree(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, cols = random.integers(1, 14, 2)
+    vectors = random.normal(0, 1.5, (rows, cols, 2)).astype(np.float32)
+    confidence = np.maximum(random.uniform(-0.5, 1, (rows, cols)), 0).astype(np.float32)
+    means, after = agree(vectors, confidence)
+    for i, j in np.ndindex(rows, cols):
+        if confidence[i, j] == 0:
+            assert after[i, j] == 0 and not means[i, j].any()
+            continue
+        around = [(i + a, j + b, AROUND[a + 2] * AROUND[b + 2]) for a in range(-2, 3) for b in range(-2, 3)]
+        around = [(a, b, w) for a, b, w in around if 0 <= a < rows and 0 <= b < cols and confidence[a, b] > 0]
+        a, b, near = (np.array(part) for part in zip(*around, strict=True))
+        distance = np.linalg.norm(vectors[a, b].astype(np.float64) - vectors[i, j], axis=-1)
+        weight = near * confidence[a, b] * np.maximum(1 - distance / UNLIKE, 0)
+        np.testing.assert_allclose(means[i, j], weight @ vectors[a, b] / weight.sum(), rtol=1e-4, atol=1e-5)
+        doubt = DOUBT * np.average(np.minimum(distance, MOST_DOUBT), weights=near)
+        np.testing.assert_allclose(after[i, j], confidence[i, j] / (1 + doubt), rtol=1e-5)
+
+
+def test_agreement_averages_within_a_thing_and_not_across_its_edge() -> None:
+    random = np.random.default_rng(0)
+    vectors = np.zeros((16, 20, 2), np.float32)
+    vectors[:, 10:, 0] = 9
+    noisy = vectors + random.normal(0, 0.2, vectors.shape).astype(np.float32)
+    means, after = agree(noisy, np.ones((16, 20), np.float32))
+    assert np.abs(means - vectors).mean() < 0.45 * np.abs(noisy - vectors).mean()
+    assert (after[:, 8:12] < after[:, :6].min()).all()
