@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import mistakes
-from motiontune.training.folders import PICTURES_FOLDER as PICTURES_FOLDER
-from motiontune.training.folders import PREDICTIONS_FOLDER as PREDICTIONS_FOLDER
 
 
+PREDICTIONS_FOLDER = "motion_predictions"
+PICTURES_FOLDER = "motion_pictures"
 TEXTS = "generated_predictions.jsonl"
 EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
