@@ -177,6 +177,10 @@ def test_no_module_beside_the_launcher_hides_another() -> None:
     assert not [name for name in beside if finder.find_spec(name, [p for p in elsewhere if "site-packages" in p])]
 
 
+def test_gradio_has_what_the_page_in_the_browser_sets() -> None:
+    assert Name("gradio:Blocks", "__init__", "opens files", mentions="has_launched").problem() == ""
+
+
 def test_installing_twice_changes_nothing() -> None:
     from llamafactory.hparams import parser
     from llamafactory.train import tuner

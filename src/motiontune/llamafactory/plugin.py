@@ -154,7 +154,9 @@ class ClipReadingPlugin(_Plugin):
             out["frames_indices"].append([index / info.average_rate * kwargs["video_fps"] for index in clip.indices])
         return out
 
-    def _get_qwen_video_stream_metadata(self, video: Any, video_fps: float, video_maxlen: int) -> dict | None:
+    def _get_qwen_video_stream_metadata(
+        self, video: Any, video_fps: float, video_maxlen: int
+    ) -> dict[str, Any] | None:
         if not isinstance(video, (str, os.PathLike)):
             return None
         info = _probe_once(os.fspath(video))
@@ -166,8 +168,13 @@ class ClipReadingPlugin(_Plugin):
         }
 
     def process_messages(
-        self, messages: list[dict], images: list, videos: list, audios: list, processor: Any
-    ) -> list[dict]:
+        self,
+        messages: list[dict[str, Any]],
+        images: list[Any],
+        videos: list[Any],
+        audios: list[Any],
+        processor: Any,
+    ) -> list[dict[str, Any]]:
         """Expand each video by itself: LLaMA-Factory's Qwen3-VL takes all of a sample's videos to be of one length
         and in the first turn, and otherwise fails, or trains zero steps without a word."""
         self._validate_messages(messages, images, videos, audios)

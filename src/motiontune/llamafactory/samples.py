@@ -34,7 +34,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
         inner: LLaMA-Factory's processor for the stage.
     """
 
-    inner: DatasetProcessor = None  # type: ignore[assignment]
+    inner: DatasetProcessor = None
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded: dict[int, tuple[list[int], list[int]]] = {}

@@ -143,6 +143,7 @@ def run_motion_sft(
 
 def log_caches(collator: MotionDataCollator) -> None:
     """Log how large the caches have become."""
+    assert collator.motion is not None
     for cache in (collator.motion.cache, collator.template.mm_plugin.frame_cache):
         if cache is not None:
             files, size = cache.size()

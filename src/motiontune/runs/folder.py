@@ -17,10 +17,10 @@ from typing import Any
 
 from motiontune.errors import mistakes
 from motiontune.files import write_text
-from motiontune.training.folders import PICTURES_FOLDER as PICTURES_FOLDER
-from motiontune.training.folders import PREDICTIONS_FOLDER as PREDICTIONS_FOLDER
 
 
+PREDICTIONS_FOLDER = "motion_predictions"
+PICTURES_FOLDER = "motion_pictures"
 TEXTS = "generated_predictions.jsonl"
 EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"

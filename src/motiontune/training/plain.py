@@ -105,7 +105,10 @@ class MotionCollator:
         return batch_or_error(self._batch, samples)
 
     def _batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows, clips, numbers, skipped = [], [], [], []
+        rows: list[dict[str, Tensor]] = []
+        clips: list[ReadClip] = []
+        numbers: list[int | None] = []
+        skipped: list[str] = []
         for path, question, answer, *number in samples:
             try:
                 clip = self.read(path)
