@@ -123,6 +123,18 @@ def test_generate_gives_the_motion_of_its_own_prefill(family, tap):
     torch.testing.assert_close(captured[0], expected)
 
 
+@pytest.mark.parametrize("tap", TAPS)
+def test_engines_find_every_layer_by_its_name(family, tap):
+    """FSDP through accelerate and PEFT take the first class that bears a layer's name, and wrap its instances."""
+    from accelerate.utils.dataclasses import get_module_class_from_name
+
+    _, original, _, _, _ = family
+    name = type(original.model.language_model.layers[0]).__name__
+    assert name in original._no_split_modules
+    found = get_module_class_from_name(with_head(family, tap), name)
+    assert all(isinstance(layer, found) for layer in with_head(family, tap).model.language_model.layers)
+
+
 def test_an_unknown_tap_is_refused(family):
     for tap in ("layer:0", "layer:3", "layer:x", "logits"):
         with pytest.raises(ConfigError, match="layer:K with K from 1 to 2"):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from motiontune.errors import ConfigError
+from motiontune.model.families import FAMILIES as ENTRIES
 from training import (
+    ALL_FAMILIES,
     BOTH,
     FAMILIES,
     MOTION,
@@ -16,6 +18,7 @@ from training import (
     clips,
     dataset,
     distance,
+    family_param,
     history,
     logged,
     losses,
@@ -27,6 +30,8 @@ from training import (
 )
 
 
+# a layer of linear attention carries its state over the samples of a row: refused, see test_families.py
+PACKED = [family_param(name) for name in ALL_FAMILIES if not ENTRIES[name].linear_attention]
 ONCE = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
 TEXT = sample("What happens in the video?", "It stops.")
 
@@ -43,7 +48,7 @@ def image():
 
 
 @pytest.mark.parametrize("objective", [BOTH, MOTION], ids=["both", "motion"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_a_packed_step_is_the_step_of_its_samples(family, objective):
     """Samples in one row, and in a row each: the same losses and, after a step of SGD, the same weights."""
     packed = run(family, **objective, **ONCE, neat_packing=True, cutoff_len=1024, per_device_train_batch_size=1)
@@ -54,7 +59,7 @@ def test_a_packed_step_is_the_step_of_its_samples(family, objective):
     assert weights(apart)["motion_head.weight"].abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_and_unpacked_samples_have_the_same_motion(family):
     trained = str(run(family, **BOTH, max_steps=4, learning_rate=0.01))
     common = {"model_name_or_path": trained, "do_eval": True, "eval_dataset": "toy", **BOTH}

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets.exceptions import DatasetsError
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
-from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX
+from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX, AttentionFunction
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
 from llamafactory.hparams import GeneratingArguments, ModelArguments
@@ -181,6 +181,11 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     if data_args.frame_cache_dir is not None:
         template.mm_plugin.frame_cache = FrameCache(data_args.frame_cache_dir)
     check_template(template, data_args.template, family)
+    if family.linear_attention and data_args.neat_packing and model_args.flash_attn != AttentionFunction.FA2:
+        raise ConfigError(
+            f"neat_packing: {family.name} has layers of linear attention, which carry their state from one packed "
+            f"sample into the next: leave it out, or use `flash_attn: fa2` with flash-linear-attention installed"
+        )
     return config, dict(tokenizer_module), template
 
 
