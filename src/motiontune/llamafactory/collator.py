@@ -179,6 +179,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             key = plugin.motion_key(video, self.processor, options)
             field = None if key is None else self.motion.cache.load(key)
         clip = plugin.read(video, self.processor, field is None and needs_vectors(options.source))
+        if self.motion.cache is not None and key is not None and field is not None:
+            if not self.motion.cache.fits(key, field, plugin.grid_of(clip, self.processor)):
+                return _Read(plugin.read(video, self.processor, needs_vectors(options.source)), key, None)
         return _Read(clip, key, field)
 
     def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:
