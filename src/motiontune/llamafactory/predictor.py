@@ -20,6 +20,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frames_on_grid, row_length
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
+from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.collator import prepare_to_generate
@@ -58,12 +59,26 @@ class MotionPrediction:
     grid: VideoGrid
     problem: str = ""
 
+    def comparison(self) -> MotionComparison | None:
+        """The motion beside its target, with the patches that count; None where the model has no motion head."""
+        if self.field is None:
+            return None
+        target = self.target
+        return MotionComparison(
+            predicted=self.field.vectors,
+            target=None if target is None else target.vectors,
+            valid=self.field.valid if target is None else self.field.valid & target.valid,
+            times=self.field.times,
+            grid=self.grid,
+            path=self.clip.path,
+            source="" if target is None else target.source,
+            direction=self.field.direction,
+        )
+
     def sums(self) -> MotionSums:
         """Compare with the target where both are valid; the sums over nothing where one is missing."""
-        if self.field is None or self.target is None:
-            return MotionSums.zero()
-        valid = self.target.valid & self.field.valid
-        return MotionSums.from_fields(self.field.vectors, self.target.vectors, valid)
+        comparison = self.comparison()
+        return MotionSums.zero() if comparison is None else comparison.sums()
 
     def plot(self, columns: int = 8) -> Image.Image:
         """Draw the motion as arrows on the frames, below the target's where there is one.
