@@ -234,4 +234,5 @@ def _imports(node: ast.AST) -> Iterator[str]:
         yield node.module
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
     for child in ast.iter_child_nodes(node):
-        yield from _imports(child)
+        if not isinstance(child, ast.expr):  # imports are statements, and most of the tree are expressions
+            yield from _imports(child)
