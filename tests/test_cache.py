@@ -2,7 +2,10 @@
 
 import functools
 import multiprocessing
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +15,18 @@ import numpy as np
 import pytest
 import torch
 
+import motiontune
 from make_clips import pan_clip
-from motiontune.cache import Cache, FrameCache, MotionCache, file_digest, frames_key, motion_key
+from motiontune.cache import (
+    ENTRIES,
+    Cache,
+    FrameCache,
+    MotionCache,
+    file_digest,
+    frames_key,
+    imported_files,
+    motion_key,
+)
 from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
@@ -23,6 +36,7 @@ from motiontune.video.clip import read_clip
 from training import BOTH, PROMPT, clips, dataset, keys_for, logged, run, sample, start, tiny, weights
 
 
+PACKAGE = Path(motiontune.__file__).parent
 READING = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 65536, "video_min_pixels": 256}
 GRID = {"patch": 14, "merge": 2, "temporal_patch": 2, "size": {"shortest_edge": 1, "longest_edge": 2}}
 
@@ -74,20 +88,81 @@ def test_every_setting_makes_another_key(tmp_path: Path) -> None:
     assert motion_key("content", READING, GRID, MotionOptions("file")) is None
 
 
-def test_the_code_and_the_versions_are_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    from motiontune import cache
+def keys_of_copy(folder: Path, code: str) -> list[str]:
+    """What `code` prints, in a process that imports motiontune from a folder."""
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return result.stdout.split()
 
-    before = frames_key("content", READING)
+
+def test_the_code_that_reads_and_makes_motion_is_part_of_a_key(tmp_path: Path) -> None:
+    """In a copy of the package: a changed comment in any file that these keys stand for makes another key."""
+    package = Path(shutil.copytree(PACKAGE, tmp_path / "motiontune"))
+    covered = [file.relative_to(package).as_posix() for file in imported_files(package, ENTRIES)]
+    reading = {"llamafactory/plugin.py", "video/clip.py", "video/vectors.py", "video/h264.py", "grid.py"}
+    motion = {f"motion/{name}.py" for name in "blockmatch codec field file flow options pairs provider raft".split()}
+    assert reading | motion | {"motion/sources.py"} <= set(covered)
+    others = ["commands/evaluate.py", "evaluation/sums.py", "viewer/page.css", "cli.py", "model/losses.py"]
+    code = f"""
+import motiontune.motion.sources, sys
+from pathlib import Path
+from motiontune import cache
+def key():
     cache._this_code.cache_clear()
-    monkeypatch.setattr(cache, "version", lambda name: "0.0.1")
-    changed = frames_key("content", READING)
-    monkeypatch.undo()
-    cache._this_code.cache_clear()
-    monkeypatch.setattr(cache, "file_digest", lambda path: "other code")
-    code = frames_key("content", READING)
-    cache._this_code.cache_clear()
-    monkeypatch.undo()
-    assert len({before, changed, code}) == 3 and frames_key("content", READING) == before
+    print(cache.frames_key("content", {{}}))
+key()
+for name in {[*covered, *others]!r}:
+    file = Path(cache.__file__).parent / name
+    before = file.read_bytes()
+    file.write_bytes(before + b"# one more comment")
+    key()
+    file.write_bytes(before)
+key()
+print(*sorted(name for name in sys.modules if name.startswith("motiontune.")))
+"""
+    first, *rest = keys_of_copy(tmp_path, code)
+    changed, kept, (same, *modules) = (
+        rest[: len(covered)],
+        rest[len(covered) :][: len(others)],
+        rest[len(covered) + len(others) :],
+    )
+    assert len({first, *changed}) == len(covered) + 1
+    assert set(kept) == {first} == {same}
+    # whatever really is imported to make motion is covered
+    files = {f"{name.removeprefix('motiontune.').replace('.', '/')}" for name in modules}
+    assert len(files) > 10 and not [name for name in files if not {f"{name}.py", f"{name}/__init__.py"} & set(covered)]
+
+
+def test_the_versions_of_packages_are_part_of_a_key(tmp_path: Path) -> None:
+    """Other metadata of an installed package, as another version has it, makes another key."""
+    code = "from motiontune import cache; print(cache.frames_key('content', {}))"
+    keys = []
+    for name in ("none_of_ours", "torch", "transformers", "numba", "opencv-python-headless", "av"):
+        folder = tmp_path / name / f"{name.replace('-', '_')}-0.0.1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+        keys += keys_of_copy(Path(f"{folder.parent}{os.pathsep}{PACKAGE.parent}"), code)
+    assert len(set(keys)) == len(keys) and keys[0] == frames_key("content", {})
+
+
+def test_a_field_of_another_grid_is_computed_again(tmp_path: Path) -> None:
+    """Such as one that another program wrote under the same name."""
+    folders = {"motion_cache_dir": str(tmp_path / "motion")}
+    plain = collated(tmp_path, **folders)
+    files = sorted((tmp_path / "motion").rglob("*.npz"))
+    with np.load(files[0]) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    for name in ("vectors", "valid", "confidence"):
+        arrays[name] = arrays[name][:, :2]
+    np.savez(files[0], **arrays)
+    with pytest.warns(UserWarning, match=f"{files[0].name} has motion for .* and is computed again"):
+        again = collated(tmp_path, **folders)
+    assert torch.equal(plain["motion_targets"], again["motion_targets"]) and plain["motion_mask"].any()
+    with np.load(files[0]) as saved:
+        assert saved["valid"].shape[1] > 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        collated(tmp_path, **folders)
 
 
 def test_every_key_of_a_run_makes_another_name() -> None:

@@ -14,7 +14,7 @@ from commands import command, refused
 from motiontune import MotionModel
 from motiontune.drawing.text import printable
 from motiontune.errors import ConfigError, HeadError, MotiontuneError
-from motiontune.evaluation.comparison import load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
@@ -60,6 +60,8 @@ def test_text_and_motion_are_those_of_predict_with_generate(family):
         np.testing.assert_allclose(said.field.vectors[valid], theirs.predicted[:frames][valid], atol=1e-4)
         np.testing.assert_allclose(said.target.vectors, theirs.target[:frames], atol=1e-4)
         assert said.sums().metrics() == pytest.approx(theirs.sums().metrics(), rel=1e-4)
+        kept = MotionComparison.load(said.comparison().save(out / "again.npz"))
+        assert kept.sums() == said.sums() and (kept.path, kept.source) == (theirs.path, theirs.source)
 
 
 def test_text_and_motion_cost_one_pass_over_the_video(model, monkeypatch):

@@ -1,11 +1,13 @@
 """What was computed of clips, kept in files: their motion, and their resized frames.
 
 A file's name is a digest of all that its content depends on: the clip's own bytes, the sampling and the resizing, the
-grid, the source of motion with its settings, this package's code and the versions of what decodes and resizes. So
-nothing is ever stale: what changes is computed anew, under another name. Files are written whole or not at all, so
+grid, the source of motion with its settings, the code that reads clips and makes motion with all that it imports of
+this package, and the versions of the packages below. So nothing is ever stale: what changes is computed anew, under
+another name. Files are written whole or not at all, so
 that workers and ranks can share a folder.
 """
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -13,25 +15,34 @@ import json
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.files import write_whole
+from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip
 from motiontune.video.container import VideoInfo
 
 
-# Packages whose version may change a pixel or a vector
-PACKAGES = ("av", "llamafactory", "numpy", "opencv-python-headless", "pillow", "torchvision")
+PACKAGES = (
+    "av llamafactory numba numpy opencv-contrib-python opencv-contrib-python-headless opencv-python "
+    "opencv-python-headless pillow torch torchvision transformers"
+).split()
+"""Packages whose version may change a pixel or a vector. FFmpeg's own libraries count beside them."""
+
+ENTRIES = ("llamafactory/plugin.py", "motion/sources.py")
+"""The files of this package that read and resize clips, and that make motion."""
+
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile)
 
 
@@ -121,6 +132,14 @@ class MotionCache(Cache):
                 return MotionField(**arrays, source=source, direction=direction)  # type: ignore[arg-type]
         return None
 
+    def fits(self, key: str, field: MotionField, grid: VideoGrid) -> bool:
+        """Whether a field that was kept has the patches of a grid; warn where not: it is to be computed again."""
+        patches = (grid.frames, grid.rows, grid.cols)
+        if field.valid.shape != patches:
+            about = f"{self._path(key)} has motion for {list(field.valid.shape)} frames, rows and columns of patches"
+            warnings.warn(f"{about}, not {list(patches)}, and is computed again", stacklevel=2)
+        return field.valid.shape == patches
+
     def save(self, key: str, field: MotionField) -> None:
         """Keep a field."""
         arrays = {f.name: np.asarray(getattr(field, f.name)) for f in fields(field)}
@@ -173,10 +192,48 @@ def _digest(parts: list[Any]) -> str:
 @functools.cache
 def _this_code() -> str:
     """A digest of the code that reads clips and makes motion, and of the versions of what it calls."""
-    versions = {}
+    versions: dict[str, Any] = dict(av.library_versions)
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     package = Path(__file__).parent
-    files = sorted([package / "grid.py", *(package / "video").rglob("*.py"), *(package / "motion").rglob("*.py")])
-    return _digest([versions, [file_digest(str(file)) for file in files]])
+    files = imported_files(package, ENTRIES)
+    return _digest([versions, [(file.relative_to(package).as_posix(), file_digest(str(file))) for file in files]])
+
+
+def imported_files(package: Path, entries: Iterable[str]) -> list[Path]:
+    """The files of a package that some of its files import, directly or not, and these files themselves; sorted.
+
+    Imports are read from the source, those within functions too, but not those below `if TYPE_CHECKING`. The package's
+    own `__init__.py`, which gives public names to users, is left out unless it is asked for names.
+
+    Args:
+        package: its folder.
+        entries: files, relative to the folder.
+    """
+    found, open_ends = set(), [package / entry for entry in entries]
+    while open_ends:
+        file = open_ends.pop()
+        if file not in found and file.is_file():
+            found.add(file)
+            for name in _imports(ast.parse(file.read_bytes())):
+                first, *parts = name.split(".")
+                if first == package.name:
+                    place = package.joinpath(*parts)
+                    open_ends += [place.with_suffix(".py"), place / "__init__.py"]
+                    open_ends += [folder / "__init__.py" for folder in place.parents if package in folder.parents]
+    return sorted(found)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """The full names of modules that code imports; those of what it takes out of them, too, as both may be files."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):  # imports are statements, and most of the tree are expressions
+            yield from _imports(child)

@@ -19,7 +19,7 @@ class ConfigError(MotiontuneError):
 
 
 class ClipError(MotiontuneError):
-    """A clip that cannot be read: missing, empty, truncated, without video, or with fewer frames than it says.
+    """A clip that cannot be read: missing, empty, truncated, without video, or with fewer frames than in its header.
 
     Args:
         path: the file, as the user named it.
@@ -36,7 +36,7 @@ class ClipError(MotiontuneError):
 
 
 class MotionUnavailable(MotiontuneError):
-    """The chosen source has no motion for this clip (a codec without vectors, say). The clip's pixels are fine."""
+    """The chosen source has no motion for this clip (such as a codec without vectors). The clip's pixels are fine."""
 
 
 class HeadError(MotiontuneError):
@@ -50,7 +50,7 @@ def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says, in one line that is not too long; what kind it is where it says nothing."""
+    """An error's message in one line that is not too long; its kind where it has no message."""
     text = f"{type(error).__name__} {error}" if isinstance(error, KeyError) else str(error)
     return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
 

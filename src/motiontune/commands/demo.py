@@ -332,7 +332,7 @@ def _progress(terminal: int) -> Any:
     """Make a trainer callback that shows steps, rate, time left and the losses on the terminal."""
     from transformers import TrainerCallback
 
-    class Progress(TrainerCallback):
+    class Progress(TrainerCallback):  # type: ignore[misc]  # everything from transformers is Any
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.file = os.fdopen(os.dup(terminal), "w")
             self.bar = tqdm(total=state.max_steps, desc="     steps", file=self.file, mininterval=0.5)

@@ -125,7 +125,7 @@ def predict(
     Args:
         model: the model.
         paths: clips, and folders of clips.
-        out: the output folder: `NAME.npz` or what `form` says, as `motion_source: file` reads it, and `NAME.mp4`.
+        out: the output folder: `NAME.npz` or as `form` asks for, as `motion_source: file` reads it, and `NAME.mp4`.
         prompt: the question.
         target: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
@@ -142,12 +142,12 @@ def predict(
             bar.set_postfix_str(shorten_middle(Path(path).name, 30))
             start = time.perf_counter()
             try:
-                said = model.predict(path, prompt, target=target, max_new_tokens=max_new_tokens)
-                _write(said, place, show, form)
+                prediction = model.predict(path, prompt, target=target, max_new_tokens=max_new_tokens)
+                _write(prediction, place, show, form)
             except MotiontuneError as error:
                 rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
             else:
-                rows.append(_row(path, said, time.perf_counter() - start))
+                rows.append(_row(path, prediction, time.perf_counter() - start))
     about = {"prompt": prompt, "target": target, "clips": [asdict(row) for row in rows]}
     write_text(Path(out, "predictions.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return rows
@@ -178,16 +178,16 @@ def _write_film(said: "MotionPrediction", path: Path, show: Show) -> None:
     write_overlay(path, frames, clip.info.average_rate, panels, said.grid.patch, text=said.text)
 
 
-def _row(path: str, said: "MotionPrediction", seconds: float) -> Predicted:
-    motion, source, numbers = None, "", said.sums().metrics()
-    if said.field is not None and said.field.valid.any():
-        motion = round(float(np.linalg.norm(said.field.vectors[said.field.valid], axis=-1).mean()), 3)
-    if said.target is not None:
-        source = said.target.source
+def _row(path: str, prediction: "MotionPrediction", seconds: float) -> Predicted:
+    motion, source, numbers = None, "", prediction.sums().metrics()
+    if prediction.field is not None and prediction.field.valid.any():
+        motion = round(float(np.linalg.norm(prediction.field.vectors[prediction.field.valid], axis=-1).mean()), 3)
+    if prediction.target is not None:
+        source = prediction.target.source
     epe, zero = (round(numbers[key], 3) if key in numbers else None for key in ("epe", "epe_zero_motion"))
-    frames = len(said.clip.frames)
-    note = said.problem.removeprefix(f"{path}: ")
-    return Predicted(path, said.text, frames, motion, source, epe, zero, round(seconds, 3), note)
+    frames = len(prediction.clip.frames)
+    note = prediction.problem.removeprefix(f"{path}: ")
+    return Predicted(path, prediction.text, frames, motion, source, epe, zero, round(seconds, 3), note)
 
 
 def table(rows: Sequence[Predicted]) -> str:

@@ -18,7 +18,7 @@ PROMPT = "Explain the action happening the video."
 
 @dataclass(frozen=True)
 class ClipOfSample:
-    """A clip of a data set, and what is asked and said of it.
+    """A clip of a data set, with its question and answer.
 
     Args:
         path: the file, found as LLaMA-Factory finds it.
@@ -96,18 +96,18 @@ def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], fol
     columns, tags = about.get("columns", {}), about.get("tags", {})
     if about.get("formatting", "alpaca") == "alpaca":
         asked = "\n".join(filter(None, (row.get(columns.get(*pair)) for pair in _ALPACA[:2])))
-        said = row.get(columns.get(*_ALPACA[2])) or ""
+        answer = row.get(columns.get(*_ALPACA[2])) or ""
     else:
         turns = row[columns.get("messages", "conversations")]
         role, content = tags.get("role_tag", "from"), tags.get("content_tag", "value")
         asked = next((turn[content] for turn in turns if turn[role] == tags.get("user_tag", "human")), "")
         answers = [turn[content] for turn in turns if turn[role] == tags.get("assistant_tag", "gpt")]
-        said = answers[-1] if answers else ""
+        answer = answers[-1] if answers else ""
     paths = row.get(videos) or []
     paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
     # as LLaMA-Factory looks for them; one that is nowhere is named in the data set's folder
     found = (path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths)
-    return [ClipOfSample(path, asked.replace("<video>", "").strip(), said.strip()) for path in found]
+    return [ClipOfSample(path, asked.replace("<video>", "").strip(), answer.strip()) for path in found]
 
 
 def templates_of(folder: str | Path, names: str) -> dict[str, str]:
@@ -145,7 +145,7 @@ def make_sample(video: str, prompt: str, answer: str, **columns: Any) -> dict[st
     Args:
         video: path of the clip, absolute or relative to the data set's folder.
         prompt: the question; `<video>` is put before it where it isn't in it.
-        answer: what the model should say; empty where it is not known.
+        answer: what the model should answer; empty where it is not known.
         columns: more about the sample, for people; LLaMA-Factory leaves it out.
     """
     if "<video>" not in prompt:

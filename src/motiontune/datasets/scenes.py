@@ -64,7 +64,7 @@ class Sprite:
         return points @ _rotation(angle).T + centre
 
     def outside(self, own: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Say how many pixels each own point [..., 2] lies outside of the shape's edge; negative inside."""
+        """How many pixels each own point [..., 2] lies outside of the shape's edge; negative inside."""
         sides = _SIDES[self.shape]
         if not sides:
             return np.asarray(np.hypot(own[..., 0], own[..., 1]) - self.radius)
@@ -124,7 +124,7 @@ class Scene:
 def true_flow(
     scene: Scene, time: float, other: float, height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Say where what each pixel shows at one time is at another time.
+    """Where the content of each pixel at one time is at another time.
 
     Args:
         scene: the clip's.
@@ -162,7 +162,7 @@ def true_motion(
 ) -> MotionField:
     """Give the exact motion of a clip between its sampled frames, one vector per patch.
 
-    A patch says the mean motion of what fills most of it. It is invalid where less than `share` of the patch shows
+    A patch has the mean motion of what fills most of it. It is invalid where less than `share` of the patch shows
     that one thing and shows it at both times: then no single vector is true.
 
     Args:
@@ -186,7 +186,7 @@ def true_motion(
     for earlier in range(len(times) - 1):
         i, j = (earlier + 1, earlier) if direction == "past" else (earlier, earlier + 1)
         flow, seen, shown = true_flow(scene, times[i], times[j], grid.height, grid.width)
-        sign = -1 if direction == "past" else 1  # `past` says how the content came here, not where it was
+        sign = -1 if direction == "past" else 1  # `past` is how the content came here, not where it was
         vectors[i], valid[i] = _patch_means(sign * flow, seen, shown, grid.patch, share)
     padded = np.concatenate([times, np.full(grid.frames - len(times), times[-1])])
     return MotionField(vectors, valid, padded, "scene", direction)

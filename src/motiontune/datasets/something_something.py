@@ -103,7 +103,7 @@ def prepare(
         videos: folder with the clips.
         out: folder to write; data sets that are in it stay.
         prompt: the question; `<video>` is put before it where it isn't in it.
-        check: open each clip, which reads all of it (WebM does not say how many frames it has): minutes.
+        check: open each clip, which reads all of it (a WebM header has no number of frames): minutes.
         workers: clips that are opened at the same time; one per CPU core where not given.
         progress: show bars on stderr.
 
@@ -221,7 +221,7 @@ def _nested(videos: Path) -> str:
 
 
 def _check_clips(paths: Sequence[str], check: bool, workers: int, title: str) -> list[str]:
-    """Say for each clip why it cannot be used; empty where it can."""
+    """Why each clip cannot be used; empty where it can."""
     reason = _reason if check else _reason_unopened
     bar: dict[str, Any] = {
         "desc": title,

@@ -1,4 +1,4 @@
-"""Stories: what happens in a scene, and the caption that says it; a data set of such clips, made from nothing."""
+"""Stories: what happens in a scene, and its caption; a data set of such clips, made from nothing."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ _OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 _SLOW, _QUICK, _SPRINT = (0.3, 0.45), (0.8, 0.95), (1.1, 1.5)
 _TURNS = {"slowly": (0.25, 0.4), "quickly": (0.7, 1.0)}  # full turns per clip
 
-# Container, pixel format and options per encoder. One reference and no B-frames: then each H.264 vector says where the
-# content was one frame before. Adaptive quantisation and psy options trade truthful vectors for looks.
+# Container, pixel format and options per encoder. One reference and no B-frames: then each H.264 vector tells where
+# the content was one frame before. Adaptive quantisation and psy options make vectors less true for better looks.
 _X264 = "ref=1:bframes=0:weightp=0:scenecut=0:keyint=250:me=umh:merange=24:subme=7:qp=18:aq-mode=0:psy=0:threads=1"
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "libx264": (".mp4", {"x264-params": _X264}),
@@ -106,7 +106,7 @@ def write_synthetic(
 
 
 def make_scene(rng: np.random.Generator, action: str, *, size: int, fps: float, frames: int) -> tuple[Scene, str]:
-    """Make up a scene in which one thing happens, and the caption that says it.
+    """Make up a scene in which one thing happens, and its caption.
 
     Args:
         rng: decides on everything that is left open.

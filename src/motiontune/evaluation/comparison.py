@@ -1,4 +1,4 @@
-"""What the head said about one clip, on disk: one `.npz` per clip, readable without motiontune."""
+"""Predicted motion of a clip beside its target, and its file: one `.npz` per clip, readable without motiontune."""
 
 import zipfile
 import zlib

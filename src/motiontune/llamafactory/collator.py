@@ -88,6 +88,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             key = plugin.motion_key(video, self.processor, options)
             field = None if key is None else settings.cache.load(key)
         clip = plugin.read(video, self.processor, field is None and needs_vectors(options.source))
+        if settings.cache is not None and key is not None and field is not None:
+            if not settings.cache.fits(key, field, plugin.grid_of(clip, self.processor)):
+                return ReadClip(row, plugin.read(video, self.processor, needs_vectors(options.source)), key, None)
         return ReadClip(row, clip, key, field)
 
     def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:

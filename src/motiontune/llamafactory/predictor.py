@@ -21,6 +21,7 @@ from motiontune.drawing.images import data_uri
 from motiontune.drawing.panels import Panel, Show, comparison_panels
 from motiontune.drawing.sheets import comparison_rows, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
+from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.collator import MotionDataCollator
@@ -58,12 +59,26 @@ class MotionPrediction:
     grid: VideoGrid
     problem: str = ""
 
+    def comparison(self) -> MotionComparison | None:
+        """The motion beside its target, with the patches that count; None where the model has no motion head."""
+        if self.field is None:
+            return None
+        target = self.target
+        return MotionComparison(
+            predicted=self.field.vectors,
+            target=None if target is None else target.vectors,
+            valid=self.field.valid if target is None else self.field.valid & target.valid,
+            times=self.field.times,
+            grid=self.grid,
+            path=self.clip.path,
+            source="" if target is None else target.source,
+            direction=self.field.direction,
+        )
+
     def sums(self) -> MotionSums:
         """Compare with the target where both are valid; the sums over nothing where one is missing."""
-        if self.field is None or self.target is None:
-            return MotionSums.zero()
-        valid = self.target.valid & self.field.valid
-        return MotionSums.from_fields(self.field.vectors, self.target.vectors, valid)
+        comparison = self.comparison()
+        return MotionSums.zero() if comparison is None else comparison.sums()
 
     def panels(self, show: Show = "arrows", error: bool = False) -> list[Panel]:
         """The motion as pictures for a sheet or a film: target, prediction and where asked for its error.
