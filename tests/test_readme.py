@@ -59,3 +59,9 @@ def test_the_plot_of_costs_is_that_of_its_result(monkeypatch, tmp_path):
     figures = importlib.import_module("figures")
     figures.plot(figures.load("train_step/cpu-answers"), tmp_path / "cost.svg")
     assert (tmp_path / "cost.svg").read_bytes() == figures.PLOT.read_bytes()
+
+
+def test_the_page_of_keys_is_that_of_their_help(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    make_keys = importlib.import_module("make_keys")
+    assert make_keys.PAGE.read_text("utf-8") == make_keys.page()
