@@ -84,10 +84,16 @@ def test_every_variable_is_shown_with_its_meaning(family, capfd):
         assert picture is not None and picture.shape[1] > 8 * 100
 
 
-def test_what_only_some_batches_have_has_a_meaning_too():
+def test_what_only_some_batches_have_is_shown_with_its_meaning_too(capfd):
     from motiontune.llamafactory.inspection import MEANING
 
-    assert {"pixel_values", "image_grid_thw", "second_per_grid_ts", "rope_deltas", "motion_skipped"} <= set(MEANING)
+    image = session_folder() / "image.png"
+    cv2.imwrite(str(image), np.random.default_rng(0).integers(0, 255, (56, 56, 3), np.uint8))
+    samples = [sample("<image>And <video>?", "It stops.", images=[image], videos=[clips()[0]])]
+    said, _ = inspect(capfd, "qwen2_5_vl", **BOTH, **dataset(samples), motion_confidence_weighting=True)
+    table = variables(said)
+    assert {"pixel_values", "image_grid_thw", "second_per_grid_ts", "rope_deltas", "motion_skipped"} <= set(table)
+    assert "motion_weights" in table and all(row[-1] == MEANING[name] for name, row in table.items())
 
 
 def test_the_motion_that_is_shown_is_the_clips(capfd):
