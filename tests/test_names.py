@@ -178,7 +178,7 @@ def test_no_module_beside_the_launcher_hides_another() -> None:
 
 
 def test_gradio_has_what_the_page_in_the_browser_sets() -> None:
-    assert Name("gradio:Blocks", "__init__", "opens files", mentions="has_launched").problem() == ""
+    assert Name("gradio.blocks:Block", "__init__", "opens files", mentions="has_launched").problem() == ""
 
 
 def test_installing_twice_changes_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training import CAPTIONS, FAMILIES, REPOSITORY, clips, fresh_folder, run_command, tiny, weights
+from training import ALL_FAMILIES, CAPTIONS, FAMILIES, REPOSITORY, clips, fresh_folder, run_command, tiny, weights
 
 
 BLOCK = """
@@ -61,7 +61,7 @@ def trained() -> dict[str, dict[str, Any]]:
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text(BLOCK)
     samples = [[str(clip), "What happens?", caption] for clip, caption in zip(clips(), CAPTIONS, strict=True)]
-    models = [str(tiny(family)) for family in FAMILIES]
+    models = [str(tiny(family)) for family in ALL_FAMILIES]
     example = str(REPOSITORY / "examples")
     folder = fresh_folder("plain")
     path = f"{blocked}:{REPOSITORY / 'src'}"
@@ -70,7 +70,7 @@ def trained() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = json.loads(result.stdout.split("RESULT")[1])
     return {
         family: {"folder": Path(where), "model": model, **each}
-        for family, model, (where, each) in zip(FAMILIES, models, found.items(), strict=True)
+        for family, model, (where, each) in zip(ALL_FAMILIES, models, found.items(), strict=True)
     }
 
 
