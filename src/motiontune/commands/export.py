@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(DESCRIPTION)
         words = ["--help"]
-    from motiontune.llamafactory.install import read_config
+    from motiontune.llamafactory.config import read_config
 
     export(read_config(words))
 

@@ -24,8 +24,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.samples < 1:
         raise ConfigError("--samples must be 1 or more")
+    from motiontune.llamafactory.config import read_config
     from motiontune.llamafactory.inspection import inspect
-    from motiontune.llamafactory.install import read_config
 
     config = read_config([arguments.config, *arguments.overrides])
     assert isinstance(config, dict)  # as from every file

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.video.clip import open_video
+from motiontune.video.container import open_video
 
 
 def all_frames(path: str, width: int, height: int) -> Iterator[NDArray[np.uint8]]:

@@ -45,7 +45,8 @@ class FrameReader:
 
     def grid_of(self, clip: Clip) -> VideoGrid:
         """The patch grid of a clip; sides are rounded to whole tokens."""
-        return VideoGrid.for_size(*clip.frames.shape[:3], self.patch, self.merge)
+        frames, height, width = clip.frames.shape[:3]
+        return VideoGrid.for_size(frames, height, width, self.patch, self.merge)
 
     def _resize(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         height, width = frame.shape[:2]
