@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,8 @@ def reference(family: str) -> None:
 def check_family(rows: Rows, family: str, device: str) -> None:
     """Check all of a family."""
     command = [sys.executable, Path(__file__).with_name("run.py"), "--part", "reference", "--family", family]
-    on_cpu = subprocess.Popen(
-        command, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, stdout=subprocess.PIPE, text=True
-    )
+    printed = tempfile.TemporaryFile("w+")  # no pipe: nobody reads it until the run is over
+    on_cpu = subprocess.Popen(command, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, stdout=printed)
     training.start()
     where = {"use_cpu": device == "cpu", "bf16": True}
     folders = {}
@@ -91,8 +91,9 @@ def check_family(rows: Rows, family: str, device: str) -> None:
             keys = {**where, "bf16": precision == "bfloat16", "max_steps": 1}
             found["here"] = numbers_of(training.run(family, **keys, **training.BOTH))
             if precision == "float32":
-                out, _ = on_cpu.communicate(timeout=90)
-                expected = json.loads(out.splitlines()[-1])
+                on_cpu.wait(timeout=90)
+                printed.seek(0)
+                expected = json.loads(printed.read().splitlines()[-1])
             found |= {"cpu": expected, "bound": bound}
             off = {key: abs(found["here"][key][0] / expected[key][0] - 1) for key in NUMBERS}
             found["relative_difference"] = off

@@ -50,7 +50,10 @@ class Timed(TrainerCallback):  # type: ignore[misc]
             if number == self.skipped:
                 started = now
             elif number > self.skipped:
-                self.found = {"clips": number - self.skipped, "clips_per_second": (number - self.skipped) / (now - started)}
+                self.found = {
+                    "clips": number - self.skipped,
+                    "clips_per_second": (number - self.skipped) / (now - started),
+                }
                 if now - started > self.seconds:
                     break
         ids = batch["input_ids"]
@@ -98,7 +101,14 @@ def measure(rows: Rows, workers: int, seconds: float, deadline: float, samples: 
 
 
 def _measure_one(
-    rows: Rows, work: Path, model: Path, data: Path, clip: str, reader: str, more: dict[str, Any], workers: int,
+    rows: Rows,
+    work: Path,
+    model: Path,
+    data: Path,
+    clip: str,
+    reader: str,
+    more: dict[str, Any],
+    workers: int,
     seconds: float,
 ) -> None:
     timed = Timed(seconds, workers)

@@ -193,6 +193,8 @@ def run_steps(plan: Plan, subject: Any) -> None:
             checked = True
             with rows.checking("2B lora: what waits for the GPU within a step") as found:
                 found |= steps.check_waits(subject, tokens)
+            with rows.checking("2B lora: the same text loss and gradient with sparse logits") as found:
+                found |= steps.check_losses(subject, tokens)
     if subject is not None:
         subject.close()
 
@@ -256,7 +258,9 @@ def main() -> None:
         import loader
 
         workers = len(os.sched_getaffinity(0))
-        loader.measure(rows, workers, 2.0 if args.tiny else 7.0, args.started + args.seconds, 40 * (2 if args.tiny else 50))
+        loader.measure(
+            rows, workers, 2.0 if args.tiny else 7.0, args.started + args.seconds, 40 * (2 if args.tiny else 50)
+        )
     else:
         plan = Plan(args, rows)
         try:

@@ -291,3 +291,16 @@ def check_waits(subject: Subject, tokens: int) -> dict[str, Any]:
         found[name] = dict(places)
         own += [place for place in places if "motiontune/" in place and place.endswith("running)")]
     return {"ok": not own, "waits": found, "own_waits_while_layers_run": own}
+
+
+def check_losses(subject: Subject, tokens: int) -> dict[str, Any]:
+    """Compare the text loss of one batch, and the gradient that it leaves, with logits of all and of labelled rows."""
+    batch = subject.batch(tokens)
+    losses, gradients = {}, {}
+    for name in ("llamafactory", "sparse_logits"):
+        losses[name] = float(subject.backward(name, batch))
+        squares = [one.grad.float().square().sum() for one in subject.model.parameters() if one.grad is not None]
+        gradients[name] = float(torch.stack(squares).sum().sqrt())
+        subject.optimizer.zero_grad()
+    off = [abs(values["sparse_logits"] / values["llamafactory"] - 1) for values in (losses, gradients)]
+    return {"losses": losses, "gradient_norms": gradients, "ok": max(off) < 1e-2}

@@ -1,6 +1,6 @@
 """Print the tables of a `gpu.jsonl`.
 
-    python benchmarks/gpu/table.py [FILE]
+python benchmarks/gpu/table.py [FILE]
 """
 
 import sys
@@ -53,7 +53,9 @@ def steps(rows: list[dict[str, Any]]) -> str:
 
 def loader(rows: list[dict[str, Any]], timed: list[dict[str, Any]]) -> str:
     """Clips per second, and the cores that keep a GPU busy that trains the 2B at the shortest clips measured."""
-    steps = [row for row in timed if "seconds" in row and row["model"] == "2B" and not (row["padding"] or row["liger"])]
+    steps = [
+        row for row in timed if "seconds" in row and row["model"] == "2B" and not (row["padding"] or row["liger"])
+    ]
     steps = [row for row in steps if row["method"] == "lora" and row["arm"] == "motion+CE"]
     fastest = min(steps, key=lambda row: row["video_tokens"], default=None)
     lines = []
