@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import training
 from internals import PREDICTIONS_FOLDER, export
 from rows import Rows
+
+import training
 
 
 FLOAT32_BOUND, BFLOAT16_BOUND = 1e-4, 3e-2  # of the first step's losses and gradient norm, relative, to the CPU's

@@ -4,15 +4,17 @@ from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_template_a
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 
-from motiontune.llamafactory.export import export
+from motiontune.commands.export import export
 from motiontune.llamafactory.install import get_train_args, install, run_exp
-from motiontune.llamafactory.trainer import MOTION_TENSORS, MotionTrainer
-from motiontune.model.compat import base_of, language_model_of
+from motiontune.llamafactory.trainer import MotionTrainer
+from motiontune.model.families import family_of
+from motiontune.model.forward import MotionObjective, attach_head
 from motiontune.model.head import MotionHead, MotionHeadConfig
-from motiontune.model.motion_model import MotionObjective, attach_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.tiny import build_tiny
-from motiontune.run_folder import PREDICTIONS_FOLDER
+from motiontune.model.wrappers import base_of
+from motiontune.runs.folder import PREDICTIONS_FOLDER
+from motiontune.training.batch import MOTION_TENSORS
 
 
 __all__ = [
@@ -37,3 +39,8 @@ __all__ = [
     "run_exp",
     "use_sparse_logits",
 ]
+
+
+def language_model_of(base):
+    """The decoder of a transformers model."""
+    return family_of(base.config).language_model_of(base)
