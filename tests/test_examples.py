@@ -99,7 +99,8 @@ def test_inspect_looks_at_every_example(name, capfd):
 @pytest.mark.parametrize("name", FILES)
 def test_examples_are_written_as_llamafactorys(name):
     from motiontune.llamafactory import names
-    from motiontune.llamafactory.install import check_keys, clean_values, install, read_config
+    from motiontune.llamafactory.config import check_keys, clean_values, read_config
+    from motiontune.llamafactory.install import install
 
     install()
     classes = names.export_argument_classes() if "export" in name else names.train_argument_classes()
@@ -123,7 +124,7 @@ def test_the_table_lists_every_example():
 
 
 def test_the_readmes_own_yaml_is_an_example():
-    from motiontune.llamafactory.install import read_config
+    from motiontune.llamafactory.config import read_config
 
     text = (EXAMPLES.parent / "README.md").read_text("utf-8")
     file = fresh_folder("readme").with_suffix(".yaml")
