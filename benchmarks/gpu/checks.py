@@ -87,6 +87,7 @@ def check_family(rows: Rows, family: str, device: str) -> None:
         )
         assert found["change"] > 0
 
+    expected: dict[str, list[float]] = {}
     for precision, bound in (("float32", FLOAT32_BOUND), ("bfloat16", BFLOAT16_BOUND)):
         with rows.checking(f"{family} first step in {precision} as on the CPU in float32") as found:
             keys = {**where, "bf16": precision == "bfloat16", "max_steps": 1}
@@ -95,6 +96,7 @@ def check_family(rows: Rows, family: str, device: str) -> None:
                 on_cpu.wait(timeout=90)
                 printed.seek(0)
                 expected = json.loads(printed.read().splitlines()[-1])
+            assert expected, "there is no reference: the row before this one has the reason"
             found |= {"cpu": expected, "bound": bound}
             off = {key: abs(found["here"][key][0] / expected[key][0] - 1) for key in NUMBERS}
             found["relative_difference"] = off

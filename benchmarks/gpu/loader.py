@@ -45,7 +45,7 @@ class Timed(TrainerCallback):  # type: ignore[misc]
         """Take batches and end the run."""
         number, started = 0, time.perf_counter()
         for batch in train_dataloader:
-            number += 1
+            number, last = number + 1, batch
             now = time.perf_counter()
             if number == self.skipped:
                 started = now
@@ -56,11 +56,11 @@ class Timed(TrainerCallback):  # type: ignore[misc]
                 }
                 if now - started > self.seconds:
                     break
-        ids = batch["input_ids"]
+        ids = last["input_ids"]
         self.found["positions_per_clip"] = ids.numel()
         self.found["video_tokens_per_clip"] = int((ids == model.config.video_token_id).sum())
-        if "motion_videos" in batch:
-            self.found["source"] = batch["motion_videos"][0].source
+        if "motion_videos" in last:
+            self.found["source"] = last["motion_videos"][0].source
         raise Enough
 
 

@@ -16,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rows import Rows
+
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent / "train_step"), str(ROOT / "src"), str(ROOT / "tests")]
-
-from rows import Rows
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -62,7 +62,7 @@ CASES = (  # by worth; neighbours of one model and method share it
     Case("2B", "full", 2048, 8),
     Case("2B", "full", 4096, 10),
     Case("4B", "lora", 4096, 12),
-    Case("7B", "lora", 16384, 24),
+    Case("7B", "lora", 16384, 22, PAIR),
     Case("7B", "lora", 1024, 5),
     Case("7B", "lora", 4096, 8, PAIR, padding=4),
     Case("2B", "lora", 1024, 3),
@@ -188,7 +188,7 @@ def run_steps(plan: Plan, subject: Any) -> None:
             seconds = round(time.perf_counter() - started, 2)
             rows.add("loaded", f"{case.model} {case.method}", seconds=seconds, parameters=parameters)
         tokens, limit = (256, 0.1) if tiny else (case.tokens, case.limit)
-        attempt(rows, title, steps.measure, rows, subject, tokens, case.arms, limit, case.padding)
+        attempt(rows, title, steps.measure, rows, subject, tokens, case.arms, limit, plan.deadline, case.padding)
         if case.model == "2B" and case.method == "lora" and not checked:
             checked = True
             with rows.checking("2B lora: what waits for the GPU within a step") as found:

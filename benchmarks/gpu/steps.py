@@ -193,18 +193,28 @@ def free(device: str) -> None:
 
 
 def measure(
-    rows: Rows, subject: Subject, tokens: int, arms: tuple[str, ...], limit: float, padding: int = 0, rounds: int = 7
+    rows: Rows,
+    subject: Subject,
+    tokens: int,
+    arms: tuple[str, ...],
+    limit: float,
+    deadline: float,
+    padding: int = 0,
+    rounds: int = 7,
 ) -> None:
     """Time arms in turns, every second round in the other order, for about `limit` seconds: a row each.
 
-    At least 3 rounds. An arm that runs out of memory is left out from then on, and its row says so.
+    At least 3 rounds, unless the `deadline` (seconds since 1970) comes first. An arm that runs out of memory is left
+    out from then on, and its row says so.
     """
     batch = subject.batch(tokens, padding)
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
     failed: dict[str, str] = {}
     started = time.perf_counter()
     for number in range(-1, rounds):  # round -1 warms up
-        if number >= 3 and (time.perf_counter() - started) * (number + 2) / (number + 1) > limit:
+        taken_so_far = time.perf_counter() - started
+        one_more = taken_so_far / max(number + 1, 1)
+        if number >= 3 and taken_so_far + one_more > limit or number >= 1 and time.time() + one_more > deadline:
             break
         for name in arms if number % 2 else reversed(arms):
             if name in failed:
