@@ -1,7 +1,7 @@
 """transformers' way to FlashAttention-2, as far as a CPU can follow it: up to the kernel, which is stubbed.
 
 transformers 5.6.0 stops there with "'NoneType' object has no attribute 'to'" for every model without attention sinks
-(huggingface/transformers#45588); pyproject.toml excludes it.
+(huggingface/transformers#45588), unless it is mended.
 """
 
 from types import SimpleNamespace
@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from transformers.integrations import flash_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from motiontune.model.wrappers import mend_flash_attention
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -25,7 +28,9 @@ def test_the_call_reaches_the_kernel(dtype: torch.dtype, monkeypatch: pytest.Mon
     config = SimpleNamespace(_attn_implementation="flash_attention_2")
     module = SimpleNamespace(config=config, is_causal=True, modules=lambda: [layer], layer_idx=3)
     query, key = torch.randn(2, 4, 6, 8, dtype=dtype), torch.randn(2, 2, 6, 8, dtype=dtype)
-    output, weights = flash_attention.flash_attention_forward(
+    mend_flash_attention()
+    mend_flash_attention()  # changes nothing
+    output, weights = ALL_ATTENTION_FUNCTIONS["flash_attention_2"](
         module, query, key, key, None, scaling=0.5, position_ids=torch.arange(6)[None]
     )
     assert weights is None

@@ -15,6 +15,7 @@ from motiontune.llamafactory.config import check_keys, clean_values, read_config
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
+from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import given_keys, note_run
 
 
@@ -25,6 +26,7 @@ def install() -> None:
     """Extend LLaMA-Factory; a second call does nothing."""
     if _originals:
         return
+    mend_flash_attention()  # without a motion flag, too: LLaMA-Factory's own runs stop there
     names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
         names.replace_in_tuner(

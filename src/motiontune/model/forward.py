@@ -23,7 +23,14 @@ from motiontune.errors import ConfigError
 from motiontune.model.families import family_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, head_of_state, save_head
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
-from motiontune.model.wrappers import after_peft_saves, base_of, router_loss, run_frozen_vision_without_graph
+from motiontune.model.wrappers import (
+    after_peft_saves,
+    base_of,
+    check_positions,
+    mend_flash_attention,
+    router_loss,
+    run_frozen_vision_without_graph,
+)
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,8 @@ def attach_head(
     base = base_of(model)
     family = family_of(base.config)
     head = MotionHead(head) if isinstance(head, MotionHeadConfig) else head
+    check_positions()
+    mend_flash_attention()
     original: Any = type(base)
     base.__class__ = _with_motion(original)
     run_frozen_vision_without_graph(base)

@@ -15,7 +15,13 @@ from transformers.utils import ModelOutput
 
 from motiontune.model.families import family_of
 from motiontune.model.losses import supervised_positions, token_cross_entropy
-from motiontune.model.wrappers import base_of, router_loss, run_frozen_vision_without_graph
+from motiontune.model.wrappers import (
+    base_of,
+    check_positions,
+    mend_flash_attention,
+    router_loss,
+    run_frozen_vision_without_graph,
+)
 
 
 @dataclass
@@ -42,6 +48,8 @@ def use_sparse_logits(model: nn.Module) -> None:
     """
     base = base_of(model)
     family_of(base.config, "sparse_logits")
+    check_positions()
+    mend_flash_attention()
     original: Any = type(base)
     base.__class__ = _with_sparse_logits(original)
     run_frozen_vision_without_graph(base)

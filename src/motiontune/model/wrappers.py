@@ -1,4 +1,4 @@
-"""Everything that leans on a private name of transformers or PEFT, one function each (transformers 5.5, PEFT 0.18)."""
+"""Everything that leans on a private name of transformers or PEFT, one function each (transformers 5.6, PEFT 0.18)."""
 
 import functools
 import importlib
@@ -7,11 +7,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations.flash_attention import flash_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 from transformers.utils import cached_file
 from transformers.utils.import_utils import is_peft_available
 
+from motiontune.errors import ConfigError
 from motiontune.model.families import family_of
 
 
@@ -22,6 +26,50 @@ def base_of(model: Any) -> PreTrainedModel:
     if hasattr(model, "get_base_model"):  # PeftModel
         model = model.get_base_model()
     return model
+
+
+def check_positions() -> None:
+    """Refuse the versions of transformers that number video tokens wrongly.
+
+    From 5.3 to 5.5 all frames of a video have one position in time, and rows are counted across frames
+    (huggingface/transformers#45381, mended in 5.6.0 by #45400): Qwen2-VL and Qwen2.5-VL then cannot tell frames apart.
+
+    Raises:
+        ConfigError: naming the version to install.
+    """
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    if (5, 3) <= (major, minor) < (5, 6):
+        raise ConfigError(
+            f"transformers {transformers.__version__} gives all frames of a video the same position in time: "
+            f"pip install transformers==5.6.0"
+        )
+
+
+class _NoSinks:
+    """Stands for the attention sinks that a model does not have: in any dtype they are None."""
+
+    @staticmethod
+    def to(dtype: Any) -> None:
+        """Return None, whatever the dtype."""
+
+
+def mend_flash_attention() -> None:
+    """Let FlashAttention run in a model without attention sinks, at which transformers 5.6.0 stops.
+
+    It converts the sinks' dtype where there are none (huggingface/transformers#45588). 5.6.1 is mended, but
+    LLaMA-Factory 0.9.5 takes 5.6.0 at most, and earlier ones have the fault of `check_positions`. Other versions are
+    left alone, and so is a second call.
+    """
+    if transformers.__version__ != "5.6.0":
+        return
+
+    @functools.wraps(flash_attention_forward)
+    def mended(*args: Any, s_aux: Any = None, **kwargs: Any) -> Any:
+        return flash_attention_forward(*args, s_aux=_NoSinks() if s_aux is None else s_aux, **kwargs)
+
+    for name, function in [*ALL_ATTENTION_FUNCTIONS.items()]:
+        if function is flash_attention_forward:
+            AttentionInterface.register(name, mended)
 
 
 def is_peft(model: nn.Module) -> bool:

@@ -105,7 +105,7 @@ def check(names: Iterable[Name], package: str, tested: str, remedy: str) -> None
             )
 
 
-TRANSFORMERS = "5.5.4"
+TRANSFORMERS = "5.6.0"
 _TRAINER = "transformers:Trainer"
 NAMES = [
     Name(_TRAINER, "__init__", "sets `model_accepts_loss_kwargs`", mentions="model_accepts_loss_kwargs"),
