@@ -193,13 +193,15 @@ def test_a_vector_that_goes_with_the_camera_has_the_velocity_of_its_displacement
     shifts, displacement = np.full((2, 3, 2), (8, -4), np.int16), np.full((2, 3, 2), (3.0, 1.0))
     velocities, confidence = np.zeros((2, 3, 2), np.float32), np.zeros((2, 3), np.float32)
     before = np.zeros((2, 3, 2), np.float32), np.zeros((2, 3), np.float32)
+    chosen = np.zeros((2, 3), np.int8)
     move(
         *(shifts, inter, np.ones((2, 3), np.int8), np.array([10.0, 5.0]), with_camera, displacement, 10.0, 0.7),
-        *(False, *before, velocities, confidence),
+        *(False, *before, velocities, confidence, np.array([0, 2]), chosen),
     )
     np.testing.assert_allclose(velocities[0], np.broadcast_to([-10, 5], (3, 2)))
     np.testing.assert_allclose(velocities[1], np.broadcast_to([-30, -10], (3, 2)))
     np.testing.assert_allclose(confidence, 0.7)
+    assert (chosen == 2).all()
 
 
 def slow_interpolate(field: Any, confidence: Any, x: float, y: float) -> Any:

@@ -209,7 +209,8 @@ class Track:
             weight = weights[0] + weights[1]
             known = weight[..., 0] > 0
             bend = bend / np.where(weight > 0, weight, 1) / (part * (1 - part))
-            bend = np.where(weight > 0, bend, np.median(bend[known], axis=0)).astype(np.float32)
+            median = np.median(np.ascontiguousarray(bend[known].T), axis=1)  # four times as fast as of rows
+            bend = np.where(weight > 0, bend, median).astype(np.float32)
             self.bends[k] = np.asarray(np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]), np.float32)
 
     def back(
@@ -255,8 +256,11 @@ class Track:
 
     def _bridge(self) -> None:
         """Give an anchor without vectors the mean of the velocities of the one before it and the one after it."""
-        usable = self.confidence.any(axis=(1, 2)) & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
-        for k in np.flatnonzero(~self.confidence.any(axis=(1, 2))):
+        known = self.confidence.any(axis=(1, 2))
+        if known.all():
+            return
+        usable = known & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
+        for k in np.flatnonzero(~known):
             sides = [side for side in (k - 1, k + 1) if 0 <= side < len(usable) and usable[side]]
             if sides:
                 weight = self.confidence[sides][..., None]

@@ -101,6 +101,42 @@ def maps_since(
     return found
 
 
+@compiled("intp(int16[:,:,::1], boolean[:,::1], intp, UniTuple(intp, 2), intp, float64[:,::1], float64[:,::1])")
+def sample(
+    shifts: NDArray[np.int16],
+    inter: NDArray[np.bool_],
+    step: int,
+    size: tuple[int, int],
+    spacing: int,
+    points: Floats,
+    vectors: Floats,
+) -> int:
+    """Collect the vectors of some points of a picture.
+
+    Args:
+        shifts: int16 [r, c, 2], from each point to its reference in quarters of a pixel.
+        inter: bool [r, c], whether the point has a vector.
+        step: points of the lattice between those that are looked at.
+        size: width and height of the frame in pixels.
+        spacing: pixels between neighbouring points of the lattice.
+        points: [N, 2], written: in pixels from the middle of the frame.
+        vectors: [N, 2], written: in pixels.
+
+    Returns:
+        How many there are.
+    """
+    rows, cols = inter.shape
+    number = 0
+    for i in range(0, rows, step):
+        for j in range(0, cols, step):
+            if inter[i, j]:
+                points[number, 0] = (j + 0.5) * spacing - size[0] / 2
+                points[number, 1] = (i + 0.5) * spacing - size[1] / 2
+                vectors[number, 0], vectors[number, 1] = shifts[i, j, 0] / QUARTERS, shifts[i, j, 1] / QUARTERS
+                number += 1
+    return number
+
+
 def fit_camera(points: Floats, vectors: Floats, back: Floats, guess: Floats | None) -> Floats:
     """Find the motion that most vectors agree on.
 
@@ -110,16 +146,18 @@ def fit_camera(points: Floats, vectors: Floats, back: Floats, guess: Floats | No
         back: [K, 2, 3], the camera's motion from each candidate to the anchor before.
         guess: the motion as it would be if the camera went on as before.
     """
-    displacements, sums = np.empty((len(back), len(points), 2)), np.empty(SUMS)
+    number = len(points)
+    displacements, sums = np.empty((len(back), 2, number)), np.empty(SUMS)
     lead(points, vectors, back, displacements)
     most, best = -1.0, STILL
     if guess is not None:
         best = guess.copy()
         most, firsts = converge(points, displacements, len(COARSE), best, sums)
-        if most > GOOD * len(points) and firsts > FIRST * len(points):
+        if most > GOOD * number and firsts > FIRST * number:
             return best
     start = STILL.copy()
-    start[:, 2] = np.median(displacements[0], axis=0)
+    ordered = np.sort(displacements[0])
+    start[:, 2] = (ordered[:, (number - 1) // 2] + ordered[:, number // 2]) / 2  # the median
     weight, _ = converge(points, displacements, 0, start, sums)
     return start if weight > most else best
 
@@ -127,12 +165,12 @@ def fit_camera(points: Floats, vectors: Floats, back: Floats, guess: Floats | No
 @compiled("void(float64[:,::1], float64[:,::1], float64[:,:,::1], float64[:,:,::1])")
 def lead(points: Floats, vectors: Floats, back: Floats, displacements: Floats) -> None:
     """Write where points [N, 2] were in the anchor before, from where they are, if their vectors [N, 2] lead to each
-    of the candidates [K, 2, 3]: [K, N, 2]."""
+    of the candidates [K, 2, 3]: [K, 2, N]."""
     for n in range(len(back)):
         for p in range(len(points)):
             x, y = points[p, 0] + vectors[p, 0], points[p, 1] + vectors[p, 1]
-            displacements[n, p, 0] = back[n, 0, 0] * x + back[n, 0, 1] * y + back[n, 0, 2] - points[p, 0]
-            displacements[n, p, 1] = back[n, 1, 0] * x + back[n, 1, 1] * y + back[n, 1, 2] - points[p, 1]
+            displacements[n, 0, p] = back[n, 0, 0] * x + back[n, 0, 1] * y + back[n, 0, 2] - points[p, 0]
+            displacements[n, 1, p] = back[n, 1, 0] * x + back[n, 1, 1] * y + back[n, 1, 2] - points[p, 1]
 
 
 @part
@@ -168,7 +206,7 @@ def converge(points: Floats, displacements: Floats, first: int, camera: Floats, 
 
     Args:
         points: [N, 2].
-        displacements: [K, N, 2], see `lead`.
+        displacements: [K, 2, N], see `lead`.
         first: number of the round to begin with, in `SCALES`.
         camera: [2, 3], read and written.
         sums: [12], overwritten, see `solve`.
@@ -189,12 +227,12 @@ def converge(points: Floats, displacements: Floats, first: int, camera: Floats, 
             ey = camera[1, 0] * x + camera[1, 1] * y + camera[1, 2] - y
             least, u, v, best = np.inf, 0.0, 0.0, 0
             for n in range(1 if turn < len(COARSE) else cases):
-                dx, dy = (displacements[n, p, 0] - ex) / scale, (displacements[n, p, 1] - ey) / scale
+                dx, dy = (displacements[n, 0, p] - ex) / scale, (displacements[n, 1, p] - ey) / scale
                 cost = 1.0 + dx * dx + dy * dy
                 if n > 0:
                     cost *= OTHER
                 if cost < least:
-                    least, u, v, best = cost, displacements[n, p, 0], displacements[n, p, 1], n
+                    least, u, v, best = cost, displacements[n, 0, p], displacements[n, 1, p], n
             if best == 0:
                 firsts += 1
             weight = 1.0 / (least * least)

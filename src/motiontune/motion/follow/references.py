@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.compiled import compiled
-from motiontune.motion.follow.camera import SOON, Floats, explain, fit_camera, maps_since, part_of
+from motiontune.motion.follow.camera import SOON, Floats, explain, fit_camera, maps_since, part_of, sample
 from motiontune.video.lattice import QUARTERS
 
 
@@ -31,6 +31,8 @@ LEAST = 0.5
 POINTS, MIN_POINTS = 200, 20
 # The confidence of a velocity that comes from the neighbours, or from before, of that of the vectors
 FILLED = 0.8
+# The number of the candidate where there is no vector, or nothing is known of the references
+NONE = -1
 
 
 def follow(
@@ -61,13 +63,11 @@ def follow(
         int8 [A, r, c], the number of the candidate, -1 where there is no vector or nothing is known of the references;
         float32 [A, r, c, 2], pixels per second; float32 [A, r, c], the velocity's confidence, 0 where it is not known.
     """
-    chosen = np.full(inter.shape, -1, np.int8)
+    chosen = np.full(inter.shape, NONE, np.int8)
     velocities, confidence = np.zeros((*inter.shape, 2), np.float32), np.zeros(inter.shape, np.float32)
     anchors, rows, cols = inter.shape
     step = max(1, int(np.sqrt(rows * cols / POINTS)))
-    coarse = (slice(None, None, step),) * 2
-    y, x = np.mgrid[:rows:step, :cols:step] + 0.5
-    points = np.stack([x * spacing - size[0] / 2, y * spacing - size[1] / 2], axis=-1)
+    points, vectors = np.empty((2, -(-rows // step) * -(-cols // step), 2))
     cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
     back, cases = np.zeros((candidates.shape[1], 2, 3)), np.zeros(candidates.shape[1], np.intp)
     choice, with_camera = np.zeros((rows, cols), np.int8), np.zeros((rows, cols), np.bool_)
@@ -81,16 +81,15 @@ def follow(
         if not len(numbers):
             before = -1 if key[k] else before
             continue
-        choice[:], with_camera[:] = 0, False
-        sampled = inter[k][coarse]
-        if ambiguous and np.count_nonzero(sampled) >= MIN_POINTS:
+        with_camera[:] = False
+        sampled = sample(shifts[k], inter[k], step, size, spacing, points, vectors) if ambiguous else 0
+        if sampled >= MIN_POINTS:
             known = maps_since(candidates[k, numbers], k - 1, times, cameras, moving, back, cases)
             if known:
                 guess = None
                 if moving[k - 1]:
                     guess = part_of(cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
-                vectors = shifts[k][coarse][sampled] / QUARTERS
-                cameras[k] = fit_camera(points[sampled], vectors, back[:known], guess)
+                cameras[k] = fit_camera(points[:sampled], vectors[:sampled], back[:known], guess)
                 moving[k] = explain(
                     shifts[k],
                     inter[k],
@@ -121,8 +120,9 @@ def follow(
             *earlier,
             velocities[k],
             confidence[k],
+            numbers,
+            chosen[k],
         )
-        chosen[k] = np.where(inter[k], numbers[choice], -1)
         before = k
     return chosen, velocities, confidence
 
@@ -202,7 +202,7 @@ def choose(
 
 @compiled(
     "void(int16[:,:,::1], boolean[:,::1], int8[:,::1], float64[::1], boolean[:,::1], float64[:,:,::1], float64,"
-    "float64, boolean, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,::1])"
+    "float64, boolean, float32[:,:,::1], float32[:,::1], float32[:,:,::1], float32[:,::1], intp[::1], int8[:,::1])"
 )
 def move(
     shifts: NDArray[np.int16],
@@ -218,6 +218,8 @@ def move(
     earlier_confidence: Singles,
     velocities: Singles,
     confidence: Singles,
+    numbers: NDArray[np.intp],
+    chosen: NDArray[np.int8],
 ) -> None:
     """Write a picture's velocities: those of its vectors, and in its holes those of their neighbours or from before.
 
@@ -235,6 +237,8 @@ def move(
         earlier_confidence: float32 [r, c], 0 where the velocity is not known.
         velocities: float32 [r, c, 2], written where known.
         confidence: float32 [r, c], written where known.
+        numbers: [K], of the candidates, in the order of the picture's list.
+        chosen: int8 [r, c], written: the number of each vector's candidate in that list.
     """
     rows, cols = inter.shape
     for i in range(rows):
@@ -248,6 +252,7 @@ def move(
                 velocities[i, j, 0] = -(shifts[i, j, 0] / QUARTERS) * per_span[choice[i, j]]
                 velocities[i, j, 1] = -(shifts[i, j, 1] / QUARTERS) * per_span[choice[i, j]]
             confidence[i, j] = reliability
+            chosen[i, j] = numbers[choice[i, j]]
     for i in range(rows):
         for j in range(cols):
             if inter[i, j]:
