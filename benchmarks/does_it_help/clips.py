@@ -1,7 +1,8 @@
 """Clips whose motion is known exactly, with a question about each, rendered in batches where they are needed.
 
-A textured object moves over a part of a photo that stands still, in one of four directions, or stands still itself. It
-leaves the frame at one edge and comes in at the other, and starts anywhere, so that no single frame tells where it goes.
+A textured object moves over a part of a photo that stands still, in one of four directions, or stands still itself.
+It leaves the frame at one edge and comes in at the other, and starts anywhere, so that no single frame tells where it
+goes.
 
 Shapes: B clips, F frames, S side of a frame in pixels, R = S / 14 patch rows and columns.
 """

@@ -189,6 +189,7 @@ class Collator:
         }
         inputs = {key: value.to(self.device, non_blocking=True) for key, value in inputs.items()}
         thw = (frames // self.pair, grid.rows, grid.cols)
+        inputs["use_cache"] = False  # nothing is generated
         inputs["pixel_values_videos"] = self.patches(clips.frames)
         inputs["video_grid_thw"] = torch.tensor([thw] * count)  # read on the CPU, so it stays there
         labelled = torch.tensor([begin for _, begin in rows])
@@ -393,7 +394,7 @@ def test(
             continue
         nowhere = torch.tensor([q.options.index("nowhere") for q in batch.clips.questions], device=scores.device)
         still.append(batch.clips.ways == list(WAYS).index("nowhere"))
-        still_right.append(((scores.argmax(1) == nowhere).cpu() == still[-1]))
+        still_right.append((scores.argmax(1) == nowhere).cpu() == still[-1])
         scores[at, nowhere] = -torch.inf
         right.append((scores.argmax(1) == batch.answers).cpu()[~still[-1]])
         moving = (targets.unflatten(-1, (-1, 2)).norm(dim=-1) > 0) & mask[:, ::2]

@@ -7,8 +7,9 @@ One command trains all arms and seeds, several processes at a time on one device
 after each. A second run with the same OUT goes on behind the rows that are there. README.md holds what is compared and
 was written before the first run.
 
-In this order: the start learns stills; a few seconds of all processes at work tell how many steps fit into `--seconds`;
-the arms `ce` and `projector` try each learning rate on a seed of their own; then come the arms and seeds that count.
+In this order: the start learns stills; a few seconds of all processes at work tell how many steps fit into
+`--seconds`; the arms `ce` and `projector` try each learning rate on a seed of their own; then come the arms and seeds
+that count.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from clips import SPLITS, Studio
 from learning import (
     ARMS,
     SETTINGS,
@@ -46,8 +48,6 @@ from learning import (
     test,
 )
 from start import FOLDER, UNSEEN_PHOTOS
-
-from clips import SPLITS, Studio
 
 
 TUNED = ("ce", "projector")
@@ -515,7 +515,7 @@ class Experiment:
             )
 
     def best_rates(self) -> dict[str, float]:
-        """For each arm the rate with the lowest which-way loss of tuning; arms that were not tuned take projector's."""
+        """For each arm the rate with the lowest which-way loss of tuning; arms without one take projector's."""
         best = {}
         for arm in TUNED:
             rows = [row for row in self.rows if row["phase"] == "tune" and row["arm"] == arm]

@@ -202,9 +202,8 @@ def read_language(file: Path, rows: int) -> tuple[dict[str, Tensor], dict[str, A
     known = set(tokens)
     merges = [merge.split(" ") for merge in reader.fields["tokenizer.ggml.merges"].contents()]
     kept = [pair for pair in merges if {*pair, "".join(pair)} <= known]
-    special = [
-        token for token, kind in zip(tokens, reader.fields["tokenizer.ggml.token_type"].contents()) if kind == 3
-    ]
+    kinds = reader.fields["tokenizer.ggml.token_type"].contents()[:rows]
+    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == 3]
     return tensors, {"tokens": tokens, "merges": kept, "special": special}
 
 
