@@ -379,6 +379,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--rate", type=float, help="learning rate of all arms, instead of trying them")
     parser.add_argument("--compile", action="store_true", help="compile the decoder's layers")
+    parser.add_argument("--only-speed", action="store_true", help="end after the stills and the measurement of speed")
     parser.add_argument("--stills-seconds", type=float, default=25)
     parser.add_argument("--speed-seconds", type=float, default=4)
     parser.add_argument("--test-clips", type=int, default=256)
@@ -428,6 +429,8 @@ class Experiment:
         self.note(job=json.loads(json.dumps(asdict(self.job), default=str)), environment=environment(self.job.device))
         self.teach(crew)
         self.choose_steps(crew)
+        if arguments.only_speed:
+            return crew.close()
         main_seeds = list(range(1, self.plan["seeds"] + 1))
         if arguments.rate:
             self.note(rates=dict.fromkeys(arguments.arms, arguments.rate))
@@ -479,14 +482,14 @@ class Experiment:
         together = sum(speed for speed, _ in measured)
         left = arguments.seconds - self.log.seconds()
         tuning = 0 if arguments.rate else TUNING_SHARE * len(TUNED) * len(self.job.setting.rates)
-        steps = 0
-        for seeds in range(arguments.seeds, 1, -1):
+        for seeds in range(arguments.seeds, 0, -1):
             cells = tuning + seeds * len(arguments.arms)
             steps = int(0.85 * left * together / cells - TEST_STEPS) // TESTS * TESTS
-            if steps >= FEWEST_STEPS:
+            if steps >= FEWEST_STEPS or seeds <= 2:
                 break
         steps = max(min(steps, MOST_STEPS), TESTS)
-        self.note(steps=steps, seeds=seeds, speed=measured)
+        if not arguments.only_speed:
+            self.note(steps=steps, seeds=seeds, speed=measured)
         self.log(
             f"{sum(s for s, _ in measured):.1f} steps/s, {measured[0][1]:.1f} GiB each: {steps} steps, {seeds} seeds"
         )
