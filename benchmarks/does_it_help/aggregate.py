@@ -126,9 +126,8 @@ def main() -> None:
     for row in table + differences:
         value = row.get("accuracy", row.get("difference"))
         against = " minus ce" if "against" in row else ""
-        print(
-            f"{row['arm'] + against:22} {row['task']:16} {row['split']:15} {value:+.3f} ({row['low']:+.3f}, {row['high']:+.3f})"
-        )
+        numbers = f"{value:+.3f} ({row['low']:+.3f}, {row['high']:+.3f})"
+        print(f"{row['arm'] + against:22} {row['task']:16} {row['split']:15} {numbers}")
 
 
 if __name__ == "__main__":

@@ -222,11 +222,14 @@ class Collator:
         return first
 
     def _positions(self, input_ids: Tensor, grid: VideoGrid) -> Tensor:
-        """Count positions as Qwen2-VL does, int64 [3, B, S]; the video stands at the same place in every row."""
+        """Count positions by time, row and column as Qwen2-VL defines them, int64 [3, B, S].
+
+        transformers 5.5.4 gives all frames of a video the same time, and rows that are wrong from the second pair on.
+        """
         begin = int((input_ids[0] == self.video_id).nonzero()[0])
         pairs, rows, cols = grid.frames // self.pair, grid.rows // self.merge, grid.cols // self.merge
         video = torch.stack(torch.meshgrid(*(torch.arange(n) for n in (pairs, rows, cols)), indexing="ij")).flatten(1)
-        after = torch.arange(input_ids.shape[1] - begin - video.shape[1]) + begin + max(rows, cols)
+        after = torch.arange(input_ids.shape[1] - begin - video.shape[1]) + begin + max(pairs, rows, cols)
         positions = [torch.arange(begin).expand(3, -1), video + begin, after.expand(3, -1)]
         return torch.cat(positions, 1)[:, None].expand(-1, len(input_ids), -1)
 

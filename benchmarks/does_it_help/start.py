@@ -253,7 +253,7 @@ def to_qwen(dino: dict[str, Tensor]) -> dict[str, Tensor]:
         "merger.ln_q.weight": dino["layernorm.weight"],
         "merger.ln_q.bias": dino["layernorm.bias"],
     }
-    for layer in range(12):
+    for layer in range(sum(name.endswith("norm1.bias") for name in dino)):
         old, new = f"encoder.layer.{layer}.", f"blocks.{layer}."
         after_attention = dino[old + "layer_scale1.lambda1"]
         after_mlp = dino[old + "layer_scale2.lambda1"]
