@@ -224,7 +224,8 @@ class Collator:
     def _positions(self, input_ids: Tensor, grid: VideoGrid) -> Tensor:
         """Count positions by time, row and column as Qwen2-VL defines them, int64 [3, B, S].
 
-        transformers 5.5.4 gives all frames of a video the same time, and rows that are wrong from the second pair on.
+        transformers 5.3 to 5.5 give all frames of a video the same time, and wrong rows
+        (huggingface/transformers#45381, mended in #45400).
         """
         begin = int((input_ids[0] == self.video_id).nonzero()[0])
         pairs, rows, cols = grid.frames // self.pair, grid.rows // self.merge, grid.cols // self.merge
