@@ -177,7 +177,9 @@ class Worker:
 
     def _test_appearance(self, start: Any) -> float:
         model = make_arm(start, ARMS["ce"], self.setting)
-        return accuracy(test(model, self.collator, self.studio, "in_domain", "stills", 256, -4)["right"])
+        return accuracy(
+            test(model, self.collator, self.studio, "in_domain", "stills", self.job.test_clips, -4)["right"]
+        )
 
     def speed(self, seed: int, seconds: float) -> tuple[float, float]:
         """Train as a cell does; return steps per second, and peak GiB of the device's memory."""
@@ -386,11 +388,11 @@ def main() -> None:
     parser.add_argument("--speed-seconds", type=float, default=4)
     parser.add_argument("--test-clips", type=int, default=256)
     parser.add_argument("--final-clips", type=int, default=512)
-    for name in ("side", "frames", "batch", "stills_steps"):
+    for name in ("side", "frames", "batch", "stills_steps", "stills_batch"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="instead of the setting's")
     arguments = parser.parse_args()
     log = Log()
-    changed = {name: getattr(arguments, name) for name in ("side", "frames", "batch", "stills_steps")}
+    changed = {name: getattr(arguments, name) for name in ("side", "frames", "batch", "stills_steps", "stills_batch")}
     setting = replace(SETTINGS[arguments.start], **{name: value for name, value in changed.items() if value})
     job = Job(
         arguments.start,
