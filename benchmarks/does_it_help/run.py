@@ -128,17 +128,26 @@ class Worker:
             self.loaded = (folder, load_start(folder, self.job.device))
             self.collator = Collator(folder, self.setting, self.job.device)
 
-    def ready(self) -> float:
-        """Load the untaught start where it is shared and compile what is to be; return the seconds that took."""
-        begin = time.monotonic()
-        if self.job.start != "tiny":
-            if self.loaded[1] is None:
-                self._load(self.job.folder / "model")
-            if self.job.compiled:
+    def ready(self) -> tuple[float, str]:
+        """Load the untaught start where it is shared and compile what is to be.
+
+        Returns:
+            The seconds that took, and why nothing is compiled where it was to be; the process then does without.
+        """
+        begin, problem = time.monotonic(), ""
+        if self.job.start != "tiny" and self.loaded[1] is None:
+            self._load(self.job.folder / "model")
+        if self.job.compiled and self.loaded[1] is not None:
+            try:
                 learner = self._learner(Cell("ready", "projector", 1e-6, 0, 2))
                 learner.step()
                 self._test(learner, "in_domain", "appearance", self.setting.batch, -5)
-        return time.monotonic() - begin
+                learner.last.tolist()
+            except Exception as error:  # the compiler needs tools that a machine may lack
+                problem = f"{type(error).__name__}: {error}"[:500]
+                self.job = replace(self.job, compiled=False)
+                torch._dynamo.reset()
+        return round(time.monotonic() - begin, 1), problem
 
     def stills(self, seed: int, seconds: float) -> dict[str, Any]:
         """Teach the start stills and save it as the start of a seed.
@@ -382,7 +391,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--rate", type=float, help="learning rate of all arms, instead of trying them")
-    parser.add_argument("--compile", action="store_true", help="compile the decoder's layers")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder's layers, if that works")
     parser.add_argument("--only-speed", action="store_true", help="end after the stills and the measurement of speed")
     parser.add_argument("--stills-seconds", type=float, default=25)
     parser.add_argument("--speed-seconds", type=float, default=4)
@@ -472,7 +481,11 @@ class Experiment:
             shown = {key: value for key, value in result.items() if key != "losses"}
             self.log(f"stills, seed {seed}: {shown}, loss {result['losses'][0]:.2f} to {result['losses'][-1]:.2f}")
         ready = [crew.one("ready"), *crew.end()]
-        self.log(f"all ready, seconds: {[round(seconds, 1) for seconds in ready]}")
+        self.log(f"all ready, seconds: {[seconds for seconds, _ in ready]}")
+        problems = sorted({problem for _, problem in ready if problem})
+        self.note(compiled=self.job.compiled and not problems)
+        for problem in problems:
+            self.log(f"not compiled: {problem}")
 
     def choose_steps(self, crew: Crew) -> None:
         """Measure the speed of all processes together, and see how many steps of how many seeds fit."""
