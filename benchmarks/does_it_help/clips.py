@@ -1,0 +1,253 @@
+"""Clips whose motion is known exactly, with a question about each, rendered in batches where they are needed.
+
+A textured object moves over a part of a photo that stands still, in one of four directions, or stands still itself.
+It leaves the frame at one edge and comes in at the other, and starts anywhere, so that no single frame tells where it
+goes.
+
+Shapes: B clips, F frames, S side of a frame in pixels, R = S / 14 patch rows and columns.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+PATCH = 14
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 180, 60),
+    "blue": (50, 80, 230),
+    "yellow": (240, 220, 50),
+    "white": (245, 245, 245),
+    "black": (45, 45, 45),
+    "pink": (250, 130, 190),
+    "orange": (250, 140, 30),
+}
+SHAPES = ("circle", "square", "triangle", "diamond")
+UNSEEN_SHAPES = ("ring", "cross")
+WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
+PLACES = {"left": (0.25, 0.5), "right": (0.75, 0.5), "top": (0.5, 0.25), "bottom": (0.5, 0.75), "middle": (0.5, 0.5)}
+SPLITS = ("in_domain", "unseen_photos", "unseen_objects", "unseen_speeds")
+
+SPEEDS = ((0.03, 0.06),)  # of the frame's side, per frame
+UNSEEN_SPEEDS = ((0.014, 0.022), (0.075, 0.09))
+RADII = (0.16, 0.23)  # of the frame's side
+STILL_SHARE = 0.25
+TILE = 64
+
+WHICH_WAY = (
+    "Which way does the object move: {}?",
+    "Where does the object go: {}?",
+    "In which direction does it move: {}?",
+)
+COLOUR = ("What colour is the object: {}?", "Which colour does it have: {}?")
+SHAPE = ("What shape is the object: {}?", "Which shape does it have: {}?")
+PLACE = ("Where is the object: {}?",)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one clip.
+
+    Args:
+        task: "which_way", "colour", "shape" or "place".
+        text: the question with its options.
+        options: the words that may answer it, in the order of the text.
+        answer: number of the right option.
+    """
+
+    task: str
+    text: str
+    options: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of clips.
+
+    Args:
+        frames: uint8 [B, F, S, S, 3], RGB.
+        vectors: float32 [B, F, R, R, 2], pixels since the previous frame, of each patch.
+        valid: bool [B, F, R, R]; false in the first frame and where a patch is partly the object.
+        ways: int64 [B], into `WAYS`.
+        questions: B of them.
+    """
+
+    frames: Tensor
+    vectors: Tensor
+    valid: Tensor
+    ways: Tensor
+    questions: list[Question]
+
+
+class Studio:
+    """Renders clips.
+
+    Args:
+        photos: uint8 [P, side, side, 3], RGB.
+        unseen: the last so many photos are kept for the split `unseen_photos`.
+        side: S, a multiple of 28.
+        frames: F, even.
+        device: where clips are rendered and stay.
+    """
+
+    def __init__(self, photos: Tensor, unseen: int, side: int, frames: int, device: str | torch.device) -> None:
+        self.photos = photos.to(device).permute(0, 3, 1, 2)
+        self.seen_photos = len(photos) - unseen
+        self.side, self.frames, self.device = side, frames, device
+        self.textures = make_textures(0).to(device)
+        self.unseen_textures = make_textures(1).to(device)
+
+    def render(self, count: int, split: str, task: str, seed: int, frames: int | None = None) -> Clips:
+        """Make clips; the same arguments give the same ones.
+
+        Args:
+            count: B.
+            split: one of `SPLITS`.
+            task: "which_way"; "appearance" (of clips as in which_way); "mixed" (3 of 4 are asked which way); "stills"
+                (appearance and place in clips that all stand still).
+            seed: of everything random.
+            frames: F, where not the studio's.
+        """
+        length = frames or self.frames
+        random = torch.Generator().manual_seed(zlib.crc32(f"{split} {task} {seed}".encode()))
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=random) * (high - low) + low
+
+        def number(high: int) -> Tensor:
+            return torch.randint(high, (count,), generator=random)
+
+        still = torch.rand(count, generator=random) < (1.0 if task == "stills" else STILL_SHARE)
+        ways = torch.where(still, list(WAYS).index("nowhere"), number(4))
+        ranges = torch.tensor(UNSEEN_SPEEDS if split == "unseen_speeds" else SPEEDS)
+        low, high = ranges[number(len(ranges))].unbind(1)
+        speed = (low + (high - low) * torch.rand(count, generator=random)) * self.side
+        velocity = torch.tensor(list(WAYS.values()))[ways] * speed[:, None]
+        places = number(len(PLACES))
+        near = torch.tensor(list(PLACES.values()))[places] + uniform(-0.07, 0.07, 2)
+        begin = (near if task == "stills" else uniform(0, 1, 2)) * self.side
+        colours, radius = number(len(COLOURS)), uniform(*RADII) * self.side
+        shapes = number(len(SHAPES)) if split != "unseen_objects" else len(SHAPES) + number(len(UNSEEN_SHAPES))
+        textures = number(len(self.textures))
+        photos = number(self.seen_photos)
+        if split == "unseen_photos":
+            photos = self.seen_photos + number(len(self.photos) - self.seen_photos)
+        crop = torch.cat([uniform(0.35, 1.0, 1), uniform(-1, 1, 2), uniform(-1, 1, 1).sign()], 1)
+        light = torch.stack([uniform(0.4, 0.7), uniform(20, 70)], 1)
+
+        questions = []
+        for k in range(count):
+            one = _ask(task, k, int(ways[k]), int(colours[k]), int(shapes[k]), int(places[k]), random)
+            questions.append(one)
+
+        move = [value.to(self.device) for value in (begin, velocity, shapes, radius)]
+        tile = (self.unseen_textures if split == "unseen_objects" else self.textures)[textures.to(self.device)]
+        paint = torch.tensor(list(COLOURS.values()), dtype=torch.float32)[colours].to(self.device)
+        ground = self._background(photos.to(self.device), crop.to(self.device), light.to(self.device))
+        cover, texture = self._object(*move, tile, length)
+        object_ = paint[:, None, :, None, None] * (0.55 + 0.45 * texture[:, :, None])
+        image = ground[:, None] + cover[:, :, None] * (object_ - ground[:, None])
+        frames_ = image.round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
+        share = F.avg_pool2d(cover, PATCH)
+        moved = move[1][:, None, None, None, :].expand(*share.shape, 2)
+        vectors = torch.where((share > 0.5)[..., None], moved, 0.0)
+        # of a patch that is part object, part ground no single vector is right
+        valid = (share > 0.5) | (share < 0.02) | still.to(self.device)[:, None, None, None]
+        valid[:, 0] = False
+        return Clips(frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, questions)
+
+    def _background(self, photos: Tensor, crop: Tensor, light: Tensor) -> Tensor:
+        """Cut a part of each photo, float32 [B, 3, S, S], paler and greyer than it was."""
+        at = (torch.arange(self.side, device=self.device) + 0.5) / self.side * 2 - 1
+        size, offset, flip = crop[:, 0, None], crop[:, 1:3] * (1 - crop[:, :1]), crop[:, 3, None]
+        x = (at[None] * size + offset[:, :1]) * flip
+        y = at[None] * size + offset[:, 1:]
+        grid = torch.stack([x[:, None].expand(-1, self.side, -1), y[:, :, None].expand(-1, -1, self.side)], -1)
+        part = F.grid_sample(self.photos[photos].float(), grid, align_corners=False, padding_mode="border")
+        pale = 0.5 * part + 0.5 * part.mean(1, keepdim=True)
+        return pale * light[:, :1, None, None] + light[:, 1:, None, None]
+
+    def _object(
+        self, begin: Tensor, velocity: Tensor, shapes: Tensor, radius: Tensor, tile: Tensor, frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the object: how much of each pixel it covers, and its texture, float32 [B, F, S, S] from 0 to 1."""
+        time = torch.arange(frames, device=self.device)
+        centre = begin[:, None] + velocity[:, None] * time[None, :, None]
+        at = torch.arange(self.side, device=self.device) + 0.5
+        half = self.side / 2
+        x = (at - centre[..., :1] + half).remainder(self.side) - half  # [B, F, S], around the edge
+        y = (at - centre[..., 1:] + half).remainder(self.side) - half
+        x, y = x[:, :, None, :].expand(-1, -1, self.side, -1), y[..., None].expand(-1, -1, -1, self.side)
+        r = radius[:, None, None, None]
+        across, along, length = x.abs(), y.abs(), torch.hypot(x, y)
+        outside = torch.stack(  # signed distances from the edge, in the order of the names
+            [
+                length - r,
+                torch.maximum(across, along) - 0.87 * r,
+                torch.maximum(0.853 * across - 0.521 * (y + 1.15 * r), y - 0.65 * r),
+                0.707 * (across + along) - 0.82 * r,
+                (length - 0.72 * r).abs() - 0.3 * r,
+                torch.minimum(
+                    torch.maximum(across - 0.36 * r, along - r), torch.maximum(across - r, along - 0.36 * r)
+                ),
+            ]
+        )
+        distance = outside.gather(0, shapes.view(1, -1, 1, 1, 1).expand(1, *length.shape))[0]
+        grid = (torch.stack([x, y], -1) / (TILE / 2)).flatten(1, 2)
+        texture = F.grid_sample(tile[:, None], grid, align_corners=False, padding_mode="reflection")
+        return (0.5 - distance).clamp(0, 1), texture.view(length.shape)
+
+
+def make_textures(kind: int, count: int = 32) -> Tensor:
+    """Draw textures, float32 [count, TILE, TILE] from 0 to 1; kind 0: clouds and stripes, kind 1: checks and dots."""
+    random = torch.Generator().manual_seed(100 + kind)
+    at = torch.arange(TILE, dtype=torch.float32)
+    tiles = []
+    for number in range(count):
+        angle, phase = torch.rand(2, generator=random) * 2 * torch.pi
+        wave = 5 + 6 * torch.rand((), generator=random)
+        u = (at[None] * angle.cos() + at[:, None] * angle.sin()) * 2 * torch.pi / wave + phase
+        v = (at[:, None] * angle.cos() - at[None] * angle.sin()) * 2 * torch.pi / wave
+        if kind == 0 and number % 2:
+            noise = torch.rand(1, 1, TILE // 4, TILE // 4, generator=random)
+            tile = F.interpolate(noise, size=(TILE, TILE), mode="bicubic", align_corners=False)[0, 0]
+        elif kind == 0:
+            tile = 0.5 + 0.5 * u.sin()
+        elif number % 2:
+            tile = (4 * u.sin() * v.sin()).clamp(-1, 1) * 0.5 + 0.5
+        else:
+            tile = (4 * (u.cos() + v.cos() - 0.6)).clamp(-1, 1) * 0.5 + 0.5
+        tiles.append(((tile - tile.min()) / (tile.max() - tile.min())).clamp(0, 1))
+    return torch.stack(tiles)
+
+
+def _ask(task: str, row: int, way: int, colour: int, shape: int, place: int, random: torch.Generator) -> Question:
+    """Ask one question; wording and order of the options are random."""
+
+    def pick(count: int) -> int:
+        return int(torch.randint(count, (1,), generator=random))
+
+    if task == "mixed":
+        task = "appearance" if row % 4 == 3 else "which_way"
+    if task in ("appearance", "stills"):
+        about = ["colour", "shape"][: 1 if shape >= len(SHAPES) else 2] + (["place"] if task == "stills" else [])
+        task = about[pick(len(about))]
+    if task == "which_way":
+        wordings, options, right = WHICH_WAY, list(WAYS), list(WAYS)[way]
+    elif task == "colour":
+        right = list(COLOURS)[colour]
+        others = [name for name in COLOURS if name != right]
+        options = [right] + [others[k] for k in torch.randperm(len(others), generator=random)[:3]]
+        wordings = COLOUR
+    elif task == "shape":
+        wordings, options, right = SHAPE, list(SHAPES), SHAPES[shape]
+    else:
+        wordings, options, right = PLACE, list(PLACES), list(PLACES)[place]
+    options = [options[k] for k in torch.randperm(len(options), generator=random)]
+    listed = ", ".join(options[:-1]) + " or " + options[-1]
+    return Question(task, wordings[pick(len(wordings))].format(listed), tuple(options), options.index(right))

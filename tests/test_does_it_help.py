@@ -1,0 +1,226 @@
+"""The benchmark of benefit: clips leave no way around motion, batches are the product's, the start is exact."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from motiontune.grid import tokens_to_vectors
+from motiontune.model.tiny import build_tiny
+
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "does_it_help"))
+
+import aggregate
+import clips
+import learning
+import start
+import tower
+
+
+SIDE, FRAMES = 56, 4
+
+
+@pytest.fixture(scope="module")
+def studio() -> clips.Studio:
+    random = np.random.default_rng(0)
+    small = random.integers(0, 255, (6, 14, 14, 3), dtype=np.uint8)
+    photos = torch.from_numpy(small.repeat(4, 1).repeat(4, 2))
+    return clips.Studio(photos, 2, SIDE, FRAMES, "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(studio: clips.Studio, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    asked = [q for task in ("mixed", "stills") for q in studio.render(256, "in_domain", task, 0).questions]
+    texts = [f"{q.text} Answer: {q.options[q.answer]}" for q in asked]
+    return build_tiny("qwen2_vl", tmp_path_factory.mktemp("tiny"), texts, hidden_size=32, layers=1, vision_layers=1)
+
+
+@pytest.fixture(scope="module")
+def collator(folder: Path) -> learning.Collator:
+    setting = learning.Setting(SIDE, FRAMES, 8, (1e-3,), 48, half=False)
+    return learning.Collator(folder, setting, "cpu")
+
+
+def test_clips_are_a_function_of_their_seed(studio: clips.Studio) -> None:
+    one, two = (studio.render(4, "in_domain", "mixed", 3) for _ in range(2))
+    assert torch.equal(one.frames, two.frames) and one.questions == two.questions
+    assert not torch.equal(one.frames, studio.render(4, "in_domain", "mixed", 4).frames)
+
+
+def test_vectors_carry_each_frame_to_the_next(studio: clips.Studio) -> None:
+    made = studio.render(64, "in_domain", "which_way", 0)
+    frames = made.frames.float().mean(-1)
+    at = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)
+    off, still = [], []
+    for row, frame in (made.vectors.norm(dim=-1) > 0).any(-1).any(-1).nonzero().tolist():
+        patches = (made.vectors[row, frame].norm(dim=-1) > 0).nonzero()
+        velocity = made.vectors[row, frame][tuple(patches[0])]
+        before = frames[row, frame - 1].roll((SIDE // 2,) * 2, (0, 1))  # around the edge, so that none is cut
+        moved = torch.nn.functional.grid_sample(
+            torch.cat([before.roll((-(SIDE // 2),) * 2, (0, 1))[None, None]] * 1),
+            (grid - velocity / SIDE * 2)[None],
+            align_corners=False,
+            padding_mode="border",
+        )[0, 0]
+        for r, c in patches.tolist():
+            if 0 < r < SIDE // 14 - 1 and 0 < c < SIDE // 14 - 1:
+                area = (slice(r * 14, r * 14 + 14), slice(c * 14, c * 14 + 14))
+                off.append((moved[area] - frames[row, frame][area]).abs().mean())
+                still.append((frames[row, frame - 1][area] - frames[row, frame][area]).abs().mean())
+    assert len(off) > 30
+    assert torch.stack(off).mean() < 0.4 * torch.stack(still).mean()
+
+
+def test_still_clips_stand_still_and_say_so(studio: clips.Studio) -> None:
+    made = studio.render(64, "in_domain", "which_way", 1)
+    still = made.ways == list(clips.WAYS).index("nowhere")
+    assert 4 < still.sum() < 32
+    assert torch.equal(made.frames[still], made.frames[still][:, :1].expand_as(made.frames[still]))
+    assert made.vectors[still].abs().max() == 0 and made.valid[still][:, 1:].all() and not made.valid[:, 0].any()
+    answers = [question.options[question.answer] for question in made.questions]
+    assert answers == [list(clips.WAYS)[way] for way in made.ways.tolist()]
+
+
+@pytest.mark.parametrize("frame", [0, FRAMES - 1])
+def test_one_frame_does_not_tell_which_way(studio: clips.Studio, frame: int) -> None:
+    """Nearest class mean and least squares on a small picture of one frame stay at chance."""
+    made = studio.render(1600, "in_domain", "which_way", 2)
+    moving = made.ways < 4
+    pictures = made.frames[moving, frame].float().permute(0, 3, 1, 2)
+    x = torch.nn.functional.adaptive_avg_pool2d(pictures, 7).flatten(1)
+    x = torch.cat([(x - x.mean(0)) / x.std(0), torch.ones(len(x), 1)], 1)
+    y, half = made.ways[moving], len(x) // 2
+    wanted = torch.nn.functional.one_hot(y[:half], 4).float()
+    ridge = torch.linalg.solve(x[:half].T @ x[:half] + 50 * torch.eye(x.shape[1]), x[:half].T @ wanted)
+    centres = torch.stack([x[:half][y[:half] == way].mean(0) for way in range(4)])
+    for guess in ((x[half:] @ ridge).argmax(1), torch.cdist(x[half:], centres).argmin(1)):
+        assert abs((guess == y[half:]).float().mean() - 0.25) < 0.08  # 3.5 standard deviations... of 600 clips
+
+
+def test_the_question_does_not_tell_the_answer(studio: clips.Studio) -> None:
+    made = studio.render(1200, "in_domain", "which_way", 5)
+    moving = [q for q, way in zip(made.questions, made.ways.tolist(), strict=True) if way < 4]
+    places = np.bincount([q.answer for q in moving], minlength=5) / len(moving)
+    words = np.bincount([list(clips.WAYS).index(q.options[q.answer]) for q in moving], minlength=4) / len(moving)
+    assert np.abs(places - 0.2).max() < 0.06 and np.abs(words - 0.25).max() < 0.07
+
+
+def test_batches_are_those_of_the_processor_and_the_model(studio: clips.Studio, collator: learning.Collator) -> None:
+    made = studio.render(8, "in_domain", "mixed", 6)
+    batch = collator(made)
+    videos = [list(frames.permute(0, 3, 1, 2)) for frames in made.frames]
+    theirs = collator.processor.video_processor(
+        [torch.stack(video) for video in videos], do_sample_frames=False, return_tensors="pt"
+    )
+    assert torch.equal(theirs["video_grid_thw"], batch.inputs["video_grid_thw"])
+    torch.testing.assert_close(
+        batch.inputs["pixel_values_videos"], theirs["pixel_values_videos"], atol=1e-5, rtol=1e-5
+    )
+
+    ids, grid = batch.inputs["input_ids"], collator.grid(FRAMES)
+    begin = ids[0].tolist().index(collator.video_id)
+    video = [(t, r, c) for t in range(FRAMES // 2) for r in range(SIDE // 28) for c in range(SIDE // 28)]
+    assert ids[0].tolist().count(collator.video_id) == grid.num_tokens == len(video)
+    expected = [(k, k, k) for k in range(begin)] + [(begin + t, begin + r, begin + c) for t, r, c in video]
+    after = ids.shape[1] - len(expected)
+    expected += [(begin + FRAMES // 2 + k,) * 3 for k in range(after)]  # one behind the highest
+    assert all(torch.equal(row, torch.tensor(expected).T) for row in batch.inputs["position_ids"].transpose(0, 1))
+
+    for row, values in enumerate(batch.inputs["motion_targets"].unflatten(0, (8, -1))):
+        vectors = tokens_to_vectors(values.numpy(), grid, collator.setting.scale)
+        np.testing.assert_allclose(vectors, made.vectors[row].numpy(), atol=1e-5)
+    for row, question in enumerate(made.questions):
+        labels = batch.inputs["labels"][row]
+        text = collator.tokenizer.decode(labels[labels != learning.IGNORE])
+        assert text == f" {question.options[question.answer]}<|im_end|>"
+        assert labels[batch.labelled[row]] == batch.options[row, batch.answers[row]]
+        assert question.text in collator.tokenizer.decode(ids[row])
+
+
+def test_shuffled_targets_are_those_of_other_clips(studio: clips.Studio, collator: learning.Collator) -> None:
+    made = studio.render(8, "in_domain", "mixed", 7)
+    plain, shuffled = (collator(made, shift).inputs["motion_targets"].unflatten(0, (8, -1)) for shift in (0, 3))
+    assert torch.equal(shuffled, plain.roll(3, 0)) and not torch.equal(shuffled, plain)
+
+
+def test_arms_differ_in_the_motion_loss_alone(studio: clips.Studio, collator: learning.Collator, folder: Path) -> None:
+    base = learning.load_start(folder, "cpu")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    after = {}
+    for name, arm in learning.ARMS.items():
+        model = learning.make_arm(base, arm, collator.setting)
+        groups = learning.arm_groups(model, 1e-3, collator.setting)
+        learner = learning.Learner(model, arm, collator, studio, groups, 4, 1)
+        for _ in range(2):
+            learner.step()
+        after[name] = model
+        result = learning.test(model, collator, studio, "in_domain", "which_way", 8, -1)
+        assert set(result["right"]) <= {"0", "1"} and result["epe_zero"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert after["ce"].motion_head.weight.abs().sum() == 0  # nothing taught it
+    for name in ("projector", "last_hidden", "shuffled"):
+        assert after[name].motion_head.weight.abs().sum() > 0
+    texts = [model.lm_head.weight for model in after.values()]
+    assert all(not torch.equal(texts[0], other) for other in texts[1:])
+
+
+def test_dino_tower_is_dinov2() -> None:
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+
+    torch.manual_seed(0)
+    dino = Dinov2Model(
+        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=98, patch_size=14)
+    ).eval()
+    for parameter in dino.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    config = Qwen2VLVisionConfig(
+        depth=2, embed_dim=32, hidden_size=16, num_heads=2, mlp_ratio=4, hidden_act="gelu", dino_grid=7
+    )
+    config._attn_implementation = "sdpa"
+    mine = tower.DinoTower(config).eval()
+    result = mine.load_state_dict(start.to_qwen(dino.state_dict()), strict=False)
+    assert not result.unexpected_keys and all("merger.mlp" in name for name in result.missing_keys)
+    side, images = 56, torch.randn(3, 3, 56, 56)
+    n = side // 28
+    pairs = images[:, None].expand(-1, 2, -1, -1, -1).reshape(3, 2, 3, n, 2, 14, n, 2, 14)
+    pixels = pairs.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(3 * (2 * n) ** 2, -1)
+    with torch.no_grad():
+        hidden = mine(pixels, torch.tensor([[3, 2 * n, 2 * n]])).last_hidden_state
+        hidden = mine.merger.ln_q(hidden).view(3, n, n, 2, 2, 32).permute(0, 1, 3, 2, 4, 5).reshape(3, -1, 32)
+        theirs = dino(pixel_values=images).last_hidden_state[:, 1:]
+    torch.testing.assert_close(hidden, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_blocks_are_dequantised() -> None:
+    half = np.array([0.5, -1.0], np.float16).view(np.uint8)
+    q4 = np.concatenate([half, np.arange(16, dtype=np.uint8) | (15 - np.arange(16, dtype=np.uint8)) << 4])[None]
+    expected = np.concatenate([np.arange(16), np.arange(15, -1, -1)]) * 0.5 - 1
+    np.testing.assert_array_equal(start.DEQUANTISE["q4_1"](q4)[0], expected)
+    q8 = np.concatenate([half[:2], np.arange(-16, 16, dtype=np.int8).view(np.uint8)])[None]
+    np.testing.assert_array_equal(start.DEQUANTISE["q8_0"](q8)[0], np.arange(-16, 16) * 0.5)
+
+
+def test_tables_compare_clip_by_clip(tmp_path: Path) -> None:
+    def cell(arm: str, seed: int, right: str) -> dict[str, object]:
+        ways = {"right": right, "still_right": "1" * 40, "still": "0" * 40}
+        final = {"in_domain": {"which_way": ways, "appearance": {"right": "10" * 10}}}
+        point = {"step": 8, "which_way_4": 0.5, "appearance": 0.5}
+        return {"phase": "main", "arm": arm, "rate": 1e-4, "seed": seed, "steps": 8, "curve": [point], "final": final}
+
+    cells = [cell("ce", seed, "10" * 20) for seed in (1, 2)] + [cell("projector", seed, "1" * 40) for seed in (1, 2)]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cells))
+    plan = {"job": {"start": "tiny"}, "environment": {"date": "2026-11-26", "machine": "cpu", "versions": {}}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    table, differences = aggregate.aggregate(tmp_path)
+    found = {(row["arm"], row["task"]): row for row in table}
+    assert found["projector", "which_way_4"]["accuracy"] == found["projector", "which_way_4"]["low"] == 1
+    assert found["ce", "which_way_4"]["accuracy"] == 0.5 and found["ce", "which_way_4"]["seeds"] == [1, 2]
+    gained = {row["task"]: row for row in differences}
+    assert gained["which_way_4"]["difference"] == 0.5 and 0.3 < gained["which_way_4"]["low"] < 0.5
+    assert gained["appearance"]["difference"] == gained["appearance"]["high"] == 0
