@@ -141,15 +141,12 @@ def test_trls_trainer_trains_it_too(folder, batches, lora, tmp_path):
     trl = pytest.importorskip("trl")
     model = make_model(folder, lora, with_logits=True)
     skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "bf16": False, "max_length": None}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trl.SFTTrainer, "_prepare_dataset", lambda self, dataset, *_, **__: dataset)
-        train(
-            model, batches, tmp_path,
-            trainer=lambda **kwargs: trl.SFTTrainer(
-                **kwargs, processing_class=AutoProcessor.from_pretrained(folder)
-            ),
-            args=trl.SFTConfig, **skip,
-        )  # fmt: skip
+    processor = AutoProcessor.from_pretrained(folder)
+
+    def trainer(**arguments):
+        return trl.SFTTrainer(**arguments, processing_class=processor)
+
+    train(model, batches, tmp_path, trainer, args=trl.SFTConfig, **skip)
     head = load_head(tmp_path / "checkpoint-2")
     assert head.weight.any() and torch.equal(head.weight, model.motion_head.weight)
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from commands import refused_run
 from motiontune.model import losses as losses_module
+from motiontune.model.families import FAMILIES as ENTRIES
 from motiontune.model.wrappers import base_of
 from training import (
     BOTH,
@@ -105,6 +106,8 @@ def same_run(family, mixed, **keys):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("keys", [{}, LORA], ids=["full", "lora"])
 def test_sparse_logits_train_as_llamafactory_does(family, keys, mixed):
+    if keys and ENTRIES[family].linear_attention:
+        keys = {**keys, "learning_rate": 0.1}  # steps of 1 diverge there, and rounding with them
     every, rows = same_run(family, mixed, **keys)
     assert rows < every / 4
 

@@ -152,13 +152,13 @@ def test_means_of_micro_batches_would_differ(varied, monkeypatch):
 def test_every_kind_of_run_trains_the_head_and_logs_its_losses(family, finetuning_type):
     data = dataset([sample(PROMPT, "It stops.", videos=[clip]) for clip in clips()[:2]])
     keys = {"finetuning_type": finetuning_type, "freeze_trainable_layers": 1, "learning_rate": 0.02, "max_steps": 6}
-    folder = run(family, **BOTH, **data, **keys)
+    folder = run(family, **BOTH, **data, **keys, motion_head_learning_rate=2e-3)
     assert len(losses(folder)) == 6
     # at first every token is about as likely as any other, and the head predicts no motion; then both are learned
     vocabulary = len(AutoTokenizer.from_pretrained(tiny(family)))
-    assert losses(folder, "ce_loss")[0] == pytest.approx(math.log(vocabulary), abs=1.0)
+    assert losses(folder, "ce_loss")[0] == pytest.approx(math.log(vocabulary), abs=0.5)
     for key in ("ce_loss", "motion_loss"):
-        assert 0 < losses(folder, key)[-1] < 0.9 * losses(folder, key)[0], key
+        assert 0 < losses(folder, key)[-1] < 0.75 * losses(folder, key)[0], key
     for entry in history(folder)[:6]:
         assert entry["loss"] == pytest.approx(entry["ce_loss"] + entry["motion_loss"], rel=1e-5)
         assert 0 < entry["motion_valid"] < 1
