@@ -165,7 +165,8 @@ def keys_for(model: Path, data: Path, out: Path, steps: int, device: str, **keys
         "learning_rate": 1e-4,
         "use_cpu": device == "cpu",
         "bf16": device == "cuda",
-        "pure_bf16": device == "cuda" and keys["finetuning_type"] == "full",  # else its weights are kept in float32
+        # else the weights of full fine-tuning are kept in float32
+        "pure_bf16": device == "cuda" and keys.get("finetuning_type") == "full",
         **keys,
     }
 
