@@ -35,7 +35,7 @@ ONLY = {"drawing": {"errors", "files"}}  # takes arrays, and knows no noun of th
 # LLaMA-Factory is one wing that nobody else enters
 KNOW_LLAMAFACTORY = {"llamafactory", "commands"}
 FAMILY_NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
-KNOW_FAMILIES = {"model/families.py", "llamafactory/plugin.py", "commands/demo.py"}  # the demo is of one of them
+KNOW_FAMILIES = {"model/families.py", "llamafactory/plugin.py"}
 
 
 def modules() -> dict[str, Path]:

@@ -93,18 +93,25 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         import torch
 
         from motiontune.llamafactory.install import run_exp
+        from motiontune.model.families import SIMPLEST
         from motiontune.model.tiny import build_tiny
 
-        torch.set_num_threads(
-            max(1, (os.cpu_count() or 2) - 1)
-        )  # one core decodes; threads that wait for it would spin
+        # one core decodes; threads that wait for it would spin
+        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+        template = SIMPLEST.templates[0]
 
         captions = [sample["messages"][1]["content"] for sample in _read_json(data / "synthetic_train.json")]
-        build_tiny("qwen2_vl", out / "model", [*captions, REAL_CAPTION], seed=seed, **MODEL)
+        build_tiny(SIMPLEST.model_type, out / "model", [*captions, REAL_CAPTION], seed=seed, **MODEL)
 
     print("3/5  training: motion + text", flush=True)
     train = _configuration(
-        out, "train", seed, dataset="synthetic_train" + (",real_train" if real else ""), do_train=True, **TRAINING
+        out,
+        "train",
+        seed,
+        template,
+        dataset="synthetic_train" + (",real_train" if real else ""),
+        do_train=True,
+        **TRAINING,
     )
     with _quietly(log) as terminal:
         run_exp(train, callbacks=[_progress(terminal)])
@@ -114,7 +121,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         for name in ["synthetic_heldout", *(["real_heldout"] if real else [])]:
             keys = {"eval_dataset": name, "do_predict": True, "predict_with_generate": True, "max_new_tokens": 24}
             keys |= {"model_name_or_path": str(out / "train"), "train_on_video_tokens": True}
-            run_exp(_configuration(out, f"predict_{name}", seed, **keys, per_device_eval_batch_size=BATCH))
+            run_exp(_configuration(out, f"predict_{name}", seed, template, **keys, per_device_eval_batch_size=BATCH))
 
     print("5/5  report", flush=True)
     metrics = _measure(out, data)
@@ -162,13 +169,13 @@ TRAINING: dict[str, Any] = {
 }
 
 
-def _configuration(out: Path, name: str, seed: int, **keys: Any) -> dict[str, Any]:
+def _configuration(out: Path, name: str, seed: int, template: str, **keys: Any) -> dict[str, Any]:
     """Make the keys of one run and leave them in the folder as a YAML."""
     configuration = {
         "model_name_or_path": str(out / "model"),
         "stage": "sft",
         "finetuning_type": "full",
-        "template": "qwen2_vl",
+        "template": template,
         "dataset_dir": str(out / "data"),
         "output_dir": str(out / name),
         "video_fps": FPS,

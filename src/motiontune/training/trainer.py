@@ -25,7 +25,6 @@ from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import captured_motion
-from motiontune.model.head import save_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
@@ -175,12 +174,7 @@ class MotionTrainerMixin(_Trainer):
             optimizer.add_param_group({"params": head, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
-    # ---- save and resume ----
-
-    @override
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        super()._save(output_dir, state_dict=state_dict)
-        save_head(base_of(self.model).motion_head, output_dir or self.args.output_dir, state_dict)
+    # ---- resume; whatever saves the model saves the head ----
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
