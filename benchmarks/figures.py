@@ -26,6 +26,14 @@ ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
 Row = dict[str, Any]
 METHODS = {"lora": "LoRA", "full": "full"}
+GPU_MODELS = {"2B": "Qwen2-VL-2B", "4B": "Qwen3-VL-4B", "7B": "Qwen2-VL-7B"}
+
+
+def load_lines(name: str) -> list[Row]:
+    """The rows of a file with one JSON object a line, such as "gpu/h100"."""
+    folder, _, file = name.partition("/")
+    lines = (FOLDER / folder / "results" / f"{file}.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def load(name: str) -> list[Row]:
@@ -54,6 +62,29 @@ def step_table(rows: list[Row]) -> str:
     for name in dict.fromkeys(map(method, rows)):
         found = {row["kind"]: row for row in rows if method(row) == name}
         lines.append([name, *(cell for kind in kinds for cell in ratios(found[kind]))])
+    return grid(lines)
+
+
+def gpu_table(rows: list[Row]) -> str:
+    """Motion and text against LLaMA-Factory's text on a GPU, at the true shapes."""
+    steps: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] == "step" and not row["padding"] and not row["liger"]:
+            steps.setdefault((row["model"], row["method"], row["video_tokens"]), {})[row["arm"]] = row
+    lines = [["", "video tokens", "LLaMA-Factory, text", "motiontune, motion + text", "time", "memory"]]
+    for (model, training, tokens), arms in sorted(steps.items(), key=lambda item: (item[0][1], item[0])):
+        cells = [f"{GPU_MODELS[model]}, {METHODS[training]}", f"{tokens:,}"]
+        ours, theirs = arms["motion+CE"], arms["llamafactory"]
+        for row in (theirs, ours):
+            fits = "seconds" in row
+            cells.append(f"{row['seconds']:.2f} s, {row['peak_mb'] / 1000:.0f} GB" if fits else "out of memory")
+        if "seconds" in theirs:
+            low, high = ours["time_to_llamafactory_low"], ours["time_to_llamafactory_high"]
+            cells.append(f"{ours['time_to_llamafactory']:.2f} ({low:.2f} to {high:.2f})")
+            cells.append(f"{ours['peak_mb'] / theirs['peak_mb']:.2f}")
+        else:
+            cells += ["", ""]
+        lines.append(cells)
     return grid(lines)
 
 
@@ -108,8 +139,9 @@ def memory_table(rows: list[Row]) -> str:
 
 
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"step": lambda: step_table(load("train_step/cpu-prototype"))},
+    ROOT / "README.md": {"gpu": lambda: gpu_table(load_lines("gpu/h100"))},
     FOLDER / "train_step/README.md": {
+        "step": lambda: step_table(load("train_step/cpu-prototype")),
         "part": lambda: part_table(load("train_step/cpu-prototype")),
         "answers": lambda: size_table(load("train_step/cpu-answers")),
         "lengths": lambda: size_table(load("train_step/cpu-lengths")),

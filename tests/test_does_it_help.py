@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from motiontune.grid import tokens_to_vectors
 from motiontune.model.tiny import build_tiny
+from motiontune.targets import tokens_to_vectors
 
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "does_it_help"))
