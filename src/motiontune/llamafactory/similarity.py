@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from llamafactory.train.sft.metric import ComputeSimilarity
 from numpy.typing import NDArray
-from transformers import EvalPrediction
+
+from motiontune.llamafactory.names import similarity_scores
 
 
 class _Texts:
@@ -24,8 +24,6 @@ class _Texts:
 def similarity(texts: Sequence[tuple[str, str]]) -> dict[str, NDArray[np.float64]]:
     """LLaMA-Factory's BLEU and ROUGE of each (answer, label), 0 to 100: name and [texts]."""
     count = len(texts)
-    metric = ComputeSimilarity(_Texts([*(answer for answer, _ in texts), *(label for _, label in texts)]))
-    numbers = np.arange(2 * count).reshape(2, count, 1)
-    metric(EvalPrediction(predictions=numbers[0], label_ids=numbers[1]), compute_result=False)
-    order = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
-    return {name: np.array(metric.score_dict[name], np.float64) for name in order}
+    tokenizer = _Texts([*(answer for answer, _ in texts), *(label for _, label in texts)])
+    scores = similarity_scores(tokenizer, *np.arange(2 * count).reshape(2, count, 1))
+    return {name: np.array(scores[name], np.float64) for name in ("bleu-4", "rouge-1", "rouge-2", "rouge-l")}

@@ -16,6 +16,7 @@ from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
 
 from motiontune.cache import FrameCache, MotionCache
+from motiontune.compiled import compile_all
 from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
@@ -74,6 +75,8 @@ def run_motion_sft(
     if training_args.do_train:
         log_frozen_tokens(model, tokenizer, template, finetuning_args)
 
+    if training_args.dataloader_num_workers:
+        compile_all()  # before workers are forked, which where nothing can be kept would each compile by themselves
     collator = MotionDataCollator(
         template=template,
         model=None if training_args.predict_with_generate else model,
