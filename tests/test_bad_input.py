@@ -326,7 +326,7 @@ def with_head():
     ("keys", "said"),
     [
         ({"motion_head_input": "layer:1"}, "has input last_hidden, this model and configuration have layer:1"),
-        ({"motion_direction": "future"}, "has target past, this model and configuration have future"),
+        ({"motion_direction": "future"}, "has direction past, this model and configuration have future"),
         ({"motion_scale": 2.0}, "has scale 1.0, this model and configuration have 2.0"),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_code_that_reads_and_makes_motion_is_part_of_a_key(tmp_path: Path) -
     reading = {"llamafactory/plugin.py", "video/clip.py", "video/vectors.py", "video/h264.py", "grid.py"}
     motion = {f"motion/{name}.py" for name in "blockmatch codec field file flow options pairs provider raft".split()}
     assert reading | motion | {"motion/sources.py"} <= set(covered)
-    others = ["commands/evaluate.py", "evaluation/sums.py", "viewer/page.css", "cli.py", "model/losses.py"]
+    others = ["commands/evaluate.py", "evaluation/sums.py", "viewer/page.css", "cli.py", "training/trainer.py"]
     code = f"""
 import motiontune.motion.sources, sys
 from pathlib import Path

@@ -60,8 +60,8 @@ def test_options_names_defaults_and_choices_are_these():
     assert cli_options.options() == json.loads(cli_options.FILE.read_text("utf-8")), cli_options.__doc__
 
 
-def test_the_readme_names_every_key():
-    text = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+def test_the_page_of_keys_names_every_key():
+    text = (Path(__file__).resolve().parent.parent / "docs" / "keys.md").read_text("utf-8")
     assert not [key for key in KEYS if f"`{key}`" not in text]
 
 
@@ -85,7 +85,7 @@ def test_help_of_train_lists_motiontunes_keys_and_llamafactorys(arguments, capfd
     for key, default in KEYS.items():
         assert f"\n  {key}: {'null' if default is None else str(default).lower()}\n      " in own
         assert f"--{key} " in everything
-    assert "Supervise the video tokens with the motion of the video." in own
+    assert "Train the video tokens to predict the motion of the video." in own
     assert "--finetuning_type {lora,oft,freeze,full}" in everything and "--video_fps VIDEO_FPS" in everything
 
 

@@ -129,7 +129,7 @@ def test_any_number_of_clips_takes_the_memory_of_one(tmp_path):
         def items(self):
             for item in super().items():
                 gc.collect()
-                live.append(sum(isinstance(one, MotionComparison) for one in gc.get_objects()))
+                live.append(sum(type(one) is MotionComparison for one in gc.get_objects()))
                 yield item
 
     def peak(count):

@@ -128,7 +128,7 @@ def test_the_readmes_own_yaml_is_an_example():
 
     text = (EXAMPLES.parent / "README.md").read_text("utf-8")
     file = fresh_folder("readme").with_suffix(".yaml")
-    file.write_text(text.split("```yaml\n")[1].split("```")[0], "utf-8")
+    file.write_text(text.split("```yaml\n")[2].split("```")[0], "utf-8")
     keys, example = read_config([str(file)]), read_config([str(EXAMPLES / "qwen2vl_lora_motion.yaml")])
     same = set(keys) - {"output_dir"}
     assert {key: keys[key] for key in same} == {key: example.get(key) for key in same}

@@ -96,6 +96,7 @@ NAMES = [
     Name("llamafactory.data.template", "Template", "puts its own plugin"),
     Name("llamafactory.extras", "logging", "logs"),
     Name("llamafactory.extras.logging", "get_logger", "logs", "name"),
+    Name("llamafactory.extras.constants", "AttentionFunction", "knows FlashAttention-2 by its name"),
     Name("llamafactory.extras.constants", "DATA_CONFIG", "names dataset_info.json"),
     Name("llamafactory.extras.constants", "IGNORE_INDEX", "reads labels"),
     Name("llamafactory.extras.constants", "VIDEO_PLACEHOLDER", "finds the video in a prompt"),
