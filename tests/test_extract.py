@@ -153,3 +153,20 @@ def test_files_for_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) ->
     assert read.valid.mean() > 0.5
     message = refused(capfd, "extract", str(CLIPS[0]), "--out", str(out), "--model", str(tmp_path / "nothing"))
     assert "nothing cannot be loaded from a folder or the hub" in message
+
+
+def test_a_video_of_the_users_is_not_written_over(tmp_path: Path) -> None:
+    clip, out = CLIPS[0], tmp_path / "out"
+    extract([str(clip)], str(out), preview=True)
+    extract([str(clip)], str(out), preview=True)  # its own film is replaced
+    other = out / f"{clip.stem}.mp4"
+    other.write_bytes(clip.read_bytes())
+    with pytest.raises(ConfigError, match=r"was not made by motiontune and would be written over"):
+        extract([str(clip)], str(out), preview=True)
+    assert other.read_bytes() == clip.read_bytes()
+
+
+def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"file is a file: choose a folder with --out"):
+        extract([str(CLIPS[0])], str(tmp_path / "file"))

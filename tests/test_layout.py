@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import motiontune
+
 
 SOURCE = Path(__file__).parent.parent / "src" / "motiontune"
 
@@ -34,6 +36,7 @@ ROOMS = [
 ONLY = {"drawing": {"errors", "files"}}  # takes arrays, and knows no noun of the others
 # LLaMA-Factory is one wing that nobody else enters
 KNOW_LLAMAFACTORY = {"llamafactory", "commands"}
+FRONT_DOOR = {"motiontune", *(f"motiontune.{name}" for name in motiontune.__all__)}
 FAMILY_NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 KNOW_FAMILIES = {"model/families.py", "llamafactory/plugin.py"}
 
@@ -121,6 +124,12 @@ def test_llamafactory_stays_in_its_wing(module: str) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("module", modules())
+def test_nobody_comes_in_by_the_front_door(module: str) -> None:
+    wrong = [name for name in imports(modules()[module]) if name in FRONT_DOOR]
+    assert not wrong, "what users import may load LLaMA-Factory: import it from its own module"
+
+
 def test_families_are_named_in_one_place() -> None:
     wrong = []
     for path in sorted(SOURCE.rglob("*.py")):
@@ -128,6 +137,10 @@ def test_families_are_named_in_one_place() -> None:
         if place in KNOW_FAMILIES:
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in FAMILY_NAMES:
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and any(name in node.value for name in FAMILY_NAMES)
+            ):
                 wrong.append(f"{place}:{node.lineno} {node.value}")
     assert not wrong, wrong

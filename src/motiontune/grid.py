@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class VideoGrid:
-    """Where the vision encoder's patches lie, after all resizing, and which video token says which of them.
+    """Where the vision encoder's patches lie, after all resizing, and which video token predicts which of them.
 
     Tokens follow each other by time, then row, then column, in every family that is supported (Qwen3-VL puts
     timestamps between the frames, which moves tokens apart but does not change their order). One token covers
@@ -77,5 +77,5 @@ class VideoGrid:
 
     @property
     def token_width(self) -> int:
-        """D, the numbers that one token says: x and y for each of its patches."""
+        """D, the numbers that one token predicts: x and y for each of its patches."""
         return 2 * self.merge**2 * self.temporal_patch

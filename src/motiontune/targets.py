@@ -16,7 +16,7 @@ from motiontune.motion.field import MotionField
 
 @dataclass(frozen=True)
 class MotionTargets:
-    """What each video token of one video must say.
+    """What each video token of one video must predict.
 
     Args:
         values: float32 [T, D], displacement in units of `patch * scale` pixels; zero where `mask` is false.

@@ -30,6 +30,8 @@ _HEAD = _LINE + 6
 _OPACITY = 0.65  # of colours; the frame stays visible below
 _MAX_RATE = 240  # frames per second; a header that promises more is wrong
 
+_MARK = "made by motiontune"  # the comment in a film's header
+
 Picture = NDArray[np.uint8]
 
 
@@ -52,6 +54,7 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
     options = {"crf": str(quality), "preset": "ultrafast"}
     count = 0
     with write_whole(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as film:
+        film.metadata["comment"] = _MARK
         # PyAV's types do not tell a stream of video from others by the codec's name
         stream: Any = film.add_stream("libx264", rate=frame_rate, options=options)
         stream.pix_fmt = "yuv420p"
@@ -66,6 +69,15 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
             raise ValueError(f"{path}: a film needs a picture")
         film.mux(stream.encode(None))
     return count
+
+
+def is_film(path: str | Path) -> bool:
+    """Whether a file is one that `write_film` wrote."""
+    try:
+        with av.open(str(path)) as film:
+            return film.metadata.get("comment") == _MARK
+    except (OSError, av.FFmpegError):
+        return False
 
 
 def write_overlay(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
 
 
@@ -36,11 +37,14 @@ def find_clips(paths: Sequence[str], out: str, suffixes: Sequence[str] = ()) -> 
     Args:
         paths: clips, and folders of clips.
         out: the output folder.
-        suffixes: of the files that will be written; none of them may be one of the clips.
+        suffixes: of the films that will be written. None may replace a clip, or what is no such film.
 
     Raises:
-        ConfigError: if there is none, two would be written to the same place, or a clip would be written over.
+        ConfigError: if there is none, two would be written to the same place, a clip or another file would be written
+            over, or the output folder is a file.
     """
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise ConfigError(f"{out} is a file: choose a folder with --out")
     found: dict[Path, str] = {}
     for name, clip in list_clips(paths):
         target = Path(out) / name.with_suffix("")
@@ -52,4 +56,6 @@ def find_clips(paths: Sequence[str], out: str, suffixes: Sequence[str] = ()) -> 
         for file in (target.with_name(target.name + suffix) for suffix in suffixes):
             if file.resolve() in inputs:
                 raise ConfigError(f"{file} is a clip and would be written over: choose another folder with --out")
+            if file.exists() and not is_film(file):
+                raise ConfigError(f"{file} was not made by motiontune and would be written over: choose another --out")
     return found
