@@ -102,18 +102,6 @@ def _irregular() -> Path:
     return encode(FOLDER / "golden_irregular.mp4", "h264", film(20, cut=11), pts=pts, threads=1)
 
 
-def _motion_jpeg() -> Path:
-    path = FOLDER / "golden.avi"
-    with av.open(str(path), "w") as output:
-        stream: Any = output.add_stream("mjpeg", rate=25, options={"qscale": "3"})
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
-        stream.thread_count = 1
-        for image in film(15):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuvj420p")))
-        output.mux(stream.encode())
-    return path
-
-
 @functools.cache
 def _scenes() -> Path:
     """A synthetic data set of each kind of action."""
@@ -150,7 +138,7 @@ CLIPS: dict[str, Callable[[], Path | None]] = {
     "mpeg4": lambda: _encoded("mpeg4", ".avi", 17, (144, 112)),
     "mpeg4, B-frames": lambda: _encoded("mpeg4_b", ".mp4", cut=9),
     "mpeg2, B-frames": lambda: _encoded("mpeg2_b", ".mpg", 23),
-    "motion JPEG": _motion_jpeg,
+    "motion JPEG": lambda: _encoded("mjpeg", ".avi", 15),
     "vp9": lambda: _encoded("vp9", ".webm", 21, (144, 112)),
     "hevc": lambda: _encoded("hevc", ".mp4"),
     "scene 1": lambda: _scene_clip(1),

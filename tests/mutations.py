@@ -50,7 +50,6 @@ CLIPS = (
     ("vp9", ".webm"),
     ("hevc", ".mp4"),
 )
-RAW = {".h264": "h264", ".m4v": "m4v"}
 WITHOUT_VECTORS = ("vp9", "hevc")
 KINDS = ("anywhere", "container", "headers", "payload", "cut", "lost")
 SIZE, COUNT, PATCH = (128, 96), 32, 16
@@ -87,7 +86,7 @@ def original(folder: Path, encoder: str, suffix: str) -> Original:
         if encoder == "mpeg4_packed":
             encode_packed(path, pictures())
         else:
-            encode(path, encoder, pictures(), container=RAW.get(suffix))
+            encode(path, encoder, pictures())
     with av.open(str(path)) as container:
         packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     with av.open(str(path)) as container:

@@ -3,11 +3,11 @@
 import math
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
 from commands import refused_run, trained
+from make_clips import encode, encode_silence, remuxed
 from motiontune.errors import ConfigError
 from training import (
     BOTH,
@@ -62,33 +62,17 @@ def bad():
     paths["text"].write_text("This is no video.\n" * 50)
     paths["cut"].write_bytes(whole.read_bytes()[:1500])
     paths["folder"].mkdir()
-    with av.open(str(paths["audio"]), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        silence.rate = 16000
-        container.mux([*stream.encode(silence), *stream.encode()])
-    with av.open(str(paths["no_frame"]), "w") as container:
-        stream = container.add_stream("mpeg4", rate=8)
-        stream.width = stream.height = 56
-        stream.pix_fmt = "yuv420p"
-        container.start_encoding()
+    encode_silence(paths["audio"])
+    encode(paths["no_frame"], "mpeg4", [])
     return paths
 
 
 @pytest.fixture(scope="module")
 def torn(bad):
     """A clip whose header promises 16 frames, and whose body ends in the middle."""
-    header_first, torn = bad["empty"].with_name("header_first.mp4"), bad["empty"].with_name("torn.mp4")
-    with (
-        av.open(str(bad["empty"].with_name("whole.mp4"))) as source,
-        av.open(str(header_first), "w", options={"movflags": "faststart"}) as target,
-    ):
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    torn.write_bytes(header_first.read_bytes()[: header_first.stat().st_size // 2])
+    whole, header_first, torn = (bad["empty"].with_name(f"{name}.mp4") for name in ("whole", "header_first", "torn"))
+    data = remuxed(whole, header_first, movflags="faststart").read_bytes()
+    torn.write_bytes(data[: len(data) // 2])
     return torn
 
 

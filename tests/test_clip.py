@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from make_clips import FOLDER, encode, pan, pan_clip, recoded
+from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded
 from motiontune.errors import ClipError
 from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
 from motiontune.video.container import VideoInfo, probe
@@ -150,16 +150,6 @@ def test_images_that_make_no_clip(frames: list[np.ndarray]) -> None:
         clip_from_frames(frames, 2.0)
 
 
-def audio_only(path: Path) -> Path:
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
-        frame.sample_rate = 8000
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode())
-    return path
-
-
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
     empty, text, noise, subtitles = (tmp_path / name for name in ("e.mp4", "t.txt", "n.mp4", "s.srt"))
     empty.touch()
@@ -173,7 +163,7 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
         text: "text file",
         noise: "cannot be read as a video",
         subtitles: "no video stream",
-        audio_only(tmp_path / "a.wav"): "no video stream",
+        encode_silence(tmp_path / "a.wav"): "no video stream",
     }
     for path, reason in reasons.items():
         for read in (probe, read_clip):
@@ -222,7 +212,7 @@ def test_a_file_cut_in_the_middle(tmp_path: Path) -> None:
 def test_a_stream_that_changes_its_frame_size(tmp_path: Path) -> None:
     small = pan(12, 1, 0, size=(96, 64))
     pan_clip("h264", ".h264")
-    encode(FOLDER / "small.h264", "h264", small, container="h264")
+    encode(FOLDER / "small.h264", "h264", small)
     both = tmp_path / "both.h264"
     both.write_bytes(pan_clip("h264", ".h264").read_bytes() + (FOLDER / "small.h264").read_bytes())
     with pytest.raises(ClipError, match="changes its frame size from 160x128 to 96x64"):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from make_clips import ENCODERS, FOLDER, encode, pan, pan_clip, recoded, texture
+from make_clips import FOLDER, Encoder, encode, pan, pan_clip, recoded, texture
 from motiontune.errors import MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import codec_unusable
@@ -115,11 +115,7 @@ def shaken(count: int = 81) -> tuple[list[np.ndarray], np.ndarray]:
     ("encoder", "suffix", "far", "share"),
     [("h264_1b", ".mp4", 0.5, 0.9), ("h264_open", ".mkv", 0.5, 0.8), ("mpeg2_b", ".ts", 1.5, 0.6)],
 )
-def test_a_camera_that_shakes(
-    encoder: str, suffix: str, far: float, share: float, direction: Direction, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    params = "open-gop=1:keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0:ref=1:qp=20"
-    monkeypatch.setitem(ENCODERS, "h264_open", ("libx264", {"x264-params": params}, {}))
+def test_a_camera_that_shakes(encoder: str, suffix: str, far: float, share: float, direction: Direction) -> None:
     frames, at = shaken()
     clip = read_clip(
         str(encode(FOLDER / f"shaken_{encoder}_{direction}{suffix}", encoder, frames)), fps=3.0, with_vectors=True
@@ -172,16 +168,15 @@ def test_older_codecs(encoder: str, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("crop", ["8,4,0,0", "6,2,10,6", "64,0,0,0", "0,0,6,10"])
-def test_cropping_does_not_move_the_vectors(crop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = f"bframes=0:ref=1:qp=18:crop-rect={crop}"
-    monkeypatch.setitem(ENCODERS, "cropped", ("libx264", {"x264-params": params}, {}))
+def test_cropping_does_not_move_the_vectors(crop: str) -> None:
+    cropped = Encoder("libx264", {"x264-params": f"bframes=0:ref=1:qp=18:crop-rect={crop}"})
     left, top, right, bottom = (int(number) for number in crop.split(","))
     frames = []
     for i in range(13):
         frame = texture(3)[:192, :256].copy()
         frame[64:128, 72 + 4 * i : 136 + 4 * i] = texture(4)[200:264, 300:364]
         frames.append(frame)
-    path = encode(FOLDER / f"crop_{crop.replace(',', '_')}.mp4", "cropped", frames)
+    path = encode(FOLDER / f"crop_{crop.replace(',', '_')}.mp4", cropped, frames)
     clip = read_clip(str(path), fps=25.0, with_vectors=True)
     height, width = clip.frames.shape[1:3]
     assert (width, height) == (256 - left - right, 192 - top - bottom)

@@ -3,7 +3,6 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from make_clips import encode
+from make_clips import encode, remuxed
 from motiontune.errors import ClipError
 from motiontune.video.clip import read_clip
 from motiontune.video.container import packets_of, probe
 from motiontune.video.h264 import PPS, SPS, split_nals
-from mutations import COUNT, RAW, Original, Outcome, mutate, original, pictures, read
+from mutations import COUNT, Outcome, mutate, original, pictures, read
 
 
 SEEDS = (0, 2, 4)  # each rate, both directions
@@ -44,37 +43,6 @@ def right_or_unknown(*outcomes: Outcome) -> None:
     fields = [outcome for outcome in outcomes if outcome.valid]
     if fields:
         right(*fields)
-
-
-def remuxed(
-    whole: Original,
-    path: Path,
-    change: Callable[[int, bytes], bytes | None] = lambda number, data: data,
-    earlier: int = 0,
-    **options: str,
-) -> Path:
-    """Write a file's packets to another one.
-
-    Args:
-        whole: the file.
-        path: the other one.
-        change: makes the data of a packet from its number and data; None leaves it out.
-        earlier: how many frames earlier all is shown.
-        options: for the container.
-    """
-    container = RAW.get(path.suffix)
-    with av.open(str(whole.path)) as source, av.open(str(path), "w", format=container, options=options) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(source.demux(video=0)):
-            data = change(number, bytes(packet)) if packet.size else None
-            if data is not None:
-                copy, ticks = av.Packet(data), round(earlier / 25 / packet.time_base)
-                copy.time_base, copy.duration = packet.time_base, packet.duration or 0
-                copy.pts = (number if packet.pts is None else packet.pts) - ticks
-                copy.dts = (number if packet.dts is None else packet.dts) - ticks
-                copy.is_keyframe, copy.stream = packet.is_keyframe, stream
-                target.mux(copy)
-    return path
 
 
 def written(path: Path, data: bytes) -> Path:
@@ -106,7 +74,7 @@ def test_any_bit_of_a_slice_header(encoder: str, suffix: str, start: int, broken
             flip = bytes([data[place] ^ 0x80 >> bit % 8])
             return data[:place] + flip + data[place + 1 :] if number == broken else data
 
-        path = remuxed(whole, folder / f"slice{suffix}", flipped)
+        path = remuxed(whole.path, folder / f"slice{suffix}", flipped)
         outcomes.append(read(whole, path, "codec" if bit % 4 else "auto", bit))
         assert not outcomes[-1].error or "of 32 frames" in outcomes[-1].said or UNKNOWN in outcomes[-1].said
     fields = [outcome for outcome in outcomes if not outcome.error]
@@ -166,7 +134,7 @@ def test_packets_without_times(encoder: str, suffix: str, folder: Path) -> None:
 def test_an_edit_list_that_drops_the_first_frames(encoder: str, dropped: int, folder: Path) -> None:
     whole = original(folder, encoder, ".mp4")
     options = {"use_editlist": "1", "avoid_negative_ts": "disabled"}
-    path = remuxed(whole, folder / f"edited_{encoder}.mp4", earlier=dropped, **options)
+    path = remuxed(whole.path, folder / f"edited_{encoder}.mp4", earlier=dropped, **options)
     info = probe(str(path))
     assert info.frames == COUNT - dropped and info.duration == pytest.approx(info.frames / 25)
     clip = read_clip(str(path), 25.0, with_vectors=True)
@@ -203,7 +171,7 @@ def test_a_size_that_changes(suffix: str, grows: bool, folder: Path) -> None:
     encoder = "mpeg1" if suffix == ".mpg" else "h264"
     whole = original(folder, encoder, suffix)
     small = folder / f"small{suffix}"
-    encode(small, encoder, [picture[:64, :96] for picture in pictures()], container=RAW.get(suffix))
+    encode(small, encoder, [picture[:64, :96] for picture in pictures()])
     parts = [small.read_bytes(), whole.data] if grows else [whole.data, small.read_bytes()]
     path = written(folder / f"sizes{suffix}", b"".join(parts))
     for source in ("codec", "auto"):
@@ -229,7 +197,7 @@ def test_a_start_at_or_before_a_later_key_frame(encoder: str, suffix: str, skipp
     """The first pictures lack what they refer to: of an open group, or before the key frame."""
     whole = original(folder, encoder, suffix)
     start = keys_of(whole.path)[1] + skipped
-    path = remuxed(whole, folder / f"late{suffix}", lambda number, data: data if number >= start else None)
+    path = remuxed(whole.path, folder / f"late{suffix}", lambda number, data: data if number >= start else None)
     by_pixels, of_codec = (
         # the header of MP4 counts the frames before the key frame, which cannot be decoded
         [outcome for outcome in outcomes if suffix != ".mp4" or "of 27 frames" not in outcome.said]
@@ -242,7 +210,7 @@ def test_a_start_at_or_before_a_later_key_frame(encoder: str, suffix: str, skipp
 def test_an_avi_that_starts_without_a_key_frame(folder: Path) -> None:
     whole = original(folder, "mpeg4_b", ".avi")
     start = keys_of(whole.path)[1] - 3
-    path = remuxed(whole, folder / "late.avi", lambda number, data: data if number >= start else None)
+    path = remuxed(whole.path, folder / "late.avi", lambda number, data: data if number >= start else None)
     outcome = read(whole, path, "codec")
     assert outcome.error == "ClipError" and "of 32 frames (truncated?)" in outcome.said
 
@@ -253,7 +221,7 @@ def test_a_file_that_is_cut(encoder: str, suffix: str, folder: Path) -> None:
     whole = original(folder, encoder, suffix)
     data = whole.data
     if suffix == ".mp4":
-        data = remuxed(whole, folder / "faststart.mp4", movflags="faststart").read_bytes()
+        data = remuxed(whole.path, folder / "faststart.mp4", movflags="faststart").read_bytes()
     outcomes = []
     for part in range(5, 100, 5):
         path = written(folder / f"cut{suffix}", data[: len(data) * part // 100])

@@ -1,12 +1,14 @@
 """Reading clips ourselves changes no pixel: our batches are LLaMA-Factory's own, tensor by tensor."""
 
 import copy
+import itertools
 
 import av
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from make_clips import Encoder, encode
 from real_clips import real_clip
 from training import (
     BOTH,
@@ -78,13 +80,8 @@ def first_frames(name, codec, count=40):
     """The first frames of a real clip, encoded once more."""
     path = session_folder() / f"{codec}-{name}"
     if not path.exists():
-        with av.open(str(real_clip("b.mp4"))) as source, av.open(str(path), "w") as target:
-            video = source.streams.video[0]
-            stream = target.add_stream(codec, rate=30)
-            stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
-            for _, frame in zip(range(count), source.decode(video), strict=False):
-                target.mux(stream.encode(frame.reformat(format="yuv420p")))
-            target.mux(stream.encode())
+        with av.open(str(real_clip("b.mp4"))) as source:
+            encode(path, Encoder(codec), itertools.islice(source.decode(video=0), count), rate=30)
     return path
 
 

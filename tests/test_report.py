@@ -3,12 +3,12 @@
 import base64
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
 
+from html_page import Page
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
@@ -16,37 +16,6 @@ from motiontune.runs.page import ReportClip, prediction_rows, write_report
 
 
 GRID = VideoGrid(frames=8, rows=4, cols=6, patch=14)
-VOID = {"meta", "img", "br", "path", "use", "rect", "line"}
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, all text, and a check that tags close in order."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.tags, self.text, self.open = [], "", []
-        self.feed(source)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text += data
-
-    def values(self, name):
-        return [attributes[name] for _, attributes in self.tags if name in attributes]
 
 
 def clip(name="74225", seed=0, offset=(2.0, 0.0), **changes):

@@ -10,10 +10,10 @@ import pytest
 
 import training
 from commands import command, refused
+from html_page import Page
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.runs.folder import given_keys, note_run, read_runs
 from motiontune.runs.report import report
-from test_report import Page
 from training import BOTH, clips, run
 
 

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
+from make_clips import Encoder, encode
 from motiontune.datasets import something_something
 from motiontune.datasets.something_something import PROMPT, prepare
 from motiontune.errors import ConfigError, MotiontuneError
@@ -29,14 +29,8 @@ ENTRIES = [
 
 
 def write_webm(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libvpx-vp9", rate=12, options={"deadline": "realtime", "cpu-used": "8"})
-        stream.width = stream.height = 56
-        stream.pix_fmt = "yuv420p"
-        for i in range(12):
-            frame = np.full((56, 56, 3), 20 * i, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    quick = Encoder("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"})
+    encode(path, quick, [np.full((56, 56, 3), 20 * i, np.uint8) for i in range(12)], rate=12)
 
 
 @pytest.fixture

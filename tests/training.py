@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from make_clips import Encoder, encode
 from motiontune.model import families
 from motiontune.model.tiny import build_tiny
 
@@ -103,18 +103,10 @@ def write_clip(
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng([frames, dx + 9, dy + 9]).integers(0, 255, (3 * size, 3 * size, 3), np.uint8)
     texture = cv2.GaussianBlur(noise, (5, 5), 0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.width = stream.height = size
-        stream.pix_fmt, stream.thread_count = "yuv420p", 1
-        if codec == "libx264":
-            stream.options = {"x264-params": "ref=1:bframes=0"}
-        for t in range(frames):
-            x, y = size - dx * t, size - dy * t
-            image = np.ascontiguousarray(texture[y : y + size, x : x + size])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    corners = [(size - dx * t, size - dy * t) for t in range(frames)]
+    images = [np.ascontiguousarray(texture[y : y + size, x : x + size]) for x, y in corners]
+    encoder = Encoder(codec, {"x264-params": "ref=1:bframes=0"})  # the other encoders ignore it
+    return encode(path, encoder, images, fps, threads=1)
 
 
 @functools.cache
