@@ -75,9 +75,10 @@ def is_film(path: str | Path) -> bool:
     """Whether a file is one that `write_film` wrote."""
     try:
         with av.open(str(path)) as film:
-            return film.metadata.get("comment") == _MARK
+            comment = film.metadata.get("comment")
     except (OSError, av.FFmpegError):
         return False
+    return comment == _MARK
 
 
 def write_overlay(
