@@ -51,7 +51,7 @@ def test_text_and_motion_are_those_of_predict_with_generate(family):
     lines = (out / "generated_predictions.jsonl").read_text("utf-8").splitlines()
     model = MotionModel.from_pretrained(folder, **SIZES)
     for line, theirs in zip(lines, load_predictions(out / "motion_predictions"), strict=True):
-        said = model.predict(theirs.path, training.PROMPT, target="auto", max_new_tokens=8)
+        said = model.predict(theirs.path, training.PROMPT, compare_with="auto", max_new_tokens=8)
         frames = len(said.clip.frames)
         assert said.text == json.loads(line)["predict"].strip()
         assert said.field.source == "model" and said.target.source == theirs.source
@@ -101,7 +101,7 @@ def test_an_adapter_is_loaded_on_its_base_and_a_merged_model_says_the_same(tmp_p
 
 def test_the_future_head_is_valid_up_to_the_last_frame():
     model = MotionModel.from_pretrained(trained(motion_direction="future"), **SIZES)
-    said = model.predict(training.clips()[1], target="auto", max_new_tokens=1)
+    said = model.predict(training.clips()[1], compare_with="auto", max_new_tokens=1)
     assert model.direction == said.field.direction == said.target.direction == "future"
     assert said.field.valid[:-1].all() and not said.field.valid[-1].any()
 
@@ -113,14 +113,14 @@ def test_settings_and_prompts(model):
     with pytest.raises(ConfigError, match="2 times <video>"):
         model.predict(training.clips()[0], "<video><video>")
     with pytest.raises(ConfigError, match="'radar' is none of"):
-        model.predict(training.clips()[0], target="radar")
+        model.predict(training.clips()[0], compare_with="radar")
     coarse = MotionModel.from_pretrained(model.reader.model_args.model_name_or_path, fps=2.0, max_pixels=28 * 28)
     said = coarse.predict(training.clips()[0], max_new_tokens=1)
     assert len(said.clip.frames) == 4 and said.grid.height == 28
 
 
 def test_pictures(model):
-    said = model.predict(training.clips()[0], target="auto", max_new_tokens=1)
+    said = model.predict(training.clips()[0], compare_with="auto", max_new_tokens=1)
     both, arrows, colours = said.plot(), said.field.plot(said.clip.frames), said.field.plot(columns=3)
     assert both.width == arrows.width > colours.width and both.height > arrows.height
     wheel = {pixel for _, pixel in colours.getcolors(1 << 24)}

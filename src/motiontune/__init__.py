@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from motiontune.evaluation.prediction import MotionPrediction as MotionPrediction
     from motiontune.grid import VideoGrid as VideoGrid
     from motiontune.llamafactory.predictor import MotionModel as MotionModel
-    from motiontune.llamafactory.predictor import MotionPrediction as MotionPrediction
     from motiontune.motion.field import MotionField as MotionField
     from motiontune.motion.options import MotionOptions as MotionOptions
     from motiontune.motion.sources import motion_of as motion_of
@@ -38,7 +38,7 @@ _PLACES = {
     "MotionField": "motion.field",
     "MotionModel": "llamafactory.predictor",
     "MotionOptions": "motion.options",
-    "MotionPrediction": "llamafactory.predictor",
+    "MotionPrediction": "evaluation.prediction",
     "VideoGrid": "grid",
     "motion_of": "motion.sources",
     "read_clip": "video.clip",

@@ -18,6 +18,7 @@ from motiontune.drawing.films import frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
 from motiontune.errors import MotiontuneError
+from motiontune.evaluation.prediction import MotionPrediction
 from motiontune.files import write_text
 from motiontune.motion.file import FORMATS, Format, write_motion
 from motiontune.motion.sources import check_source
@@ -27,7 +28,7 @@ from motiontune.video.frames import all_frames
 
 
 if TYPE_CHECKING:
-    from motiontune.llamafactory.predictor import MotionModel, MotionPrediction
+    from motiontune.llamafactory.predictor import MotionModel
 
 
 DESCRIPTION = "Predict text and motion of clips with a model, and write them as files and films."
@@ -115,7 +116,7 @@ def predict(
     paths: Sequence[str],
     out: str,
     prompt: str,
-    target: str = "auto",
+    compare_with: str = "auto",
     show: Show = "arrows",
     max_new_tokens: int = 128,
     form: Format = "npz",
@@ -127,7 +128,7 @@ def predict(
         paths: clips, and folders of clips.
         out: the output folder: `NAME.npz` or as `form` asks for, as `motion_source: file` reads it, and `NAME.mp4`.
         prompt: the question.
-        target: the source to compare with, as `motion_source`; "none" for no comparison.
+        compare_with: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
         max_new_tokens: at most so many tokens of text.
         form: how the motion is written, as `motiontune extract` writes it; text and target go into a `.npz` alone.
@@ -142,13 +143,13 @@ def predict(
             bar.set_postfix_str(shorten_middle(Path(path).name, 30))
             start = time.perf_counter()
             try:
-                prediction = model.predict(path, prompt, target=target, max_new_tokens=max_new_tokens)
+                prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
                 _write(prediction, place, show, form)
             except MotiontuneError as error:
                 rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
             else:
                 rows.append(_row(path, prediction, time.perf_counter() - start))
-    about = {"prompt": prompt, "target": target, "clips": [asdict(row) for row in rows]}
+    about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
     write_text(Path(out, "predictions.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return rows
 
@@ -157,28 +158,28 @@ def _suffixes(show: Show) -> tuple[str, ...]:
     return () if show == "none" else (".mp4",)
 
 
-def _write(said: "MotionPrediction", place: Path, show: Show, form: Format) -> None:
-    if said.field is None:
+def _write(prediction: MotionPrediction, place: Path, show: Show, form: Format) -> None:
+    if prediction.field is None:
         return
-    more = {"text": np.array(said.text)}
-    if said.target is not None:
-        more |= {"target": said.target.vectors, "target_valid": said.target.valid}
-        more |= {"target_source": np.array(said.target.source)}
-    write_motion(place, said.field, said.grid, form, **more)
+    more = {"text": np.array(prediction.text)}
+    if prediction.target is not None:
+        more |= {"target": prediction.target.vectors, "target_valid": prediction.target.valid}
+        more |= {"target_source": np.array(prediction.target.source)}
+    write_motion(place, prediction.field, prediction.grid, form, **more)
     if show != "none":
-        _write_film(said, place.with_name(f"{place.name}.mp4"), show)
+        _write_film(prediction, place.with_name(f"{place.name}.mp4"), show)
 
 
-def _write_film(said: "MotionPrediction", path: Path, show: Show) -> None:
+def _write_film(prediction: MotionPrediction, path: Path, show: Show) -> None:
     """Write every frame of the clip with the predicted motion, and the target's beside it where there is one."""
-    assert said.field is not None
-    panels, clip = said.panels(show)[::-1], said.clip
+    assert prediction.field is not None
+    panels, clip = prediction.panels(show)[::-1], prediction.clip
     size = frame_size(clip.info.width, clip.info.height, len(panels))
-    frames = motion_between(all_frames(clip.path, *size), clip.indices, said.field.direction)
-    write_overlay(path, frames, clip.info.average_rate, panels, said.grid.patch, text=said.text)
+    frames = motion_between(all_frames(clip.path, *size), clip.indices, prediction.field.direction)
+    write_overlay(path, frames, clip.info.average_rate, panels, prediction.grid.patch, text=prediction.text)
 
 
-def _row(path: str, prediction: "MotionPrediction", seconds: float) -> Predicted:
+def _row(path: str, prediction: MotionPrediction, seconds: float) -> Predicted:
     motion, source, numbers = None, "", prediction.sums().metrics()
     if prediction.field is not None and prediction.field.valid.any():
         motion = round(float(np.linalg.norm(prediction.field.vectors[prediction.field.valid], axis=-1).mean()), 3)

@@ -2,27 +2,19 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
 from llamafactory.extras.constants import IGNORE_INDEX, VIDEO_PLACEHOLDER
 from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
-from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from motiontune.datasets.dataset_info import PROMPT
-from motiontune.drawing.images import data_uri
-from motiontune.drawing.panels import Panel, Show, comparison_panels
-from motiontune.drawing.sheets import comparison_rows, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
-from motiontune.evaluation.comparison import MotionComparison
-from motiontune.evaluation.sums import MotionSums
+from motiontune.evaluation.prediction import MotionPrediction
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import quiet_loggers
@@ -36,90 +28,7 @@ from motiontune.training.prediction import generate_with_motion
 from motiontune.video.clip import Clip
 
 
-NO_TARGET = "none"
-
-
-@dataclass(frozen=True, eq=False)
-class MotionPrediction:
-    """What a model answers and predicts for one clip.
-
-    Args:
-        text: the answer.
-        field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no head.
-        target: the motion from a source to compare with; None where it was not asked for or there is none.
-        clip: the sampled frames.
-        grid: where the patches of these frames lie.
-        problem: why there is no target; "" where there is one, or none was asked for.
-    """
-
-    text: str
-    field: MotionField | None
-    target: MotionField | None
-    clip: Clip
-    grid: VideoGrid
-    problem: str = ""
-
-    def comparison(self) -> MotionComparison | None:
-        """The motion beside its target, with the patches that count; None where the model has no motion head."""
-        if self.field is None:
-            return None
-        target = self.target
-        return MotionComparison(
-            predicted=self.field.vectors,
-            target=None if target is None else target.vectors,
-            valid=self.field.valid if target is None else self.field.valid & target.valid,
-            times=self.field.times,
-            grid=self.grid,
-            path=self.clip.path,
-            source="" if target is None else target.source,
-            direction=self.field.direction,
-        )
-
-    def sums(self) -> MotionSums:
-        """Compare with the target where both are valid; the sums over nothing where one is missing."""
-        comparison = self.comparison()
-        return MotionSums.zero() if comparison is None else comparison.sums()
-
-    def panels(self, show: Show = "arrows", error: bool = False) -> list[Panel]:
-        """The motion as pictures for a sheet or a film: target, prediction and where asked for its error.
-
-        Empty where the model has no motion head and no target was asked for.
-        """
-        one, other = self.field, self.target
-        if one is None:
-            return [] if other is None else [Panel(f"target: {other.source}", other.vectors, other.valid, show)]
-        if other is None:
-            return comparison_panels(one.vectors, one.valid, show=show)
-        title = f"target: {other.source}"
-        arrays = (one.vectors, one.valid, other.vectors, other.valid)
-        return comparison_panels(*arrays, target_title=title, show=show, error=error)
-
-    def plot(self, columns: int = 8) -> Image.Image:
-        """Draw the motion as arrows on the frames, below the target's where there is one.
-
-        Args:
-            columns: at most so many frames, evenly chosen.
-
-        Raises:
-            MotiontuneError: if the model has no motion head.
-        """
-        if self.field is None:
-            raise MotiontuneError(f"{self.clip.path}: there is no motion to draw, the model has no motion head")
-        name, frames, times = Path(self.clip.path).name, self.clip.frames, self.clip.times
-        rows = comparison_rows(name, frames, times, self.panels(), self.grid.patch)
-        return Image.fromarray(contact_sheet(rows, columns))
-
-    def __repr__(self) -> str:
-        parts = [repr(self.text), Path(self.clip.path).name]
-        parts += [repr(field) for field in (self.field, self.target) if field is not None]
-        return f"MotionPrediction({', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        """The answer, and the motion below it, for notebooks."""
-        text = f"<p>{escape(self.text)}</p>"
-        if self.field is None:
-            return text
-        return f'{text}<img src="{data_uri(np.asarray(self.plot()))}" alt="predicted motion">'
+NO_SOURCE = "none"
 
 
 class _Stop(StoppingCriteria):
@@ -208,7 +117,7 @@ class MotionModel:
         video: str | Path,
         prompt: str = PROMPT,
         *,
-        target: str = NO_TARGET,
+        compare_with: str = NO_SOURCE,
         max_new_tokens: int = 128,
         **generation: Any,
     ) -> MotionPrediction:
@@ -217,7 +126,7 @@ class MotionModel:
         Args:
             video: the clip.
             prompt: the question; the video stands in the place of `<video>`, else before the question.
-            target: the source to compare with, as `motion_source`; "none" for no comparison.
+            compare_with: a source of motion to compare with, as `motion_source`; "none" for no comparison.
             max_new_tokens: at most so many tokens of text.
             generation: more arguments of `generate()`, such as `do_sample`; text is greedy where not given.
 
@@ -225,7 +134,7 @@ class MotionModel:
             ClipError: if the clip cannot be read.
             ConfigError: on a prompt with several places for the video, or an unknown source.
         """
-        with_vectors = target != NO_TARGET and self.head is not None and needs_vectors(target)
+        with_vectors = compare_with != NO_SOURCE and self.head is not None and needs_vectors(compare_with)
         clip = self.reader.read(str(video), with_vectors)
         grid = self.reader.grid_of(clip)
         batch = self._batch(clip, prompt).to(self.model.device)
@@ -237,7 +146,7 @@ class MotionModel:
         tokenizer = self.reader.tokenizer_module["tokenizer"]
         text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         unpadded = grid.unpadded(len(clip.frames))
-        wanted, problem = self._target(clip, unpadded, target)
+        wanted, problem = self._target(clip, unpadded, compare_with)
         return MotionPrediction(text, field, wanted, clip, unpadded, problem)
 
     def stream(self, video: str | Path, prompt: str = PROMPT, **options: Any) -> "Iterator[str | MotionPrediction]":
@@ -296,7 +205,7 @@ class MotionModel:
 
     def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
         """The target and "", or None and why there is none."""
-        if source == NO_TARGET or self.head is None:
+        if source == NO_SOURCE or self.head is None:
             return None, ""
         check_source(source)  # what is wrong with the name is wrong for every clip
         try:

@@ -136,13 +136,13 @@ def _clips(
 def _clip(section: str, key: Key, file: Path, texts: Sequence[tuple[str, str]], keys: Mapping[str, Any]) -> ReportClip:
     comparison = MotionComparison.load(file)
     frames = _frames(comparison, keys)
-    said, label = texts[key[0]] if key[0] < len(texts) else (None, None)
+    answer, label = texts[key[0]] if key[0] < len(texts) else (None, None)
     name = f"{key[0]}: {Path(comparison.path).name}"
     if frames is None:
         grid = comparison.grid
         frames = np.full((grid.frames, grid.height, grid.width, 3), _BLANK, np.uint8)
         name += " (its frames cannot be read)"
-    return ReportClip(name, frames, comparison, label or None, said, section)
+    return ReportClip(name, frames, comparison, label or None, answer, section)
 
 
 def _frames(comparison: MotionComparison, keys: Mapping[str, Any]) -> NDArray[np.uint8] | None:

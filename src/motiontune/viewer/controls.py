@@ -159,7 +159,7 @@ class Viewer:
             self.library.check_allowed(chosen.path)
             prediction: Prediction | None = None
             question, most = prompt or self.settings.prompt, self.settings.max_new_tokens
-            for part in self.model.stream(chosen.path, question, target=source, max_new_tokens=most):
+            for part in self.model.stream(chosen.path, question, compare_with=source, max_new_tokens=most):
                 if isinstance(part, str):
                     text = part
                     yield None, status("The model answers", "busy"), None, "", text

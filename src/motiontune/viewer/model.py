@@ -55,12 +55,12 @@ class Model(Protocol):
     def has_head(self) -> bool:
         """Whether it predicts motion; else it gives text alone."""
 
-    def stream(self, video: str, prompt: str, *, target: str, max_new_tokens: int) -> Iterator[str | Prediction]:
+    def stream(self, video: str, prompt: str, *, compare_with: str, max_new_tokens: int) -> Iterator[str | Prediction]:
         """Yield the text so far whenever it has grown, and at last the prediction.
 
         Args:
             video: the clip.
             prompt: the question.
-            target: the source to compare with, as `motion_source`.
+            compare_with: the source to compare with, as `motion_source`.
             max_new_tokens: at most so many tokens of text.
         """
