@@ -28,7 +28,7 @@ from motiontune.errors import in_one_line
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# A division by zero gives what IEEE 754 says: Python's error would need a branch
+# A division by zero gives what IEEE 754 asks for: Python's error would need a branch
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _PATIENCE = 120.0  # seconds that a process waits for another one
 _THREADS = threading.RLock()

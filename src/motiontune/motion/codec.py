@@ -5,7 +5,7 @@ anchors (I and P). A point is walked from the later frame to the earlier one, fr
 block there refers to. B pictures are passed over: their own vectors make the walk worse than interpolation between
 anchors does.
 
-FFmpeg does not say which of several reference pictures a vector points to. The slice headers say which ones there are
+FFmpeg does not export which of several reference pictures a vector points to. The slice headers list those there are
 (`h264.py`), and `follow` chooses the one under which a block moves as the camera, its neighbours and the content
 before do.
 

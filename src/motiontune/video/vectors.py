@@ -134,7 +134,7 @@ class _Between:
 
 
 class VectorCollector:
-    """Takes a stream's packets and frames as they pass through the decoder, and keeps what they say about motion.
+    """Takes a stream's packets and frames as they pass through the decoder, and keeps what they hold about motion.
 
     To know which packet an H.264 frame came from, its packets travel with their number in place of their pts, which
     the decoder hands on untouched. (PyAV's `opaque`, made for this, loses some: 16.0.0 gave None for up to 3 of 41

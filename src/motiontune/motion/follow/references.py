@@ -25,7 +25,7 @@ Singles = NDArray[np.float32]
 LIKE_SHARE, LIKE_PIXELS, LIKE_PACE = 0.12, 0.35, 0.1
 # What speaks for a candidate: a neighbour that fits with its own second reference counts less than with its first
 NEIGHBOUR, BEFORE, FIRST = 0.6, 1.2, 0.35
-# A vector shorter than this says little of its reference (pixels)
+# A vector shorter than this hardly tells its reference (pixels)
 LEAST = 0.5
 # The camera's motion is found from about so many points, at least so many with vectors
 POINTS, MIN_POINTS = 200, 20
