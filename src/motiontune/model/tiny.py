@@ -49,7 +49,7 @@ ADDED_TOKENS = (
     "</think>",
 )
 
-# What every chat says, and a little of what this package's data sets say: enough for whole words to become tokens.
+# What every chat contains, and a little of this package's data sets: enough for whole words to become tokens.
 SENTENCES = (
     "system",
     "user",
@@ -66,7 +66,7 @@ SENTENCES = (
     "Frame 0 1 2 3 4 5 6 7 8 9 seconds: <0.1 seconds> <2.5 seconds>",
 )
 
-_CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' and default_system -%}
 <|im_start|>system
 {{ default_system }}<|im_end|>
@@ -119,7 +119,7 @@ def build_tiny(
     Args:
         family: whose architecture and processor it has, one of `installed_families()`.
         out_dir: folder to write; made where it does not exist.
-        texts: what the tokenizer should know, the data set's prompts and captions say.
+        texts: what the tokenizer should know, the data set's prompts and captions.
         hidden_size: width of the language model, a multiple of `2 * heads`.
         layers: decoder layers.
         heads: attention heads of the language model and of the vision encoder.
@@ -234,7 +234,7 @@ def _make_processor(family: Family, tokenizer: Any, min_pixels: int | None, max_
     mean_std = {} if number is None else {"image_mean": [number] * 3, "image_std": [number] * 3}
     images = Qwen2VLImageProcessor(size=size_for(Qwen2VLImageProcessor), patch_size=patch, **mean_std)
     videos = video_class(size=size_for(video_class), patch_size=patch)
-    template = _CHAT_TEMPLATE
+    template = CHAT_TEMPLATE
     if family.default_system is not None:
         template = f"{{%- set default_system = '{family.default_system}' -%}}\n{template}"
     tokenizer.chat_template = template

@@ -55,7 +55,7 @@ def file_motion(
     Args:
         clip: the sampled frames.
         grid: the patch grid; its frames may outnumber the clip's by a repeated last one, which is invalid.
-        direction: the direction that the vectors in the file have; the file itself does not say.
+        direction: the direction that the vectors in the file have; the file itself does not tell.
         motion_dir: the folder to look in; None is the clip's own.
 
     Raises:

@@ -398,7 +398,7 @@ class ReferenceTracker:
                 number, picture = parse_pps(unit)
                 self.pictures[number] = picture
         except HeaderError:
-            pass  # slices that need it will say that it is missing
+            pass  # slices that need it will find it missing
 
     def _slices(self, packet: bytes) -> list[Slice]:
         slices = []

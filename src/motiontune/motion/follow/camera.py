@@ -1,9 +1,9 @@
 """The camera's motion: what most of a picture's vectors agree on, once each leads to the right one of its candidates.
 
-Where a picture has several references, its vectors alone say little: those of a steady pan fit any reference if only
-neighbours are compared, and where the camera shakes, a vector to an older picture is no multiple of one to the newest.
-The motion between the references, which is known by then, tells them apart: taken off, each vector says how the
-content moved since the anchor before, and under the right candidates all of them say the same.
+Where a picture has several references, its vectors alone decide little: those of a steady pan fit any reference if
+only neighbours are compared, and where the camera shakes, a vector to an older picture is no multiple of one to the
+newest. The motion between the references, which is known by then, tells them apart: taken off, each vector is how the
+content moved since the anchor before, and under the right candidates all of them agree.
 
 A camera's motion is an affine map, float64 [2, 3], from positions in an anchor to those in the anchor before, in
 pixels from the middle of the frame. Shapes: A anchors, K candidates, N points, r x c points of the lattice.
