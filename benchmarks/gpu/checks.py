@@ -111,12 +111,13 @@ def check_family(rows: Rows, family: str, device: str) -> None:
             _resume(family, {**where, **LONG, "finetuning_type": method}, found)
 
     with rows.checking(f"{family} neat_packing: a packed step is the step of its samples") as found:
-        keys = {**where, "bf16": False, "max_steps": 1, **training.BOTH}
+        # in bf16: LLaMA-Factory's mask of packed rows is in half precision on a GPU, float32 attention refuses it
+        keys = {**where, "max_steps": 1, **training.BOTH}
         packed = training.run(family, **keys, neat_packing=True, per_device_train_batch_size=1)
         apart = training.run(family, **keys, per_device_train_batch_size=6)
         for key in ("loss", "motion_loss"):
             found[key] = training.losses(packed, key)[0], training.losses(apart, key)[0]
-            assert abs(found[key][0] / found[key][1] - 1) < FLOAT32_BOUND
+            assert abs(found[key][0] / found[key][1] - 1) < BFLOAT16_BOUND
 
 
 def _predict(family: str, keys: dict[str, Any], found: dict[str, Any]) -> None:

@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES), help="to check; empty for no checks")
     parser.add_argument("--no-steps", action="store_true")
     parser.add_argument("--no-loader", action="store_true")
-    parser.add_argument("--part", choices=("all", "checks", "reference", "loader"), default="all")
+    parser.add_argument("--part", choices=("all", "checks", "reference", "loader", "profile"), default="all")
     parser.add_argument("--family", choices=FAMILIES)
     args = parser.parse_args()
     rows = Rows(args.out)
@@ -261,6 +261,11 @@ def main() -> None:
         loader.measure(
             rows, workers, 2.0 if args.tiny else 7.0, args.started + args.seconds, 40 * (2 if args.tiny else 50)
         )
+    elif args.part == "profile":
+        import where_time_goes
+
+        attempt(rows, "about", about, rows, args.device)
+        where_time_goes.measure(rows, args.device, args.tiny, args.started + args.seconds)
     else:
         plan = Plan(args, rows)
         try:
