@@ -265,15 +265,15 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 def _write(folder: str, number: int) -> None:
     cache = Cache(folder)
-    for _ in range(40):
+    for _ in range(20):
         cache.put("ab12", {"values": np.full(20_000, number)})
         kept = cache.get("ab12")
         assert kept is not None and len(set(kept["values"].tolist())) == 1
 
 
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        pool.map(functools.partial(_write, str(tmp_path)), range(3))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(functools.partial(_write, str(tmp_path)), range(2))
     assert Cache(str(tmp_path)).size()[0] == 1 and not list(tmp_path.rglob("*.part"))
 
 

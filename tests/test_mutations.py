@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mutations
+from motiontune.compiled import compile_all
 from mutations import CLIPS, WITHOUT_VECTORS, Outcome, original, read
 
 
@@ -38,6 +39,7 @@ def damage(folder: Path, files: int, processes: int) -> list[Outcome]:
     """What became of so many files, none of which ends a process or takes too long."""
     for clip in CLIPS:
         original(folder, *clip)  # before several processes make them at once
+    compile_all()  # which takes longer than a file may where it has to be done
     with ThreadPoolExecutor(processes) as pool:
         parts = list(pool.map(lambda first: work(folder, list(range(files))[first::processes]), range(processes)))
     crashes = [crash for _, some in parts for crash in some]
