@@ -239,7 +239,8 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES), help="to check; empty for no checks")
     parser.add_argument("--no-steps", action="store_true")
     parser.add_argument("--no-loader", action="store_true")
-    parser.add_argument("--part", choices=("all", "checks", "reference", "loader", "profile"), default="all")
+    parts = ("all", "checks", "reference", "loader", "profile", "compiled")
+    parser.add_argument("--part", choices=parts, default="all")
     parser.add_argument("--family", choices=FAMILIES)
     args = parser.parse_args()
     rows = Rows(args.out)
@@ -261,11 +262,12 @@ def main() -> None:
         loader.measure(
             rows, workers, 2.0 if args.tiny else 7.0, args.started + args.seconds, 40 * (2 if args.tiny else 50)
         )
-    elif args.part == "profile":
+    elif args.part in ("profile", "compiled"):
         import where_time_goes
 
         attempt(rows, "about", about, rows, args.device)
-        where_time_goes.measure(rows, args.device, args.tiny, args.started + args.seconds)
+        measure = where_time_goes.measure_compiled if args.part == "compiled" else where_time_goes.measure
+        measure(rows, args.device, args.tiny, args.started + args.seconds)
     else:
         plan = Plan(args, rows)
         try:

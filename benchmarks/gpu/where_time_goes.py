@@ -36,18 +36,20 @@ def measure(rows: Rows, device: str, tiny: bool, deadline: float) -> None:
             rows.add("not run", f"profile, liger {liger}", reason="no time left")
             continue
         subject = Subject("7B", "lora", device, tiny, liger)
-        try:
-            for tokens in (256,) if tiny else (4096, 8192):
-                for checkpointing, compiled in ((True, False), (False, False)):
-                    _measure_one(rows, subject, tokens, checkpointing, compiled, deadline)
-            if not liger:
-                for layer in subject.decoder.layers:
-                    layer.compile(dynamic=False)
-                for checkpointing in (True, False):
-                    _measure_one(rows, subject, 256 if tiny else 4096, checkpointing, True, deadline)
-        finally:
-            subject.close()
-            free(device)
+        for tokens in (256,) if tiny else (4096, 8192):
+            for checkpointing in (True, False):
+                _measure_one(rows, subject, tokens, checkpointing, False, deadline)
+        subject.close()
+        free(device)
+
+
+def measure_compiled(rows: Rows, device: str, tiny: bool, deadline: float) -> None:
+    """The same with compiled decoder layers, whose compilation nothing but the end of the process can stop."""
+    subject = Subject("7B", "lora", device, tiny)
+    for layer in subject.decoder.layers:
+        layer.compile(dynamic=False)
+    for checkpointing in (False, True):
+        _measure_one(rows, subject, 256 if tiny else 4096, checkpointing, True, deadline)
 
 
 def _measure_one(
