@@ -64,8 +64,10 @@ class MotionField:
             raise ValueError(
                 f"valid must be bool {self.vectors.shape[:-1]}, not {self.valid.dtype} {self.valid.shape}"
             )
-        if self.times.shape != self.vectors.shape[:1]:
-            raise ValueError(f"times must be [{self.vectors.shape[0]}], not {self.times.shape}")
+        if self.times.shape != self.vectors.shape[:1] or self.times.dtype != np.float64:
+            raise ValueError(
+                f"times must be float64 [{self.vectors.shape[0]}], not {self.times.dtype} {self.times.shape}"
+            )
         if self.direction not in STEP:
             raise ValueError(f"direction must be past or future, not {self.direction!r}")
         if not np.isfinite(self.vectors).all():
