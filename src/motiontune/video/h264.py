@@ -356,11 +356,6 @@ class ReferenceTracker:
         """Pixels that the newest sequence header cuts off at the left and at the top: vectors count from before."""
         return next(reversed(self.sequences.values())).crop if self.sequences else (0, 0)
 
-    @property
-    def interlaced(self) -> bool:
-        """Whether a parameter set that has been seen allows macroblocks to choose between frame and fields."""
-        return any(sequence.mbaff for sequence in self.sequences.values())
-
     def add(self, packet: bytes, number: int) -> PictureRefs | None:
         """Take the next packet; None where it holds no picture that can be read.
 
@@ -398,7 +393,7 @@ class ReferenceTracker:
                 number, picture = parse_pps(unit)
                 self.pictures[number] = picture
         except HeaderError:
-            pass  # slices that need it will say that it is missing
+            pass  # a slice that needs it is refused
 
     def _slices(self, packet: bytes) -> list[Slice]:
         slices = []
