@@ -131,6 +131,8 @@ def serving(
             while thread.is_alive() and not server.started:
                 time.sleep(0.02)
             try:
+                if not server.started:
+                    raise RuntimeError("the page's server ended before it could be reached: its messages are above")
                 yield f"http://{host}:{listening.getsockname()[1]}/", thread
             finally:
                 server.should_exit = True
