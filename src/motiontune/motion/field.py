@@ -41,7 +41,7 @@ class MotionField:
         source: which source made the vectors: "codec", "blockmatch+flow", "file", or the name of the user's own.
         direction: "past" or "future".
         confidence: float32 [frames, rows, cols], from 0 to 1, of each vector; 0 where there is none. None for a
-            source that knows no degrees: 1 where `valid`.
+            source that has no degrees of it: 1 where `valid`.
 
     Raises:
         ValueError: on another shape or dtype, a vector that is not finite, a confidence outside of 0 to 1, a valid

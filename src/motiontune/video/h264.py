@@ -1,7 +1,7 @@
 """H.264 headers, read as far as it takes to know which frames a P picture may refer to.
 
-FFmpeg exports where a block's reference lies, but not in which frame. The slice header and the history of reference
-frames say it: section 7.3 (syntax), 8.2.4 (reference lists) and 8.2.5 (marking) of ITU-T H.264.
+FFmpeg exports where a block's reference lies, but not in which frame. That follows from the slice header and the
+history of reference frames: section 7.3 (syntax), 8.2.4 (reference lists) and 8.2.5 (marking) of ITU-T H.264.
 """
 
 import contextlib
