@@ -182,7 +182,7 @@ def test_what_is_missing_leaves_no_hole(tmp_path):
 
 def test_credentials_are_left_out(tmp_path):
     source, page = write(tmp_path, configuration={
-        "hf_hub_token": "hf_abc", "swanlab_api_key": "key_abc", "deepspeed": {"password": "pw_abc", "token": "tk_abc"},
+        "hf_hub_token": "hf_abc", "swanlab_api_key": "key_abc", "deepspeed": {"password": "pw_abc"},
         "train_on_video_tokens": True, "max_new_tokens": 64, "ms_hub_token": None,
     })  # fmt: skip
     assert "_abc" not in source

@@ -16,7 +16,7 @@ from motiontune.datasets.dataset_info import PROMPT
 from motiontune.datasets.real_clips import add_real_clips
 from motiontune.datasets.scenes import Scene, Sprite, draw, true_flow, true_motion
 from motiontune.datasets.stories import ACTIONS, make_scene, write_synthetic
-from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.errors import ConfigError
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.grid import VideoGrid
 from motiontune.motion.sources import motion_of
@@ -303,21 +303,3 @@ def test_the_demo_measures_against_the_truth(tmp_path: Path) -> None:
     lines = format_table(known | metrics).splitlines()
     assert lines[0].split()[-1] == "target"
     assert lines[3].split()[-2:] == [f"{metrics['target_epe_moving']:.2f}", "px"]
-
-
-def test_the_demo_deletes_only_what_it_made(tmp_path: Path) -> None:
-    """A log and metrics of somebody else do not make a folder the demo's."""
-    from motiontune.commands.demo import _clear
-
-    mine = [tmp_path / name for name in ("log.txt", "metrics.json", "thesis.tex", "data/films.json")]
-    for file in mine:
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("mine")
-    with pytest.raises(MotiontuneError, match="not a demo's folder"):
-        _clear(tmp_path)
-    with pytest.raises(MotiontuneError, match="is a file"):
-        _clear(mine[0])
-    assert all(file.read_text() == "mine" for file in mine)
-    (tmp_path / "data" / "synthetic_train").mkdir()
-    _clear(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]

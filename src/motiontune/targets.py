@@ -72,9 +72,6 @@ def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0) ->
         field: vectors float32 [F, R, C, 2] in pixels of the resized frame, with their validity.
         grid: the grid of the same video.
         scale: targets are divided by `grid.patch * scale`.
-
-    Raises:
-        ValueError: if the field and the grid do not have the same patches.
     """
     mask = to_tokens(np.repeat(field.valid[..., None], 2, axis=-1), grid)
     values = to_tokens(field.vectors, grid) / np.float32(grid.patch * scale)

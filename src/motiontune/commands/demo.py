@@ -42,13 +42,6 @@ TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
 FPS, ENCODED_FPS = 8.0, 8
 REAL_CAPTION = "Something is going on in a real video."
 REPORT_CLIPS, CELL = 9, 112
-_HELD_OUT = ("synthetic_heldout", "real_heldout")
-# all that the demo makes in its folder, and so all that it may delete there
-_MADE_FOLDERS = ("data", "model", "train", *(f"predict_{name}" for name in _HELD_OUT))
-_MADE_FILES = (
-    *("log.txt", "metrics.json", "motion.jpg", "report.html", "train.yaml"),
-    *(f"predict_{name}.yaml" for name in _HELD_OUT),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +82,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     print(f"1/5  data: {TRAIN_CLIPS} + {HELD_OUT_CLIPS} synthetic clips, and real ones", flush=True)
     data = out / "data"
     write_synthetic(data, clips=TRAIN_CLIPS, seed=2 * seed, name="synthetic_train", fps=ENCODED_FPS)
-    write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name=_HELD_OUT[0], fps=ENCODED_FPS)
+    write_synthetic(data, clips=HELD_OUT_CLIPS, seed=2 * seed + 1, name="synthetic_heldout", fps=ENCODED_FPS)
     real = write_real_clips(data, REAL_CAPTION)
     if not real:
         print("     no real clips: gradio's sample videos are not installed", flush=True)
@@ -124,7 +117,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
 
     print("4/5  prediction: text and motion of the held-out clips", flush=True)
     with _quietly(log):
-        for name in _HELD_OUT if real else _HELD_OUT[:1]:
+        for name in ["synthetic_heldout", *(["real_heldout"] if real else [])]:
             keys = {"eval_dataset": name, "do_predict": True, "predict_with_generate": True, "max_new_tokens": 24}
             keys |= {"model_name_or_path": str(out / "train"), "train_on_video_tokens": True}
             run_exp(_configuration(out, f"predict_{name}", seed, template, **keys, per_device_eval_batch_size=BATCH))
@@ -198,31 +191,26 @@ def _configuration(out: Path, name: str, seed: int, template: str, **keys: Any) 
 
 
 def _clear(out: Path) -> None:
-    """Delete what an earlier demo made in the folder, and nothing else.
-
-    Raises:
-        MotiontuneError: if there is something in the folder, and not the clips of a demo, which come first.
-    """
-    if out.exists() and not out.is_dir():
-        raise MotiontuneError(f"{out} is a file: choose a folder with --out")
-    if out.exists() and any(out.iterdir()) and not (out / "data" / "synthetic_train").is_dir():
+    marker = out / "metrics.json"
+    if out.exists() and any(out.iterdir()) and not marker.exists() and not (out / "log.txt").exists():
         raise MotiontuneError(f"{out} is not empty and not a demo's folder: choose another with --out")
-    for name in _MADE_FOLDERS:
+    for name in ("data", "model", "train", "predict_synthetic_heldout", "predict_real_heldout"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in _MADE_FILES:
-        (out / name).unlink(missing_ok=True)
+    for file in out.glob("*"):
+        if file.is_file():
+            file.unlink()
     out.mkdir(parents=True, exist_ok=True)
 
 
 def _measure(out: Path, data: Path) -> dict[str, float]:
     """Metrics of the held-out synthetic clips, with the two baselines that see nothing, and against the truth."""
-    predictions = list(load_predictions(out / f"predict_{_HELD_OUT[0]}" / PREDICTIONS_FOLDER))
+    predictions = list(load_predictions(out / "predict_synthetic_heldout" / PREDICTIONS_FOLDER))
     mean = _mean_motion(data)
     constant = np.array([constant_epe(cast(Any, p.target), p.valid, mean) for p in predictions]).sum(0)
     metrics = sum((prediction.sums() for prediction in predictions), MotionSums.zero()).metrics()
     metrics["epe_mean_motion"] = float(constant[0] / constant[1])
     metrics |= against_truth(predictions)
-    texts = _texts(out, _HELD_OUT[0])
+    texts = _texts(out, "synthetic_heldout")
     metrics["caption_exact_match"] = float(np.mean([answer == expected for answer, expected in texts]))
     return {key: round(value, 4) for key, value in metrics.items()}
 
@@ -267,13 +255,13 @@ def _report_clips(out: Path, data: Path) -> list[ReportClip]:
     """Held-out clips for the report: one of each action, then the real ones."""
     clips: list[ReportClip] = []
     actions = [sample["action"] for sample in _read_json(data / "synthetic_heldout.json")]
-    for name in _HELD_OUT:
+    for name in ("synthetic_heldout", "real_heldout"):
         folder = out / f"predict_{name}" / PREDICTIONS_FOLDER
         if not folder.is_dir():
             continue
         predictions = list(load_predictions(folder))
         texts = _texts(out, name)
-        chosen = [actions.index(action) for action in dict.fromkeys(actions)] if name == _HELD_OUT[0] else [0, 1]
+        chosen = [actions.index(action) for action in dict.fromkeys(actions)] if name.startswith("synth") else [0, 1]
         for i in chosen[: len(predictions)]:
             clips.append(_report_clip(predictions[i], *texts[i]))
     return clips[:REPORT_CLIPS]

@@ -30,7 +30,7 @@ _PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
 )
 
-_SECRET = re.compile(r"(?:(?:^|_)token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
+_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

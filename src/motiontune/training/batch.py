@@ -26,7 +26,6 @@ from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.field import MotionField
-from motiontune.motion.pairs import padded_times
 from motiontune.motion.sources import motion_of
 from motiontune.targets import MotionTargets, field_to_targets, field_to_weights
 from motiontune.training.settings import TargetSettings
@@ -135,8 +134,8 @@ def _targets(
     except MotiontuneError as error:
         if settings.raise_on_error or isinstance(error, ConfigError):
             raise  # what is wrong with a key is wrong for every clip
+        times = (*clip.times, *clip.times[-1:])[: grid.frames]
         nothing = np.zeros((grid.num_tokens, grid.token_width), np.float32)
-        times = tuple(padded_times(clip, grid))
         return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
     targets = field_to_targets(field, grid, settings.head.scale)
     return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""

@@ -15,7 +15,7 @@ from motiontune.video.vectors import CodecMotion
 
 @dataclass(frozen=True)
 class Clip:
-    """The sampled frames of one video, without padding.
+    """The sampled frames of one video, without padding. Another shape or dtype of an array is a ValueError.
 
     Args:
         path: the file, as the user named it ("<frames>" for a list of images).
@@ -26,9 +26,6 @@ class Clip:
         info: the file's header.
         codec_motion: the bitstream's vectors, in decoded (not resized) pixels; None where it was not
             asked for or the codec exports nothing.
-
-    Raises:
-        ValueError: on another shape or dtype.
     """
 
     path: str
