@@ -29,6 +29,7 @@ from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums, constant_epe
 from motiontune.files import write_bytes, write_text
+from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction
 from motiontune.motion.sources import motion_of
 from motiontune.runs.folder import PREDICTIONS_FOLDER, read_texts, versions
@@ -246,7 +247,8 @@ def _mean_motion(data: Path, clips: int = 64) -> NDArray[np.float32]:
     """The mean vector of the first training clips, in pixels: the best constant that training could learn."""
     vectors = []
     for sample in _read_json(data / "synthetic_train.json")[:clips]:
-        field = motion_of(read_clip(str(data / sample["videos"][0]), FPS, with_vectors=True))
+        clip = read_clip(str(data / sample["videos"][0]), FPS, with_vectors=True)
+        field = motion_of(clip, VideoGrid.for_size(*clip.frames.shape[:3]))
         vectors.append(field.vectors[field.valid])
     return np.asarray(np.concatenate(vectors).mean(0), np.float32)
 
