@@ -393,7 +393,7 @@ class ReferenceTracker:
                 number, picture = parse_pps(unit)
                 self.pictures[number] = picture
         except HeaderError:
-            pass  # a slice that needs it is refused
+            pass  # slices that need it will find it missing
 
     def _slices(self, packet: bytes) -> list[Slice]:
         slices = []
