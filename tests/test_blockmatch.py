@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from make_clips import pan, texture
+from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
+from motiontune.motion import blockmatch
 from motiontune.motion.field import Direction
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
@@ -58,3 +60,9 @@ def test_small_and_odd_grids(shape: tuple[int, int]) -> None:
 def test_one_frame_has_no_motion() -> None:
     field = motion_of(clip_from_frames(pan(1, 0, 0), 2.0), VideoGrid(2, 8, 10), MotionOptions("blockmatch"))
     assert not field.valid.any()
+
+
+def test_a_build_without_the_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockmatch, "ENCODER", "no_such_encoder")
+    with pytest.raises(MotionUnavailable, match="needs PyAV with libx264"):
+        motion_of(clip_from_frames(pan(3, 1, 0), 2.0), VideoGrid(4, 8, 10), MotionOptions("blockmatch"))

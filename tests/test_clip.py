@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -148,6 +149,19 @@ def test_a_clip_of_images() -> None:
 def test_images_that_make_no_clip(frames: list[np.ndarray]) -> None:
     with pytest.raises(ClipError, match="<frames>: "):
         clip_from_frames(frames, 2.0)
+
+
+@pytest.mark.parametrize(("fps", "max_frames"), [(0.0, 8), (math.nan, 8), (math.inf, 8), (2.0, 0)])
+def test_numbers_with_which_nothing_can_be_sampled(fps: float, max_frames: int) -> None:
+    with pytest.raises(ClipError, match="needs a positive number of frames"):
+        read_clip(str(pan_clip("mpeg4", ".avi")), fps, max_frames)
+
+
+def test_a_clip_checks_its_arrays() -> None:
+    clip = clip_from_frames(pan(3, 1, 0), fps=4)
+    for wrong in ({"frames": clip.frames[0]}, {"times": clip.times[1:]}, {"indices": clip.indices.astype(np.int32)}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            replace(clip, **wrong)
 
 
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motiontune.motion.consensus import AROUND, DOUBT, MOST_DOUBT, SPREAD, UNLIKE, agree, per_patch
+from motiontune.motion.consensus import AROUND, FALL, MOST_APART, SPREAD, UNLIKE, agree, per_patch
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -41,8 +41,8 @@ def test_agree(seed: int) -> None:
         distance = np.linalg.norm(vectors[a, b].astype(np.float64) - vectors[i, j], axis=-1)
         weight = near * confidence[a, b] * np.maximum(1 - distance / UNLIKE, 0)
         np.testing.assert_allclose(means[i, j], weight @ vectors[a, b] / weight.sum(), rtol=1e-4, atol=1e-5)
-        doubt = DOUBT * np.average(np.minimum(distance, MOST_DOUBT), weights=near)
-        np.testing.assert_allclose(after[i, j], confidence[i, j] / (1 + doubt), rtol=1e-5)
+        fall = FALL * np.average(np.minimum(distance, MOST_APART), weights=near)
+        np.testing.assert_allclose(after[i, j], confidence[i, j] / (1 + fall), rtol=1e-5)
 
 
 def test_agreement_averages_within_a_thing_and_not_across_its_edge() -> None:

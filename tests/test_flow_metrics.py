@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from make_ptlflow_metrics import fields
-from motiontune.evaluation.flow_metrics import bootstrap_weights, flow_metrics, interval, resampled, stack
+from motiontune.evaluation.flow_metrics import flow_metrics, interval, resampled, stack
 from motiontune.evaluation.sums import MotionSums
 
 
@@ -76,27 +76,32 @@ def test_limits():
     assert all(math.isnan(value) for value in nothing.values())
 
 
+def weights_of(clips, rounds):
+    """How often each clip is drawn, [rounds, clips]."""
+    return resampled(np.eye(clips), rounds)
+
+
 def test_clips_add_up_and_are_drawn_again():
     clips = [fields(seed) for seed in range(20)]
     sums = stack([MotionSums.from_fields(*clip, 1024) for clip in clips])
     together = [np.concatenate([clip[i] for clip in clips]) for i in range(3)]
     assert flow_metrics(sums.sum(0))["epe"] == pytest.approx(metrics_of(tuple(together))["epe"])
-    weights = bootstrap_weights(20, 4000)
+    weights = weights_of(20, 4000)
     assert weights.shape == (4000, 20) and (weights.sum(1) == 20).all()
     errors = np.random.default_rng(0).normal(3, 2, 200)
-    low, high = interval(bootstrap_weights(200, 4000) @ errors / 200)
+    low, high = interval(weights_of(200, 4000) @ errors / 200)
     half = 1.96 * errors.std() / math.sqrt(200)
     assert low == pytest.approx(errors.mean() - half, abs=0.06) and high == pytest.approx(
         errors.mean() + half, abs=0.06
     )
-    np.testing.assert_array_equal(weights, bootstrap_weights(20, 4000))
+    np.testing.assert_array_equal(weights, weights_of(20, 4000))
 
 
 def test_draws_in_blocks_are_the_same_draws(monkeypatch):
     from motiontune.evaluation import flow_metrics as module
 
     values = np.random.default_rng(1).normal(size=(37, 3))
-    expected = bootstrap_weights(37, 50) @ values
+    expected = weights_of(37, 50) @ values
     for block in (1, 37 * 7, 37 * 1000):
         monkeypatch.setattr(module, "BLOCK", block)
         np.testing.assert_allclose(resampled(values, 50), expected, rtol=1e-12)

@@ -83,6 +83,8 @@ def test_bad_fields_and_targets_are_refused():
         MotionField(np.full_like(vectors, np.nan), valid, times, "x")
     with pytest.raises(ValueError, match="direction"):
         MotionField(vectors, valid, times, "x", "sideways")
+    with pytest.raises(ValueError, match="times must be float64"):
+        MotionField(vectors, valid, times.astype(np.float32), "x")
     with pytest.raises(ValueError, match="not finite"):
         MotionTargets(np.full((1, 16), np.inf, np.float32), np.ones((1, 16), bool))
     with pytest.raises(ValueError, match="grid has"):

@@ -5,6 +5,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,6 +62,19 @@ def test_a_source_by_name_does_not_fall_back(tmp_path: Path) -> None:
     np.save(tmp_path / (Path(path).stem + ".npy"), np.ones((len(clip.frames), 8, 10, 2), np.float32))
     assert motion_of(clip, grid_of(clip), MotionOptions("file", motion_dir=str(tmp_path))).source == "file"
     assert predict_source(path, "codec")[0] == "codec"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"direction": "sideways"}, "motion_direction: 'sideways' is none of past, future"),
+        ({"quality": "fastest"}, "motion_quality: 'fastest' is none of"),
+        ({"min_confidence": 1.0}, "motion_min_confidence: 1.0"),
+    ],
+)
+def test_options_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MotionOptions(**wrong)
 
 
 def test_which_sources_need_vectors() -> None:

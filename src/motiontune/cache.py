@@ -3,8 +3,7 @@
 A file's name is a digest of all that its content depends on: the clip's own bytes, the sampling and the resizing, the
 grid, the source of motion with its settings, the code that reads clips and makes motion with all that it imports of
 this package, and the versions of the packages below. So nothing is ever stale: what changes is computed anew, under
-another name. Files are written whole or not at all, so
-that workers and ranks can share a folder.
+another name. Files are written whole or not at all, so that workers and ranks can share a folder.
 """
 
 import ast

@@ -18,7 +18,7 @@ def text_table(
         align: "<" (left) or ">" (right) for each column; further columns are left-aligned.
         least: columns are at least so wide.
         rule: draw a line below the first row.
-        measured: the rows whose cells decide how wide columns are; cells of others may stand out. None is all.
+        measured: the rows whose cells make columns as wide as they are; cells of others may be longer. None is all.
     """
     count = max((len(row) for row in rows), default=0)
     align, least = align.ljust(count, "<"), [*least, *[0] * count][:count]
@@ -34,6 +34,6 @@ def text_table(
 
 
 def shorten_middle(text: str, width: int) -> str:
-    """Cut the middle out of a text of more than `width` letters."""
+    """Cut the middle out of a text of more than `width` letters, 3 or more."""
     half = (width - 3) // 2
-    return text if len(text) <= width else f"{text[:half]}...{text[-half:]}"
+    return text if len(text) <= width else f"{text[:half]}...{text[len(text) - half :]}"

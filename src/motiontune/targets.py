@@ -42,6 +42,9 @@ def to_tokens(field: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
     """Reorder a per-patch array [F, R, C, K] to one row per video token [T, p * m * m * K].
 
     Within a row the order is frame, patch row, patch column, then the last axis.
+
+    Raises:
+        ValueError: if the array is of another number of frames, rows or columns than the grid.
     """
     f, r, c, k = field.shape
     if (f, r, c) != (grid.frames, grid.rows, grid.cols):
@@ -52,7 +55,11 @@ def to_tokens(field: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
 
 
 def from_tokens(rows: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
-    """Undo `to_tokens`: [T, p * m * m * K] to [F, R, C, K]."""
+    """Undo `to_tokens`: [T, p * m * m * K] to [F, R, C, K].
+
+    Raises:
+        ValueError: if there are not as many numbers as the grid has places.
+    """
     p, m = grid.temporal_patch, grid.merge
     shape = (grid.frames // p, grid.rows // m, grid.cols // m, p, m, m, -1)
     return rows.reshape(shape).transpose(0, 3, 1, 4, 2, 5, 6).reshape(grid.frames, grid.rows, grid.cols, -1)

@@ -32,7 +32,7 @@ from motiontune.files import write_bytes, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction
 from motiontune.motion.sources import motion_of
-from motiontune.runs.folder import read_texts, versions
+from motiontune.runs.folder import PREDICTIONS_FOLDER, read_texts, versions
 from motiontune.runs.page import ReportClip, prediction_rows, write_report
 from motiontune.tables import text_table
 from motiontune.video.clip import read_clip
@@ -205,7 +205,7 @@ def _clear(out: Path) -> None:
 
 def _measure(out: Path, data: Path) -> dict[str, float]:
     """Metrics of the held-out synthetic clips, with the two baselines that see nothing, and against the truth."""
-    predictions = list(load_predictions(out / "predict_synthetic_heldout" / "motion_predictions"))
+    predictions = list(load_predictions(out / "predict_synthetic_heldout" / PREDICTIONS_FOLDER))
     mean = _mean_motion(data)
     constant = np.array([constant_epe(cast(Any, p.target), p.valid, mean) for p in predictions]).sum(0)
     metrics = sum((prediction.sums() for prediction in predictions), MotionSums.zero()).metrics()
@@ -248,8 +248,7 @@ def _mean_motion(data: Path, clips: int = 64) -> NDArray[np.float32]:
     vectors = []
     for sample in _read_json(data / "synthetic_train.json")[:clips]:
         clip = read_clip(str(data / sample["videos"][0]), FPS, with_vectors=True)
-        rows, cols = (side // 14 for side in clip.frames.shape[1:3])
-        field = motion_of(clip, VideoGrid(len(clip.frames), rows, cols, temporal_patch=1))
+        field = motion_of(clip, VideoGrid.for_size(*clip.frames.shape[:3]))
         vectors.append(field.vectors[field.valid])
     return np.asarray(np.concatenate(vectors).mean(0), np.float32)
 
@@ -259,7 +258,7 @@ def _report_clips(out: Path, data: Path) -> list[ReportClip]:
     clips: list[ReportClip] = []
     actions = [sample["action"] for sample in _read_json(data / "synthetic_heldout.json")]
     for name in ("synthetic_heldout", "real_heldout"):
-        folder = out / f"predict_{name}" / "motion_predictions"
+        folder = out / f"predict_{name}" / PREDICTIONS_FOLDER
         if not folder.is_dir():
             continue
         predictions = list(load_predictions(folder))

@@ -48,7 +48,7 @@ def export(args: "dict[str, Any] | list[str]") -> None:
 
     from motiontune.llamafactory.install import install
     from motiontune.llamafactory.names import get_logger
-    from motiontune.llamafactory.workflow import head_places
+    from motiontune.llamafactory.workflow import head_places, hub_arguments
     from motiontune.model.head import find_head, save_head
 
     logger = get_logger(__name__)
@@ -56,7 +56,7 @@ def export(args: "dict[str, Any] | list[str]") -> None:
     with mistakes("", OSError, ValueError, ImportError, NotImplementedError):
         tuner.export_model(args)
     model_args, *_ = tuner.get_infer_args(args)
-    found = find_head(head_places(model_args), cache_dir=model_args.cache_dir, token=model_args.hf_hub_token)
+    found = find_head(head_places(model_args), **hub_arguments(model_args))
     if found is None:
         logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")
         return

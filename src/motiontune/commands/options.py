@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from motiontune.errors import ConfigError
+from motiontune.video.reader import FrameReader
 
 
 if TYPE_CHECKING:
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 
 def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options of commands that load a model and read clips for it."""
+    frames = FrameReader()
     parser.add_argument("--model", required=required, metavar="DIR", help="a model or an adapter (folder or hub)")
     parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
     parser.add_argument("--template", help="LLaMA-Factory's template, if not the family's own")
-    parser.add_argument("--fps", type=float, default=2.0, help="as video_fps in training (default: %(default)s)")
-    parser.add_argument("--max-frames", type=int, default=128, help="as video_maxlen (default: %(default)s)")
-    parser.add_argument("--max-pixels", type=int, default=65536, help="as video_max_pixels (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
+    add = parser.add_argument
+    add("--fps", type=float, default=frames.fps, help="as video_fps in training (default: %(default)s)")
+    add("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen (default: %(default)s)")
+    add("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels (default: %(default)s)")
+    add("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
 
 
 def check_reading(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """`motiontune view`: look through clips, their motion and a model's, in the browser."""
 
 import argparse
-from typing import Any
 
 from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
 from motiontune.datasets.dataset_info import PROMPT
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.model is None and (arguments.base or arguments.template):
         raise ConfigError("--base and --template are for --model")
     check_source(arguments.compare_with)
-    from motiontune.video.reader import FrameReader
+    from motiontune.video.reader import FrameReader, Reader
     from motiontune.viewer.controls import Settings
     from motiontune.viewer.library import FILES, Library
     from motiontune.viewer.server import view
@@ -51,8 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
     first = arguments.dataset or (FILES if arguments.clips else next(iter(library.names), None))
     if first is not None:
         library.clips(first)
-    model: Any = None
-    reader: Any = FrameReader(arguments.fps, arguments.max_frames, arguments.max_pixels)
+    model = None
+    reader: Reader = FrameReader(arguments.fps, arguments.max_frames, arguments.max_pixels)
     direction: Direction = arguments.direction or "past"
     if arguments.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {arguments.model}", flush=True)

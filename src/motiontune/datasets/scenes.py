@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError
 from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import Direction, MotionField
+from motiontune.motion.field import STEP, Direction, MotionField, frames_with_motion
 
 
 SHAPES = ("circle", "triangle", "square")
@@ -183,11 +183,10 @@ def true_motion(
         raise ValueError(f"{len(times)} times do not fit a grid of {grid.frames} frames")
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     valid = np.zeros((grid.frames, grid.rows, grid.cols), np.bool_)
-    for earlier in range(len(times) - 1):
-        i, j = (earlier + 1, earlier) if direction == "past" else (earlier, earlier + 1)
-        flow, seen, shown = true_flow(scene, times[i], times[j], grid.height, grid.width)
-        sign = -1 if direction == "past" else 1  # `past` is how the content came here, not where it was
-        vectors[i], valid[i] = _patch_means(sign * flow, seen, shown, grid.patch, share)
+    step = STEP[direction]
+    for i in frames_with_motion(len(times), direction):
+        flow, seen, shown = true_flow(scene, times[i], times[i + step], grid.height, grid.width)
+        vectors[i], valid[i] = _patch_means(step * flow, seen, shown, grid.patch, share)
     padded = np.concatenate([times, np.full(grid.frames - len(times), times[-1])])
     return MotionField(vectors, valid, padded, "scene", direction)
 

@@ -144,7 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="clips opened at a time (default: one per CPU core)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Run `motiontune prepare something-something` and print what was done.
 
     Raises:
@@ -160,7 +160,6 @@ def run(args: argparse.Namespace) -> int:
         if not split.dataset:
             print(f"No data set was written for {split.split}: none of its clips is there")
     print(f"\nIn the YAML:\n\n{report.yaml()}")
-    return 0
 
 
 def _split_name(file: Path) -> str:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.drawing.arrows import arrow_length, draw_arrows
+from motiontune.drawing.arrows import STILL_PIXELS, arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.drawing.panels import Panel, long_motion
 from motiontune.drawing.text import shorten, text_width, write_texts
@@ -213,7 +213,7 @@ def contact_sheet(rows: Sequence[SheetRow], columns: int = 8, cell_width: int = 
     if not rows or columns < 1:
         raise ValueError(f"a contact sheet needs rows and columns, not {len(rows)} and {columns}")
     cells = [draw_cells(row, columns, cell_width) for row in rows]
-    notes = [_length_note(row_length(row, cell_width)) for row in rows]
+    notes = [length_note(row_length(row, cell_width)) for row in rows]
     return _lay_out([(row.title, note, strip) for row, note, strip in zip(rows, notes, cells, strict=True)])
 
 
@@ -264,7 +264,7 @@ def frame_sheet(
 
 def _lay_out(
     strips: Sequence[tuple[str, str, list[SheetCell]]],
-    legend: str | None = "colour: direction · dot: less than 0.5 px · cross: no vector",
+    legend: str | None = f"colour: direction · dot: less than {STILL_PIXELS:g} px · cross: no vector",
 ) -> NDArray[np.uint8]:
     """Strips of (title, note, cells) below each other, and the colour wheel with its legend."""
     widths = (sum(cell.image.shape[1] + _GAP for cell in cells) - _GAP for _, _, cells in strips)
@@ -283,7 +283,8 @@ def _every(row: SheetRow, scale: float) -> int:
     return max(1, int(np.ceil(_MIN_SPACING / (row.patch * scale) - 0.05)))
 
 
-def _length_note(length: float) -> str:
+def length_note(length: float) -> str:
+    """What a picture states of its arrows' length; see `row_length`."""
     return "arrows to scale" if length == 1 else f"arrows {length:g} × as long as the motion"
 
 

@@ -28,23 +28,21 @@ def flow_metrics(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in metrics.items()}
 
 
-def bootstrap_weights(clips: int, rounds: int, seed: int = 0) -> NDArray[np.float64]:
-    """How often each clip is drawn when as many clips are drawn with replacement: float64 [rounds, clips]."""
-    return _draw(np.random.default_rng(seed), clips, rounds)
-
-
 def resampled(values: NDArray[np.float64], rounds: int, seed: int = 0) -> NDArray[np.float64]:
-    """Sum the clips' values [clips, ...] up over the clips of `bootstrap_weights`: float64 [rounds, ...].
+    """Draw as many clips as there are, with replacement, and sum their values up: float64 [rounds, ...].
 
-    The weights are drawn a few million at a time: those of a large data set would fill the memory.
+    Weights, how often each clip is drawn, are made a few million at a time: those of a large data set would fill the
+    memory.
+
+    Args:
+        values: float64 [clips, ...], of one clip or more.
+        rounds: how often clips are drawn.
+        seed: of the draws.
     """
-    rng, block = np.random.default_rng(seed), max(1, BLOCK // len(values))
-    blocks = [_draw(rng, len(values), min(block, rounds - i)) @ values for i in range(0, rounds, block)]
-    return np.concatenate(blocks)
-
-
-def _draw(rng: np.random.Generator, clips: int, rounds: int) -> NDArray[np.float64]:
-    return rng.multinomial(clips, np.full(clips, 1 / clips), rounds).astype(np.float64)
+    rng, clips = np.random.default_rng(seed), len(values)
+    block, shares = max(1, BLOCK // clips), np.full(clips, 1 / clips)
+    weights = (rng.multinomial(clips, shares, min(block, rounds - i)) for i in range(0, rounds, block))
+    return np.concatenate([some.astype(np.float64) @ values for some in weights])
 
 
 def interval(values: NDArray[np.float64], share: float = 0.95) -> tuple[float, float]:

@@ -137,15 +137,15 @@ class MotionSums:
 
     @classmethod
     def from_array(cls, values: ArrayLike) -> "MotionSums":
-        """Undo `to_array`. An array [n, sums], as of n clips, is added up over its rows.
+        """Undo `to_array`.
 
         Raises:
-            ValueError: if the last axis is not as long as there are sums.
+            ValueError: if there are not as many numbers as sums.
         """
-        array, count = np.asarray(values, np.float64), len(NAMES)
-        if array.ndim not in (1, 2) or array.shape[-1] != count:
-            raise ValueError(f"sums must be [{count}] or [n, {count}], not {array.shape}")
-        return cls(*np.atleast_2d(array).sum(axis=0))
+        array = np.asarray(values, np.float64)
+        if array.shape != (len(NAMES),):
+            raise ValueError(f"sums must be [{len(NAMES)}], not {array.shape}")
+        return cls(*array)
 
     def to_array(self) -> NDArray[np.float64]:
         """The sums as float64 [sums], in the order of NAMES."""

@@ -300,6 +300,15 @@ def head_places(model_args: Any) -> list[str]:
     return [*reversed(model_args.adapter_name_or_path or []), model_args.model_name_or_path]
 
 
+def hub_arguments(model_args: Any) -> dict[str, Any]:
+    """Where a model comes from on the hub, so that its head comes from there too: the arguments of `load_head`."""
+    return {
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.hf_hub_token,
+    }
+
+
 def make_head(
     config: Any, processor: Any, model_args: Any, data_args: Any, finetuning_args: Any, is_trainable: bool
 ) -> MotionHead:
@@ -330,8 +339,7 @@ def saved_head(
         HeadError: if it does not fit.
     """
     wanted = head_config(config, processor, data_args, finetuning_args)
-    hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision, "token": model_args.hf_hub_token}
-    found = find_head(head_places(model_args), **hub)
+    found = find_head(head_places(model_args), **hub_arguments(model_args))
     if found is None:
         return None
     where, head = found

@@ -98,15 +98,6 @@ class Family:
         """Whether the installed transformers has this family."""
         return importlib.util.find_spec(f"transformers.models.{self.model_type}") is not None
 
-    def grids(self, batch: dict[str, Any], processor: Any) -> list[VideoGrid]:
-        """Read the grid of each video of a batch, in the order of the video tokens.
-
-        Args:
-            batch: what the processor returned.
-            processor: the model's.
-        """
-        return grids_of(batch, processor)
-
     def visual_of(self, base: Any) -> Any:
         """Return the vision encoder of a model."""
         return base.get_submodule(self.visual)
@@ -324,7 +315,12 @@ def patching_of(processor: Any) -> Patching:
 
 
 def grids_of(batch: dict[str, Any], processor: Any) -> list[VideoGrid]:
-    """Read the grid of each video of a batch from `video_grid_thw`, which all families have so far."""
+    """Read the grid of each video of a batch, in the order of the video tokens.
+
+    Args:
+        batch: what the processor returned: all families have `video_grid_thw` in it so far.
+        processor: the model's.
+    """
     thw = batch.get("video_grid_thw")
     return [] if thw is None else [VideoGrid.from_thw(row, *patching_of(processor)) for row in thw]
 

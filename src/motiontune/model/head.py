@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from motiontune.errors import HeadError
+from motiontune.errors import HeadError, in_one_line
 from motiontune.files import write_text, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.model.families import patching_of
@@ -206,5 +206,5 @@ def load_head(where: str | os.PathLike[str], **hub_kwargs: Any) -> MotionHead | 
         head = MotionHead(MotionHeadConfig.from_saved(saved, str(where)))
         head.load_state_dict(load_file(weights_file))
     except Exception as error:
-        raise HeadError(f"{where}: the motion head cannot be read: {' '.join(str(error).split())}") from error
+        raise HeadError(f"{where}: the motion head cannot be read: {in_one_line(error)}") from error
     return head

@@ -106,7 +106,7 @@ def run_frozen_vision_without_graph(base: PreTrainedModel) -> None:
 def router_loss(base: PreTrainedModel, outputs: Any, inputs: dict[str, Any]) -> Any:
     """Compute what a mixture of experts adds to the loss of its text, where it is called with `output_router_logits`.
 
-    transformers 5.5 looks for this among the arguments of `forward`, not in the configuration.
+    transformers 5.6 looks for this among the arguments of `forward`, not in the configuration.
 
     Args:
         base: the model.

@@ -13,6 +13,7 @@ from typing import cast
 import av
 import cv2
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
@@ -76,7 +77,7 @@ def blockmatch_motion(
     if pairs:
         try:
             matched = list(_match([frames[i] for i in order]))
-        except (av.error.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, UnknownCodecError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
         for here, (to_reference, inter) in zip(order[1:], matched, strict=True):
             flow, confidence[here] = per_patch(*_points(to_reference, inter, grid), least=0.25)

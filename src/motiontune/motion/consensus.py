@@ -19,7 +19,7 @@ SPREAD = 4.0
 # Patches that differ by this in their motion have nothing to do with each other (pixels of the resized frame)
 UNLIKE = 2.0
 # How much a patch's confidence falls for each pixel that those around it differ on average, and what counts at most
-DOUBT, MOST_DOUBT = 0.05, 16.0
+FALL, MOST_APART = 0.05, 16.0
 AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
 
 
@@ -112,7 +112,7 @@ def average(vectors: Singles, confidence: Singles, means: Singles, after: Single
                     sx += q * x
                     sy += q * y
                     weight += q
-                    apart += near * min(distance, MOST_DOUBT)
+                    apart += near * min(distance, MOST_APART)
                     count += near
             means[i, j, 0], means[i, j, 1] = sx / weight, sy / weight
-            after[i, j] = np.float64(confidence[i, j]) / (1.0 + DOUBT * apart / count)
+            after[i, j] = np.float64(confidence[i, j]) / (1.0 + FALL * apart / count)

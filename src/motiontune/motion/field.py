@@ -41,7 +41,7 @@ class MotionField:
         source: which source made the vectors: "codec", "blockmatch+flow", "file", or the name of the user's own.
         direction: "past" or "future".
         confidence: float32 [frames, rows, cols], from 0 to 1, of each vector; 0 where there is none. None for a
-            source that knows no degrees: 1 where `valid`.
+            source that has no degrees of it: 1 where `valid`.
 
     Raises:
         ValueError: on another shape or dtype, a vector that is not finite, a confidence outside of 0 to 1, a valid
@@ -64,8 +64,10 @@ class MotionField:
             raise ValueError(
                 f"valid must be bool {self.vectors.shape[:-1]}, not {self.valid.dtype} {self.valid.shape}"
             )
-        if self.times.shape != self.vectors.shape[:1]:
-            raise ValueError(f"times must be [{self.vectors.shape[0]}], not {self.times.shape}")
+        if self.times.shape != self.vectors.shape[:1] or self.times.dtype != np.float64:
+            raise ValueError(
+                f"times must be float64 [{self.vectors.shape[0]}], not {self.times.dtype} {self.times.shape}"
+            )
         if self.direction not in STEP:
             raise ValueError(f"direction must be past or future, not {self.direction!r}")
         if not np.isfinite(self.vectors).all():

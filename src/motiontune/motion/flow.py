@@ -1,7 +1,5 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
-from typing import Literal
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +11,6 @@ from motiontune.motion.patches import looks_alike, patch_median
 from motiontune.video.clip import Clip
 
 
-Preset = Literal["ultrafast", "fast", "medium"]
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
     "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST,

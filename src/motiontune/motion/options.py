@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from motiontune.motion.field import Direction
+from motiontune.errors import ConfigError
+from motiontune.motion.field import STEP, Direction
 
 
 Quality = Literal["fast", "balanced", "best"]
@@ -18,9 +19,13 @@ class MotionOptions:
         source: "auto", or another name in `motiontune.motion.sources.SOURCES`.
         direction: "past" or "future".
         quality: how much time refinement by flow may take; see `docs/motion.md` for what it buys.
-        min_confidence: vectors whose confidence is not above this are invalid. From 0 (all that there are) to 1.
+        min_confidence: vectors whose confidence is not above this are invalid. From 0 (all that there are) to below 1.
         motion_dir: where "file" looks for motion files; None is beside the clip.
         raft_weights: the file with the weights of "raft"; None is torchvision's own download.
+
+    Raises:
+        ConfigError: on an unknown direction or quality, or a confidence outside of its range. A source is looked up
+            where it is used: it may be a file of the user's.
     """
 
     source: str = "auto"
@@ -29,3 +34,11 @@ class MotionOptions:
     min_confidence: float = 0.3
     motion_dir: str | None = None
     raft_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in STEP:
+            raise ConfigError(f"motion_direction: {self.direction!r} is none of {', '.join(STEP)}")
+        if self.quality not in QUALITIES:
+            raise ConfigError(f"motion_quality: {self.quality!r} is none of {', '.join(QUALITIES)}")
+        if not 0 <= self.min_confidence < 1:
+            raise ConfigError(f"motion_min_confidence: {self.min_confidence} must be 0 or more and below 1")

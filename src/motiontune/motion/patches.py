@@ -101,6 +101,15 @@ def verified(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
 
     Where most patches of a pair look like something else, the scene has changed, and those that pass do so by
     accident: none of the pair stays valid.
+
+    Args:
+        field: a source's motion.
+        clip: the sampled frames.
+        grid: the patch grid.
+        frames: the clip's frames in gray, see `gray_frames`.
+
+    Returns:
+        The same vectors, valid where their confidence is still above 0.
     """
     confidence = field.confidence.copy()
     step = np.float32(STEP[field.direction])

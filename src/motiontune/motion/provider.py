@@ -7,6 +7,7 @@ loss, metrics, pictures) treats them as motion. `my_function.needs_vectors = Tru
 
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,13 +40,15 @@ def load_provider(source: str) -> Provider:
 def _load(path: str, name: str, function: str) -> Provider:
     if not Path(path).is_file():
         raise ConfigError(f"motion_source: {name} does not exist")
-    spec = importlib.util.spec_from_file_location(f"motiontune_provider_{Path(path).stem}", path)
+    # the whole path: files of one name in two folders are two modules
+    spec = importlib.util.spec_from_file_location("motiontune_provider" + re.sub(r"\W", "_", path), path)
     assert spec is not None and spec.loader is not None  # a .py file always has a loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise ConfigError(f"motion_source: {name} cannot be imported: {in_one_line(error)}") from error
     found = getattr(module, function, None)
     if not callable(found):

@@ -85,7 +85,8 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
     Raises:
         ConfigError: if there is no such source, or it lacks what it needs for any clip.
         MotionUnavailable: if the clip has no motion of the kind that was asked for by name.
-        MotiontuneError: if a motion file is damaged or does not fit.
+        MotiontuneError: if a motion file is damaged or does not fit, or the user's own function fails.
+        ValueError: if the grid and the clip do not have the same frames.
     """
     grid = grid or VideoGrid.for_size(*clip.frames.shape[:3])
     options = options or MotionOptions()
@@ -115,7 +116,7 @@ def needs_vectors(source: str) -> bool:
 def predict_source(path: str, source: str) -> tuple[str, str]:
     """Which source will be taken for a file, and why, from headers alone: ("codec", "chosen by motion_source").
 
-    The decoded frames have the last word: `auto` can still end in blockmatch+flow where the headers promise vectors.
+    Only decoding is certain: `auto` can still end in blockmatch+flow where the headers look like usable vectors.
 
     Raises:
         ConfigError: if there is no such source.

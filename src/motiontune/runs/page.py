@@ -22,7 +22,7 @@ from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
 from motiontune.drawing.images import data_uri
 from motiontune.drawing.panels import comparison_panels
-from motiontune.drawing.sheets import SheetCell, SheetRow, comparison_rows, draw_cells, row_length
+from motiontune.drawing.sheets import SheetCell, SheetRow, comparison_rows, draw_cells, length_note, row_length
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import SECTORS
 from motiontune.files import write_text
@@ -314,8 +314,7 @@ def _clip(clip: ReportClip) -> str:
     times = "".join(f"<time>{cell.time:.2f} s</time>" for cell in drawn[0])
     size = f"--columns:{len(drawn[0])};--width:{drawn[0][0].image.shape[1]}px"
     film = f'<div class=scroll tabindex=0><div class=film style="{size}">{strips}<span></span>{times}</div></div>'
-    length = row_length(rows[0], width)
-    scale = "arrows to scale" if length == 1 else f"arrows {length:g} × as long as the motion"
+    scale = length_note(row_length(rows[0], width))
     about = escape(f"{prediction.source} · {prediction.direction} · {scale}")
     return (
         f"<article><h3>{escape(clip.name)}</h3><p class=path><code>{escape(prediction.path)}</code> {about}</p>"

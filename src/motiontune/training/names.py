@@ -139,7 +139,7 @@ def check_names() -> None:
 def log_picture(callbacks: list[Any], name: str, picture: NDArray[np.uint8], step: int) -> None:
     """Give a picture to TensorBoard and W&B, where the Trainer writes to them.
 
-    transformers 5.5 has no event for pictures, so its callbacks' own writers are used: `TensorBoardCallback.tb_writer`
+    transformers 5.6 has no event for pictures, so its callbacks' own writers are used: `TensorBoardCallback.tb_writer`
     and `WandbCallback._wandb`, which the first `on_log` opens. W&B's step is that of the metrics, as the callback
     defines it.
 

@@ -76,7 +76,7 @@ def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
         HeadError: if there is no motion head, or it cannot be read.
     """
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(where, **options)
-    head = load_head(where)
+    head = load_head(where, **{key: options[key] for key in ("cache_dir", "revision", "token") if key in options})
     if head is None:
         raise HeadError(f"{where} has no motion head: load it with transformers")
     attach_head(model, head)

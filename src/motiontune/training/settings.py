@@ -1,4 +1,4 @@
-"""What a run with motion can be told, in two parts: what a batch holds, and what is done with it."""
+"""The settings of a run with motion, in two parts: what a batch holds, and what is done with it."""
 
 from dataclasses import dataclass
 

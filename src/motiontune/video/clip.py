@@ -15,7 +15,7 @@ from motiontune.video.vectors import CodecMotion
 
 @dataclass(frozen=True)
 class Clip:
-    """The sampled frames of one video, without padding.
+    """The sampled frames of one video, without padding. Another shape or dtype of an array is a ValueError.
 
     Args:
         path: the file, as the user named it ("<frames>" for a list of images).
@@ -34,6 +34,16 @@ class Clip:
     indices: NDArray[np.int64]
     info: VideoInfo
     codec_motion: CodecMotion | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
+            raise ValueError(
+                f"frames must be uint8 [frames, height, width, 3], not {self.frames.dtype} {self.frames.shape}"
+            )
+        for name, array, dtype in (("times", self.times, np.float64), ("indices", self.indices, np.int64)):
+            if array.shape != self.frames.shape[:1] or array.dtype != dtype:
+                wanted = f"{np.dtype(dtype)} [{len(self.frames)}]"
+                raise ValueError(f"{name} must be {wanted}, not {array.dtype} {array.shape}")
 
     def __repr__(self) -> str:
         count, height, width = self.frames.shape[:3]
@@ -77,8 +87,12 @@ def read_clip(
         with_vectors: also collect the codec's motion vectors.
 
     Raises:
-        ClipError: as `probe`, or if decoding ends before the sampled frames do, or frames change their size.
+        ClipError: as `probe`, or if decoding ends before the sampled frames do, or frames change their size, or
+            nothing can be sampled with these numbers.
     """
+    _check_rate(path, fps)
+    if max_frames < 1:
+        raise ClipError(path, f"needs a positive number of frames, not {max_frames}")
     with open_video(path) as opened:
         info = info_of(path, *opened)
         indices = sample_indices(info, fps, max_frames)
@@ -116,12 +130,11 @@ def clip_from_frames(frames: Sequence[NDArray[np.uint8]], fps: float, path: str 
         path: the name to use in messages.
 
     Raises:
-        ClipError: if there is no image, one is not uint8 RGB, or they differ in size.
+        ClipError: if there is no image, one is not uint8 RGB, they differ in size, or `fps` is not positive.
     """
     if len(frames) == 0:
         raise ClipError(path, "has no frame")
-    if not fps > 0 or not math.isfinite(fps):
-        raise ClipError(path, f"needs a positive number of frames per second, not {fps}")
+    _check_rate(path, fps)
     arrays = [np.asarray(frame) for frame in frames]
     for number, frame in enumerate(arrays):
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
@@ -133,6 +146,11 @@ def clip_from_frames(frames: Sequence[NDArray[np.uint8]], fps: float, path: str 
     info = VideoInfo(path, "images", width, height, count, count / fps, float(fps))
     indices = np.arange(count, dtype=np.int64)
     return Clip(path, np.stack(arrays), indices / float(fps), indices, info)
+
+
+def _check_rate(path: str, fps: float) -> None:
+    if not fps > 0 or not math.isfinite(fps):
+        raise ClipError(path, f"needs a positive number of frames per second, not {fps}")
 
 
 def _size(frame: NDArray[np.uint8]) -> str:

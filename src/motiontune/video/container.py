@@ -30,7 +30,8 @@ class VideoInfo:
         frames: number of frames that decoding will give, from the header or, where the header has none, counted.
         duration: seconds.
         average_rate: frames per second.
-        counted: true where the header has no frame count, so that `frames` and `duration` come from the packets.
+        counted: true where the header has no frame count, or not that of the frames that are shown, so that `frames`
+            and `duration` come from the packets.
     """
 
     path: str
@@ -78,6 +79,7 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
 
 
 def in_words(error: av.error.FFmpegError) -> str:
+    """FFmpeg's message in one line."""
     if error.errno == errno.EPERM:  # "operation not permitted", also of data that FFmpeg can make nothing of
         return "invalid data"
     text = error.strerror or str(error) or type(error).__name__

@@ -64,7 +64,7 @@ class _Plan:
         """The packets to decode.
 
         Raises:
-            _Irregular: if a packet does not say when it is shown.
+            _Irregular: if a packet has no pts.
         """
         waiting: deque[tuple[av.Packet, int | None, bool]] = deque()
         for packet in packets:
@@ -89,7 +89,7 @@ class _Plan:
         """A frame's place in the order of presentation, after so many decoded ones.
 
         Raises:
-            _Irregular: if the packets promised another frame here.
+            _Irregular: if by the packets' pts another frame is due here.
         """
         if pts is None:
             raise _Irregular

@@ -1,7 +1,7 @@
 """H.264 headers, read as far as it takes to know which frames a P picture may refer to.
 
-FFmpeg exports where a block's reference lies, but not in which frame. The slice header and the history of reference
-frames say it: section 7.3 (syntax), 8.2.4 (reference lists) and 8.2.5 (marking) of ITU-T H.264.
+FFmpeg exports where a block's reference lies, but not in which frame. That follows from the slice header and the
+history of reference frames: section 7.3 (syntax), 8.2.4 (reference lists) and 8.2.5 (marking) of ITU-T H.264.
 """
 
 import contextlib
@@ -355,11 +355,6 @@ class ReferenceTracker:
     def crop(self) -> tuple[int, int]:
         """Pixels that the newest sequence header cuts off at the left and at the top: vectors count from before."""
         return next(reversed(self.sequences.values())).crop if self.sequences else (0, 0)
-
-    @property
-    def interlaced(self) -> bool:
-        """Whether a parameter set that has been seen allows macroblocks to choose between frame and fields."""
-        return any(sequence.mbaff for sequence in self.sequences.values())
 
     def add(self, packet: bytes, number: int) -> PictureRefs | None:
         """Take the next packet; None where it holds no picture that can be read.

@@ -168,8 +168,12 @@ class VectorCollector:
         self._shape = (-(-self._height // self._spacing), -(-self._width // self._spacing))
 
     def add_packet(self, packet: av.Packet) -> bool:
-        """Read a packet's headers before it is decoded; say whether its picture is of no use unless it is sampled: no
-        other picture refers to it, and it tells of no motion that the anchors do not."""
+        """Read a packet's headers before it is decoded.
+
+        Returns:
+            Whether its picture is of no use unless it is sampled: no other picture refers to it, and it has no vectors
+            across a key frame, which no anchor has.
+        """
         if not packet.size:
             return False
         if self._tracker is None:
@@ -221,7 +225,7 @@ class VectorCollector:
             confidence = INTERLACED
         if kind != PictureType.P or frame.is_corrupt:
             candidates = ()
-        # vectors to nobody knows where are not worth the time to read them
+        # without their reference, vectors are not worth the time to read them
         shifts, inter = self._points(frame if candidates else None)
         key = kind in (PictureType.I, PictureType.SI)
         if confidence == 1.0 and self._anchors and self._held and (key or self._sampled_b):

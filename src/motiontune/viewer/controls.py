@@ -100,17 +100,17 @@ class Viewer:
         )
 
     def measure(self, name: str | None, most: float, source: str) -> Iterator[str]:
-        """Measure the first clips of a data set, and tell how far it is."""
+        """Measure the first clips of a data set, and yield how far that has come."""
         if not name:
             yield status("Choose a data set first.", "error")
             return
         try:
             paths = [clip.path for clip in self.library.clips(name)][: max(1, int(most))]
-            told, start = 0.0, time.monotonic()
+            shown, start = 0.0, time.monotonic()
             for done in self.library.measure_all(paths, self.reader, self.options(source)):
-                if time.monotonic() - told > 0.4:
-                    told = time.monotonic()
-                    left = (told - start) / done * (len(paths) - done)
+                if time.monotonic() - shown > 0.4:
+                    shown = time.monotonic()
+                    left = (shown - start) / done * (len(paths) - done)
                     yield status(f"Measuring motion: {done:,} of {len(paths):,} clips, {left:.0f} s left", "busy")
             yield status(f"Measured {len(paths):,} clips.")
         except MotiontuneError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from motiontune.drawing.arrows import STILL_PIXELS
 from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import draw_curves
 from motiontune.drawing.images import data_uri
@@ -59,7 +60,8 @@ def _legend() -> str:
     wheel = data_uri(colour_wheel_legend(96))
     return (
         f'<div class=mt-legend><img src="{wheel}" alt="colour wheel: right is red, down yellow, left cyan, up blue">'
-        "<p>Colour is direction. A dot moves less than 0.5 px, a cross or a bare patch has no vector.</p></div>"
+        f"<p>Colour is direction. A dot moves less than {STILL_PIXELS:g} px, a cross or a bare patch has no vector."
+        "</p></div>"
     )
 
 

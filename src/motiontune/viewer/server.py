@@ -18,12 +18,16 @@ from threading import Thread
 from typing import Any
 
 from motiontune.errors import ConfigError
+from motiontune.training.names import Name, check
 from motiontune.video.reader import Reader
 from motiontune.viewer.controls import Films, Settings, Viewer
 from motiontune.viewer.layout import build
 from motiontune.viewer.library import Library
 from motiontune.viewer.model import Model
 
+
+GRADIO = "5.50.0"
+NAMES = [Name("gradio.blocks:Block", "__init__", "keeps the page to uploaded files", mentions="has_launched")]
 
 _LOCAL = "127.0.0.1"
 _PORTS = range(7860, 7960)
@@ -100,6 +104,7 @@ def serving(
 
     Raises:
         ConfigError: if the address cannot be had.
+        MotiontuneError: if Gradio is a version that would hand out any file.
     """
     listening = _listen(host, port)
     with tempfile.TemporaryDirectory(prefix="motiontune-view-") as folder:
@@ -115,6 +120,7 @@ def serving(
             from starlette.middleware.trustedhost import TrustedHostMiddleware
             from starlette.staticfiles import StaticFiles
 
+            check(NAMES, "gradio", GRADIO, f"pip install gradio=={GRADIO}")
             library.folders.append(uploads.resolve())
             page = build(Viewer(library, reader, settings, Films(drawn), model))
             app = FastAPI(openapi_url=None)
@@ -131,6 +137,8 @@ def serving(
             while thread.is_alive() and not server.started:
                 time.sleep(0.02)
             try:
+                if not server.started:
+                    raise RuntimeError("the page's server ended before it could be reached: its messages are above")
                 yield f"http://{host}:{listening.getsockname()[1]}/", thread
             finally:
                 server.should_exit = True
