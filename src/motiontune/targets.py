@@ -128,12 +128,14 @@ def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0, fo
         scale: displacements are divided by `grid.patch * scale`.
         form: of the head that predicts them.
     """
-    vectors, valid, _ = _pooled(field, grid) if form.form == "pooled" else (field.vectors, field.valid, None)
+    vectors, valid = field.vectors, field.valid
+    if form.form == "pooled":
+        vectors, valid, _ = _pooled(field, grid)
     unit = np.float32(grid.patch * scale)
     if form.output == "direction":
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        valid = valid & (length[..., 0] > MOVING_PIXELS)
-        vectors, unit = vectors / np.where(valid[..., None], length, np.float32(1)), np.float32(1)
+        length: NDArray[np.float32] = np.linalg.norm(vectors, axis=-1)
+        valid = valid & (length > MOVING_PIXELS)
+        vectors, unit = vectors / np.where(valid, length, np.float32(1))[..., None], np.float32(1)
     mask, values = _to_rows(np.repeat(valid[..., None], 2, axis=-1), grid), _to_rows(vectors, grid) / unit
     if form.features == "delta":
         mask[: len(mask) * grid.temporal_patch // grid.frames] = False
@@ -157,15 +159,13 @@ def _pooled(field: MotionField, grid: VideoGrid) -> tuple[NDArray[np.float32], N
     Returns:
         Vectors float32 [F / p, 2], whether they are valid, and the mean confidence of what they come from.
     """
-    steps = grid.frames // grid.temporal_patch
-    vectors, valid, confidence = (
-        x.reshape(steps, -1, *x.shape[3:]) for x in (field.vectors, field.valid, field.confidence)
-    )
+    shape = (grid.frames // grid.temporal_patch, -1)
+    vectors, valid = field.vectors.reshape(*shape, 2), field.valid.reshape(shape)
     moving = valid & (np.linalg.norm(vectors, axis=-1) > MOVING_PIXELS)
     chosen = np.where(moving.any(1, keepdims=True), moving, valid)
     count = np.maximum(chosen.sum(1), 1).astype(np.float32)
     mean = (vectors * moving[..., None]).sum(1) / count[:, None]
-    return mean, valid.any(1), (confidence * chosen).sum(1) / count
+    return mean, np.asarray(valid.any(1)), (field.confidence.reshape(shape) * chosen).sum(1) / count
 
 
 def _to_rows(array: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
