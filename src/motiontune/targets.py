@@ -58,6 +58,11 @@ class HeadForm:
         """Whether the prediction is dense motion in pixels, a `MotionField`."""
         return self.form == "dense" and self.output == "displacement"
 
+    @property
+    def no_motion(self) -> str:
+        """Why a model with this head gives text alone, or ""."""
+        return "" if self.has_field else f"a motion head that predicts {self}, no dense motion"
+
     def __str__(self) -> str:
         per = "patch" if self.form == "dense" else "temporal step"
         return f"one {self.output} per {per}" + (" from differences in time" if self.features == "delta" else "")
@@ -133,7 +138,7 @@ def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0, fo
         vectors, valid, _ = _pooled(field, grid)
     unit = np.float32(grid.patch * scale)
     if form.output == "direction":
-        length: NDArray[np.float32] = np.linalg.norm(vectors, axis=-1)
+        length = np.linalg.norm(vectors, axis=-1).astype(np.float32)
         valid = valid & (length > MOVING_PIXELS)
         vectors, unit = vectors / np.where(valid, length, np.float32(1))[..., None], np.float32(1)
     mask, values = _to_rows(np.repeat(valid[..., None], 2, axis=-1), grid), _to_rows(vectors, grid) / unit

@@ -9,10 +9,10 @@ Shapes: B batch, S sequence, H hidden size, T video tokens of the whole batch (r
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from motiontune.model.wrappers import (
 
 
 MotionGradient = Literal["all", "head", "projector"]
+MOTION_GRADIENTS: tuple[str, ...] = get_args(MotionGradient)
 
 
 @dataclass(frozen=True)
@@ -415,6 +416,19 @@ def captured_motion(model: nn.Module) -> Iterator[list[Tensor]]:
         yield base._motion_captured
     finally:
         base._motion_captured = None
+
+
+def trains_below(model: nn.Module) -> bool:
+    """Whether the motion loss trains any weight but the head's."""
+    base: Any = base_of(model)
+    family, gradient = family_of(base.config), base.motion_objective.gradient
+    visual, projector = family.visual_of(base).parameters(), set(family.projector_of(base).parameters())
+    below: Iterable[nn.Parameter] = set(base.parameters()) - set(base.motion_head.parameters())
+    if gradient == "projector":
+        below = projector
+    elif base.motion_head.config.input in ("projector", "encoder"):
+        below = visual if base.motion_head.config.input == "projector" else set(visual) - projector
+    return gradient != "head" and any(parameter.requires_grad for parameter in below)
 
 
 def freeze_unused(model: nn.Module) -> list[str]:

@@ -37,7 +37,7 @@ def generate_with_motion(
         MotiontuneError: if the motion is not a number.
     """
     if not head.has_field:
-        raise HeadError(f"the motion head predicts {head}: there is no dense motion")
+        raise HeadError(f"the model has {head.no_motion}")
     head.check_grid(grid)
     with captured_motion(model) as captured:
         tokens: Tensor = model.generate(**inputs, **generation)
