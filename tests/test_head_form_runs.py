@@ -93,10 +93,13 @@ def test_prediction_says_once_that_there_is_no_dense_motion(preset, capfd, tmp_p
     code, _, err = command(capfd, "predict", clip, "--model", str(folder), "--out", str(out), "--max-new-tokens", "2")
     assert code == 0 and err.count(reason) == 1
     assert [file.name for file in out.iterdir()] == ["predictions.json"]
+    data = ["--dataset", "toy", "--dataset-dir", training.toy()["dataset_dir"], "--fps", "8", "--max-frames", "16"]
+    options = ["--out", str(tmp_path / "measured"), "--max-new-tokens", "2", "--bootstrap", "2"]
+    code, said, _ = command(capfd, "evaluate", "--model", str(folder), *data, *options)
+    assert code == 0 and f"the model has {reason}: text alone\n" in said
 
 
-@pytest.mark.parametrize("generate", [False, True])
-def test_do_predict_measures_what_there_is(preset, generate):
+def test_do_predict_measures_what_there_is_of_the_first_beam(preset):
     _, folder = preset
     keys = {
         "model_name_or_path": str(folder),
@@ -105,7 +108,7 @@ def test_do_predict_measures_what_there_is(preset, generate):
         "do_predict": True,
     }
     with logged() as messages:
-        out = run(**keys, predict_with_generate=generate, max_new_tokens=2, num_beams=2 if generate else 1)
+        out = run(**keys, predict_with_generate=True, max_new_tokens=2, num_beams=2)
     assert results(out, "predict")["predict_pooled_direction_accuracy"] == pytest.approx(
         results(folder)["eval_pooled_direction_accuracy"]
     )
@@ -113,30 +116,28 @@ def test_do_predict_measures_what_there_is(preset, generate):
     assert not list((out / "motion_predictions").iterdir())
 
 
+ENCODER = {"motion_head_features": "delta", "motion_head_input": "encoder", "freeze_vision_tower": False}
+LAYER = {"motion_head_form": "pooled", "motion_head_input": "layer:1", "finetuning_type": "lora"}
+PROBE = {"motion_head_output": "direction", "motion_gradient": "head", "neat_packing": True}
+PROJECTOR = {"motion_head": "deltadirect", "finetuning_type": "lora", "additional_target": "merger"}
+ALONE = {"motion_head": "deltadirect", "finetuning_type": "freeze", **training.MOTION}
+
+
 @pytest.mark.parametrize(
-    ("family", "keys"),
+    ("family", "keys", "metric"),
     [
-        (
-            "qwen2_5_vl",
-            {"motion_head_features": "delta", "motion_head_input": "encoder", "freeze_vision_tower": False},
-        ),
-        ("qwen3_vl", {"motion_head_form": "pooled", "motion_head_input": "layer:1", "finetuning_type": "lora"}),
-        ("qwen2_vl", {"motion_head_output": "direction", "motion_gradient": "head", "neat_packing": True}),
-        (
-            "qwen2_vl",
-            {"motion_head": "deltadirect", "finetuning_type": "freeze", "use_motionvector_crossentropy_loss": False}
-            | training.MOTION,
-        ),
+        ("qwen2_5_vl", {**BOTH, **ENCODER}, "epe"),
+        ("qwen3_vl", {**BOTH, **LAYER}, "pooled_epe"),
+        ("qwen2_vl", {**BOTH, **PROBE}, "direction_accuracy"),
+        ("qwen3_vl", {**BOTH, **PROJECTOR}, "pooled_direction_accuracy"),
+        ("qwen2_vl", ALONE, "pooled_direction_accuracy"),
     ],
-    ids=str,
+    ids=["encoder", "layer", "probe", "projector", "alone"],
 )
-def test_other_forms_are_trained_and_evaluated(family, keys):
-    folder = run(family, **BOTH | EVALUATED | keys)
-    head, measured = load_head(folder), results(folder)
-    assert head.weight.any() and all(np.isfinite(list(measured.values())))
-    form = head.config
-    name = {("dense", "displacement"): "epe", ("pooled", "displacement"): "pooled_epe"}
-    assert f"eval_{name.get((form.form, form.output), 'direction_accuracy')}" in measured
+def test_other_forms_are_trained_and_evaluated(family, keys, metric):
+    folder = run(family, **EVALUATED, **keys)
+    assert load_head(folder).weight.any() and np.isfinite(list(results(folder).values())).all()
+    assert f"eval_{metric}" in results(folder)
 
 
 def test_differences_are_dense_motion_without_the_first_step():
