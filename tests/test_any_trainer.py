@@ -212,6 +212,6 @@ def test_a_head_of_before_still_loads(tmp_path, caplog):
 def test_a_head_with_an_unknown_key_is_refused(tmp_path):
     save_head(MotionHead(MotionHeadConfig(8, 14, 2, 2)), tmp_path)
     saved = json.loads((tmp_path / "motion_head_config.json").read_text())
-    (tmp_path / "motion_head_config.json").write_text(json.dumps(saved | {"form": "pooled"}))
-    with pytest.raises(HeadError, match="cannot be read: .*form"):
+    (tmp_path / "motion_head_config.json").write_text(json.dumps(saved | {"colour": "red"}))
+    with pytest.raises(HeadError, match="cannot be read: .*colour"):
         load_head(tmp_path)

@@ -385,11 +385,11 @@ MODEL_MISTAKES = [
     ({"template": "qwen3_vl_nothink"}, "template: qwen3_vl_nothink is not for models of type qwen2_vl: use qwen2_vl"),
     (
         {"motion_head_input": "layer:9"},
-        "motion_head_input: 'layer:9' is none of last_hidden, projector, layer:K with K",
+        "motion_head_input: 'layer:9' is none of last_hidden, projector, encoder, layer:K with K",
     ),
     (
         {"motion_head_input": "first"},
-        "motion_head_input: 'first' is none of last_hidden, projector, layer:K with K from",
+        "motion_head_input: 'first' is none of last_hidden, projector, encoder, layer:K with K from",
     ),
     ({"report_to": "nothing"}, "nothing is not supported, only "),
 ]
@@ -480,6 +480,16 @@ KEY_MISTAKES = [
     ({"motion_scale": 0}, "motion_scale: 0 must be positive"),
     ({"motion_head_learning_rate": -1.0}, "motion_head_learning_rate: -1.0 must be 0 or more"),
     ({"motion_loss_type": "huber"}, "motion_loss_type: 'huber' is none of smooth_l1, l1, l2, epe"),
+    ({"motion_head": "deltadirct"}, "motion_head: 'deltadirct' is none of deltadirect: did you mean 'deltadirect'?"),
+    ({"motion_head_features": "x"}, "motion_head_features: 'x' is none of token, delta"),
+    ({"motion_head_form": "pool"}, "motion_head_form: 'pool' is none of dense, pooled"),
+    ({"motion_head_output": "unit"}, "motion_head_output: 'unit' is none of displacement, direction"),
+    ({"motion_gradient": "none"}, "motion_gradient: 'none' is none of all, head, projector"),
+    (
+        {"motion_gradient": "projector"},
+        "motion_gradient: projector needs `motion_head_input: projector`, not last_hid",
+    ),
+    ({"motion_head_output": "direction", "motion_scale": 0.1}, "motion_scale is of displacements, "),
     ({"motion_source": "radar"}, "motion_source: 'radar' is none of auto, codec, codec+flow, blockmatch, "),
     ({"motion_source": "radar.py:waves"}, "motion_source: radar.py does not exist"),
     ({"motion_quality": "good"}, "motion_quality: 'good' is none of fast, balanced, best"),

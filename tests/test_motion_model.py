@@ -1,6 +1,7 @@
 """The head inside every family: taps, what a forward pass computes, saving."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from motiontune.model.tiny import build_tiny
 
 
 FAMILIES = installed_families()
-TAPS = ("last_hidden", "layer:1", "layer:2", "projector")
+TAPS = ("last_hidden", "layer:1", "layer:2", "projector", "encoder")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -45,10 +46,11 @@ def family(request, tmp_path_factory):
     return folder, model, processor, batch, targets
 
 
-def with_head(family, tap="last_hidden", **objective):
-    folder, original, processor, _, _ = family
+def with_head(family, tap="last_hidden", form=None, **objective):
+    _, original, processor, _, _ = family
     model = copy.deepcopy(original)
-    head = MotionHead(MotionHeadConfig(model.config.text_config.hidden_size, processor.patch_size, 2, 2, input=tap))
+    own = SimpleNamespace(video_processor=processor)
+    head = MotionHead(MotionHeadConfig.for_model(model.config, own, tap, **(form or {})))
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
     attach_head(model, head, MotionObjective(**objective))
     return model

@@ -1,25 +1,91 @@
 """Motion fields turned into token targets, and back.
 
 Shapes: F frames, R patch rows, C patch columns, m merge size, p temporal patch size,
-T = F / p * R / m * C / m video tokens, D = 2 * m * m * p numbers per token.
+T = F / p * R / m * C / m video tokens, D = 2 * m * m * p numbers per token; of a pooled form one row per temporal
+step, T = F / p, and D = 2.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.motion.field import MOVING_PIXELS, MotionField
+
+
+HeadFeatures = Literal["token", "delta"]
+HeadShape = Literal["dense", "pooled"]
+HeadOutput = Literal["displacement", "direction"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadForm:
+    """The form of a motion head: how it reads the hidden states at its tap, and what it predicts from them.
+
+    Args:
+        features: "token": the hidden state of a video token. "delta": its difference to the hidden state at the same
+            place one temporal step before; the first step of a clip has none, and no target.
+        form: "dense": each token predicts the vector of each of its patches. "pooled": the mean over the tokens of a
+            temporal step predicts one vector, the mean over the patches that move.
+        output: "displacement": vectors in units of `patch * scale` pixels. "direction": unit vectors; what moves by
+            `MOVING_PIXELS` or less has none, and no target.
+
+    Raises:
+        ConfigError: on another value, naming the key.
+    """
+
+    features: HeadFeatures = "token"
+    form: HeadShape = "dense"
+    output: HeadOutput = "displacement"
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(HeadForm)
+        for name in ("features", "form", "output"):
+            value, choices = getattr(self, name), get_args(hints[name])
+            if value not in choices:
+                raise ConfigError(f"motion_head_{name}: {value!r} is none of {', '.join(choices)}")
+
+    @property
+    def reads_steps(self) -> bool:
+        """Whether a row of features comes of more than one token, so that the videos' grids are needed."""
+        return self.features == "delta" or self.form == "pooled"
+
+    @property
+    def has_field(self) -> bool:
+        """Whether the prediction is dense motion in pixels, a `MotionField`."""
+        return self.form == "dense" and self.output == "displacement"
+
+    @property
+    def no_motion(self) -> str:
+        """Why a model with this head gives text alone, or ""."""
+        return "" if self.has_field else f"a motion head that predicts {self}, no dense motion"
+
+    def __str__(self) -> str:
+        per = "patch" if self.form == "dense" else "temporal step"
+        return f"one {self.output} per {per}" + (" from differences in time" if self.features == "delta" else "")
+
+    def rows(self, grid: VideoGrid) -> int:
+        """Count the rows of targets of one video."""
+        return grid.frames // grid.temporal_patch if self.form == "pooled" else grid.num_tokens
+
+    def width(self, grid: VideoGrid) -> int:
+        """D, the numbers in each of them."""
+        return 2 if self.form == "pooled" else grid.token_width
+
+
+PLAIN = HeadForm()
 
 
 @dataclass(frozen=True)
 class MotionTargets:
-    """What each video token of one video must predict.
+    """What a motion head must predict at one video.
 
     Args:
-        values: float32 [T, D], displacement in units of `patch * scale` pixels; zero where `mask` is false.
+        values: float32 [T, D], displacement in units of `patch * scale` pixels, or unit vectors; zero where `mask` is
+            false.
         mask: bool [T, D], true where the value is a target.
 
     Raises:
@@ -65,23 +131,58 @@ def from_tokens(rows: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
     return rows.reshape(shape).transpose(0, 3, 1, 4, 2, 5, 6).reshape(grid.frames, grid.rows, grid.cols, -1)
 
 
-def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0) -> MotionTargets:
-    """Turn a motion field in pixels into normalised token targets.
+def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0, form: HeadForm = PLAIN) -> MotionTargets:
+    """Turn a motion field in pixels into normalised targets.
 
     Args:
         field: vectors float32 [F, R, C, 2] in pixels of the resized frame, with their validity.
         grid: the grid of the same video.
-        scale: targets are divided by `grid.patch * scale`.
+        scale: displacements are divided by `grid.patch * scale`.
+        form: of the head that predicts them.
     """
-    mask = to_tokens(np.repeat(field.valid[..., None], 2, axis=-1), grid)
-    values = to_tokens(field.vectors, grid) / np.float32(grid.patch * scale)
+    vectors, valid = field.vectors, field.valid
+    if form.form == "pooled":
+        vectors, valid, _ = _pooled(field, grid)
+    unit = np.float32(grid.patch * scale)
+    if form.output == "direction":
+        length = np.linalg.norm(vectors, axis=-1).astype(np.float32)
+        valid = valid & (length > MOVING_PIXELS)
+        vectors, unit = vectors / np.where(valid, length, np.float32(1))[..., None], np.float32(1)
+    mask, values = _to_rows(np.repeat(valid[..., None], 2, axis=-1), grid), _to_rows(vectors, grid) / unit
+    if form.features == "delta":
+        mask[: len(mask) * grid.temporal_patch // grid.frames] = False
     return MotionTargets(np.where(mask, values, np.float32(0)), mask)
 
 
-def field_to_weights(field: MotionField, grid: VideoGrid) -> NDArray[np.float32]:
-    """How much each number of the targets counts: its vector's confidence, float32 [T, D], 0 where not valid."""
+def field_to_weights(field: MotionField, grid: VideoGrid, form: HeadForm = PLAIN) -> NDArray[np.float32]:
+    """How much each number of the targets counts: its vector's confidence, float32 [T, D], 0 where not valid.
+
+    A pooled vector has the mean confidence of the vectors that it is the mean of.
+    """
     weights = np.where(field.valid, field.confidence, np.float32(0))
-    return to_tokens(np.repeat(weights[..., None], 2, axis=-1), grid)
+    if form.form == "pooled":
+        _, _, weights = _pooled(field, grid)
+    return _to_rows(np.repeat(weights[..., None], 2, axis=-1), grid)
+
+
+def _pooled(field: MotionField, grid: VideoGrid) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """One vector per temporal step: the mean over what moves, and zero where something is valid and nothing moves.
+
+    Returns:
+        Vectors float32 [F / p, 2], whether they are valid, and the mean confidence of what they come from.
+    """
+    shape = (grid.frames // grid.temporal_patch, -1)
+    vectors, valid = field.vectors.reshape(*shape, 2), field.valid.reshape(shape)
+    moving = valid & (np.linalg.norm(vectors, axis=-1) > MOVING_PIXELS)
+    chosen = np.where(moving.any(1, keepdims=True), moving, valid)
+    count = np.maximum(chosen.sum(1), 1).astype(np.float32)
+    mean = (vectors * moving[..., None]).sum(1) / count[:, None]
+    return mean, np.asarray(valid.any(1)), (field.confidence.reshape(shape) * chosen).sum(1) / count
+
+
+def _to_rows(array: NDArray[Any], grid: VideoGrid) -> NDArray[Any]:
+    """Per-patch arrays [F, R, C, K] in token order; pooled ones have their rows [F / p, K] already."""
+    return array if array.ndim == 2 else to_tokens(array, grid)
 
 
 def tokens_to_vectors(values: NDArray[np.float32], grid: VideoGrid, scale: float = 1.0) -> NDArray[np.float32]:

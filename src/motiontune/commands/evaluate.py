@@ -142,7 +142,9 @@ def evaluate(
     with quiet_loggers():
         own = model_keys(model, base, template)
         places = [own[key] for key in ("adapter_name_or_path", "model_name_or_path") if key in own]
-        with_motion = find_head(places) is not None
+        found = find_head(places)
+        no_motion = "no motion head" if found is None else found[1].config.no_motion
+        with_motion = not no_motion
         configuration = {
             "stage": "sft",
             "finetuning_type": "lora" if "adapter_name_or_path" in own else "full",
@@ -172,7 +174,7 @@ def evaluate(
         clips=len(readable),
         motion_clips=len(files),
         left_out=len(texts) - len(readable) + before,
-        has_head=with_motion,
+        no_motion=no_motion,
         motion=measure_motion(files, Path(out) / "plots", plots, configuration).metrics(rounds),
         text=measure_text(labelled, similarity(labelled), template_of, known, rounds) if labelled else {},
     )

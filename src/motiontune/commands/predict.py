@@ -93,8 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
         check_source(arguments.compare_with)
     find_clips(arguments.clips, arguments.out, _suffixes(arguments.show))  # before the model, which takes long
     model = load_model(arguments)
-    if model.head is None:
-        print(f"{arguments.model} has no motion head: text alone, no motion", file=sys.stderr)
+    if model.no_motion:
+        print(f"{arguments.model} has {model.no_motion}: text alone, no motion", file=sys.stderr)
     rows = predict(
         model,
         arguments.clips,

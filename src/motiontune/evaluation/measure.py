@@ -32,7 +32,7 @@ class Evaluation:
         clips: samples with a text that was compared.
         motion_clips: clips with motion that was compared.
         left_out: samples whose clip could not be read.
-        has_head: False where the model has no motion head and was measured by its text alone.
+        no_motion: why it was measured by its text alone, such as "no motion head", or "".
         motion: per source of the target, and "all": metric and value. Empty without a motion head.
         text: metric and value; shares from 0 to 1, BLEU and ROUGE from 0 to 100 as LLaMA-Factory has them.
     """
@@ -40,7 +40,7 @@ class Evaluation:
     clips: int
     motion_clips: int
     left_out: int
-    has_head: bool
+    no_motion: str
     motion: dict[str, dict[str, Metric]]
     text: dict[str, Metric]
 
@@ -58,7 +58,7 @@ class Evaluation:
 
     def table(self) -> str:
         """One line per metric, with a column for each source of the target."""
-        lines: list[tuple[str, ...]] = [] if self.has_head else [("the model has no motion head: text alone",)]
+        lines: list[tuple[str, ...]] = [(f"the model has {self.no_motion}: text alone",)] if self.no_motion else []
         columns = list(self.motion)
         if columns:
             lines.append((f"motion, {self.motion_clips} clips", *columns))

@@ -24,7 +24,8 @@ class MotionPrediction:
 
     Args:
         text: the answer.
-        field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no head.
+        field: the motion, valid wherever a frame has a neighbour to move from or to; None where the model has no
+            head, or one without dense motion.
         target: the motion from a source to compare with; None where it was not asked for or there is none.
         clip: the sampled frames.
         grid: where the patches of these frames lie.
@@ -80,10 +81,10 @@ class MotionPrediction:
             columns: at most so many frames, evenly chosen.
 
         Raises:
-            MotiontuneError: if the model has no motion head.
+            MotiontuneError: if the model predicts no dense motion.
         """
         if self.field is None:
-            raise MotiontuneError(f"{self.clip.path}: there is no motion to draw, the model has no motion head")
+            raise MotiontuneError(f"{self.clip.path}: there is no motion to draw, the model predicts none")
         name, frames, times = Path(self.clip.path).name, self.clip.frames, self.clip.times
         rows = comparison_rows(name, frames, times, self.panels(), self.grid.patch)
         return Image.fromarray(contact_sheet(rows, columns))

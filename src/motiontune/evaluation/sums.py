@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from motiontune.motion.field import MOVING_PIXELS
 
-MOVING_PIXELS = 1.0
-"""A patch moves if its target is longer than this. Still background would otherwise drown what moves."""
 
 SECTORS = 8
 """Directions that `direction_accuracy` tells apart: right, down right, down, ... each 45 degrees wide."""

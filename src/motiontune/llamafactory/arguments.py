@@ -3,16 +3,18 @@
 import math
 import os
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
 from llamafactory.hparams.training_args import TrainingArguments
 
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.names import get_logger
+from motiontune.model.forward import MOTION_GRADIENTS, check_gradient
 from motiontune.model.losses import MOTION_LOSS_TYPES
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source
+from motiontune.targets import HeadForm
 
 
 logger = get_logger(__name__)
@@ -154,12 +156,59 @@ class MotionFinetuningArguments(FinetuningArguments):
             )
         },
     )
+    motion_head: Literal["deltadirect"] | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "A known form of the motion head and its loss; a key that is given beside it stands. deltadirect: "
+                "one direction per temporal step from differences of the projector's output (arXiv 2605.22823)."
+            )
+        },
+    )
     motion_head_input: str = field(
         default="last_hidden",
         metadata={
             "help": (
                 "Hidden states that the motion head reads. last_hidden: after the final norm. layer:K: output of "
-                "decoder layer K, counted from 1. projector: the vision encoder's output as it enters the decoder."
+                "decoder layer K, counted from 1. projector: the vision encoder's output as it enters the decoder. "
+                "encoder: what the projector reads."
+            )
+        },
+    )
+    motion_head_features: Literal["token", "delta"] = field(
+        default="token",
+        metadata={
+            "help": (
+                "What the motion head reads of them. token: the hidden state of a video token. delta: its difference "
+                "to the one at the same place one temporal step before; a clip's first step has no target then."
+            )
+        },
+    )
+    motion_head_form: Literal["dense", "pooled"] = field(
+        default="dense",
+        metadata={
+            "help": (
+                "dense: each video token predicts the vectors of its patches. pooled: the mean over the tokens of a "
+                "temporal step predicts one vector, the mean over the patches that move by more than 1 pixel."
+            )
+        },
+    )
+    motion_head_output: Literal["displacement", "direction"] = field(
+        default="displacement",
+        metadata={
+            "help": (
+                "displacement: vectors in pixels, see motion_scale. direction: unit vectors; what moves by 1 pixel or "
+                "less has no target. Only dense displacements can be written and drawn."
+            )
+        },
+    )
+    motion_gradient: Literal["all", "head", "projector"] = field(
+        default="all",
+        metadata={
+            "help": (
+                "Which weights the motion loss trains, of those that are not frozen. all: the head and what lies "
+                "below motion_head_input. head: the head alone, a linear probe. projector: the head and the "
+                "projector, with `motion_head_input: projector`."
             )
         },
     )
@@ -193,9 +242,21 @@ class MotionFinetuningArguments(FinetuningArguments):
         r"""Whether the run trains the motion head."""
         return self.use_only_motionvector_loss or self.use_motionvector_crossentropy_loss
 
+    @property
+    def head_form(self) -> HeadForm:
+        r"""The form of the motion head."""
+        names = ("features", "form", "output")
+        return HeadForm(**{name: getattr(self, f"motion_head_{name}") for name in names})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("motion_loss_type", self.motion_loss_type, MOTION_LOSS_TYPES)
+        _check_choice("motion_gradient", self.motion_gradient, MOTION_GRADIENTS)
+        check_gradient(self.motion_gradient, self.motion_head_input)
+        if self.head_form.output == "direction" and self.motion_scale != 1:
+            raise ConfigError(
+                "motion_scale is of displacements, `motion_head_output: direction` has none: leave it out"
+            )
         if self.use_only_motionvector_loss and self.use_motionvector_crossentropy_loss:
             raise ConfigError(
                 "use_only_motionvector_loss and use_motionvector_crossentropy_loss are both true: choose one"
@@ -237,6 +298,20 @@ OWN_KEYS = {name: field.default for name, field in _OWN_FIELDS.items()}
 """motiontune's keys and their defaults."""
 RENAMED_KEYS = {"motion_target": "motion_direction"}
 """Old names that still work, and the names that keys have now."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "deltadirect": {
+        "motion_head_input": "projector",
+        "motion_head_features": "delta",
+        "motion_head_form": "pooled",
+        "motion_head_output": "direction",
+        "motion_loss_type": "l2",
+        "motion_loss_weight": 1.0,
+        "motion_gradient": "projector",
+        "freeze_multi_modal_projector": False,  # LLaMA-Factory's; frozen, the head would learn alone
+    }
+}
+"""The keys that each value of `motion_head` stands for."""
 
 
 def help_of(key: str) -> str:

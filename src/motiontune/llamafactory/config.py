@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from motiontune.errors import ConfigError, in_one_line, nearest
-from motiontune.llamafactory.arguments import OWN_KEYS, RENAMED_KEYS
+from motiontune.llamafactory.arguments import OWN_KEYS, PRESETS, RENAMED_KEYS
 from motiontune.llamafactory.names import get_logger
 
 
@@ -41,25 +41,41 @@ def check_keys(args: Any, classes: list[type]) -> None:
 
 
 def with_new_names(args: Any) -> Any:
-    """Give keys that were renamed the names that they have now, and log each once.
+    """Give keys that were renamed the names that they have now, and log each once; add what `motion_head` stands for.
 
     Args:
         args: the keys of a YAML, or a list of command-line arguments.
 
     Returns:
-        The same, with the new names.
+        The same, with the new names and the keys of the preset, before those that are given.
 
     Raises:
         ConfigError: if a key is given under both names.
     """
     if isinstance(args, list):
-        return [_renamed_option(arg) for arg in args]
+        args = [_renamed_option(arg) for arg in args]
+        return [f"--{key}={value}" for key, value in _preset(_option(args, "motion_head")).items()] + args
     if not isinstance(args, dict):
         return args
     for old, new in RENAMED_KEYS.items():
         if old in args and new in args:
             raise ConfigError(f"{old} is called {new} now, and both are given: leave {old} out")
-    return {_renamed(key) if key in RENAMED_KEYS else key: value for key, value in args.items()}
+    args = {_renamed(key) if key in RENAMED_KEYS else key: value for key, value in args.items()}
+    return _preset(args.get("motion_head")) | args
+
+
+def _preset(name: Any) -> dict[str, Any]:
+    return PRESETS.get(name, {}) if isinstance(name, str) else {}
+
+
+def _option(args: list[str], key: str) -> str | None:
+    """The last value of an option, as `--key value` or `--key=value`."""
+    found = None
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") == key:
+            found = value if equals else after
+    return found
 
 
 def _renamed_option(arg: str) -> str:

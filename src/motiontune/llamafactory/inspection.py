@@ -36,7 +36,7 @@ MEANING = {
     "pixel_values": "normalised patches of the images",
     "image_grid_thw": "per image: 1, patch rows, patch columns",
     "second_per_grid_ts": "seconds per temporal patch",
-    "motion_targets": "displacement / (patch * motion_scale); x, y of each patch of a video token",
+    "motion_targets": "x, y of each patch of a video token, or as motion_head_form and _output have it",
     "motion_mask": "where motion_targets is a target",
     "motion_weights": "how much each target counts: its vector's confidence",
     "motion_videos": "per video: clip, grid, times, source",
@@ -84,8 +84,8 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
 
     print(f"\nOne batch of {_count(features, 'sample')}\n")
     print(text_table([("name", "shape", "dtype", "range", "meaning"), *_variables(batch)], rule=True))
-    targets = batch["motion_targets"].split([record.grid.num_tokens for record in batch["motion_videos"]])
-    masks = batch["motion_mask"].split([record.grid.num_tokens for record in batch["motion_videos"]])
+    sizes = [head.rows(record.grid) for record in batch["motion_videos"]]
+    targets, masks = batch["motion_targets"].split(sizes), batch["motion_mask"].split(sizes)
     for row in range(len(features)):
         print(f"\nSample {row}: {_count(videos[row], 'video')}")
         print(
@@ -100,8 +100,10 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         rows = []
         mine = [(*parts,) for parts in zip(batch["motion_videos"], targets, masks, strict=True) if parts[0].row == row]
         for (record, values, mask), video in zip(mine, videos[row] if mine else [], strict=True):
-            field = _field(record, values, mask, head)
-            print(_describe(record, field))
+            field = _field(record, values, mask, head) if head.has_field else None
+            print(_describe(record, field, f"{head}, {len(mask)} rows, {mask.float().mean():.0%} are targets"))
+            if field is None:
+                continue
             frames, grid = template.mm_plugin.read(video, processor).frames, record.grid
             title = f"{Path(record.path).name} · {record.source}, {head.direction}"
             motion = (field.vectors, field.valid, field.times)
@@ -184,16 +186,18 @@ def _field(record: VideoRecord, values: torch.Tensor, mask: torch.Tensor, head: 
     )
 
 
-def _describe(record: VideoRecord, field: MotionField) -> str:
-    grid = record.grid
-    length = (field.vectors[field.valid] ** 2).sum(-1) ** 0.5
-    motion = f"mean {length.mean():.2f} px, largest {length.max():.2f} px" if length.size else "no valid vector"
+def _describe(record: VideoRecord, field: MotionField | None, rows: str) -> str:
+    """Describe a video and its targets; those without a field as `rows`."""
+    grid, motion = record.grid, rows
+    if field is not None:
+        length = (field.vectors[field.valid] ** 2).sum(-1) ** 0.5
+        lengths = f"mean {length.mean():.2f} px, largest {length.max():.2f} px" if length.size else "no valid vector"
+        motion = f"{field.direction}: {field.valid.mean():.0%} of patches valid, {lengths}"
     times = ", ".join(f"{time:.2f}" for time in record.times[:12]) + (", ..." if len(record.times) > 12 else "")
     return (
         f"  video {record.path}\n"
         f"    grid   {grid.frames} frames x {grid.rows} x {grid.cols} patches of {grid.patch} px = "
         f"{grid.width}x{grid.height} px, {grid.num_tokens} tokens of {grid.token_width} numbers\n"
         f"    times  {times} s\n"
-        f"    motion {record.source}, {field.direction}: {field.valid.mean():.0%} of patches valid, {motion}"
-        + (f"\n    none because {record.problem}" if record.problem else "")
+        f"    motion {record.source}, {motion}" + (f"\n    none because {record.problem}" if record.problem else "")
     )

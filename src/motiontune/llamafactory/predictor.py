@@ -104,8 +104,13 @@ class MotionModel:
 
     @property
     def has_head(self) -> bool:
-        """Whether there is a motion head; without one the model gives text alone."""
-        return self.head is not None
+        """Whether there is a motion head that predicts dense motion; without one the model gives text alone."""
+        return not self.no_motion
+
+    @property
+    def no_motion(self) -> str:
+        """Why the model gives text alone, or ""."""
+        return "no motion head" if self.head is None else self.head.config.no_motion
 
     @property
     def direction(self) -> Direction:
@@ -134,12 +139,12 @@ class MotionModel:
             ClipError: if the clip cannot be read.
             ConfigError: on a prompt with several places for the video, or an unknown source.
         """
-        with_vectors = compare_with != NO_SOURCE and self.head is not None and needs_vectors(compare_with)
+        with_vectors = compare_with != NO_SOURCE and self.has_head and needs_vectors(compare_with)
         clip = self.reader.read(str(video), with_vectors)
         grid = self.reader.grid_of(clip)
         batch = self._batch(clip, prompt).to(self.model.device)
         arguments = self._generation_arguments(max_new_tokens) | generation
-        if self.head is None:
+        if self.head is None or not self.has_head:
             tokens, field = self.model.generate(**batch, **arguments), None
         else:
             tokens, field = generate_with_motion(self.model, self.head.config, batch, clip, grid, **arguments)
@@ -205,7 +210,7 @@ class MotionModel:
 
     def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
         """The target and "", or None and why there is none."""
-        if source == NO_SOURCE or self.head is None:
+        if source == NO_SOURCE or not self.has_head:
             return None, ""
         check_source(source)  # what is wrong with the name is wrong for every clip
         try:

@@ -30,6 +30,7 @@ def motion_settings(finetuning_args: MotionFinetuningArguments) -> MotionSetting
     return MotionSettings(
         loss_weight=finetuning_args.motion_loss_weight,
         loss_type=finetuning_args.motion_loss_type,
+        gradient=finetuning_args.motion_gradient,
         with_text=not finetuning_args.use_only_motionvector_loss,
         head_learning_rate=finetuning_args.motion_head_learning_rate,
         control=finetuning_args.motion_loss_weight == 0 and finetuning_args.use_motion_loss,

@@ -1,7 +1,7 @@
 """Supervised fine-tuning with motion, step by step as in LLaMA-Factory's own `run_sft`."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 from datasets.exceptions import DatasetsError
@@ -18,6 +18,7 @@ from llamafactory.train.trainer_utils import create_modelcard_and_push
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
 from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
+from motiontune.evaluation.forms import main_metric
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
@@ -25,7 +26,7 @@ from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
-from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
+from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
@@ -67,7 +68,9 @@ def run_motion_sft(
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     settings = motion_settings(finetuning_args)
-    objective = MotionObjective(settings.loss_type, settings.with_text, training_args.label_smoothing_factor)
+    objective = MotionObjective(
+        settings.loss_type, settings.with_text, training_args.label_smoothing_factor, gradient=settings.gradient
+    )
     if finetuning_args.sparse_logits:
         use_sparse_logits(model)  # for the forward pass without motion, which is that of `motion_loss_weight: 0`
     attach_head(model, head, objective)
@@ -290,9 +293,8 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     """
     reads = finetuning_args.motion_head_input
     tap_depth(reads, config.text_config.num_hidden_layers)
-    return MotionHeadConfig.for_model(
-        config, processor, reads, data_args.motion_direction, finetuning_args.motion_scale
-    )
+    scale, form = finetuning_args.motion_scale, asdict(finetuning_args.head_form)
+    return MotionHeadConfig.for_model(config, processor, reads, data_args.motion_direction, scale, **form)
 
 
 def head_places(model_args: Any) -> list[str]:
@@ -326,7 +328,8 @@ def make_head(
             f"{head_places(model_args)[0]} has no motion head: train one, or leave train_on_video_tokens and the loss "
             f"flags out"
         )
-    logger.info_rank0(f"Motion head: new, {wanted.hidden_size} -> {wanted.token_width}, reads {wanted.input}.")
+    size = f"{wanted.hidden_size} -> {wanted.token_width}"
+    logger.info_rank0(f"Motion head: new, {size}, reads {wanted.input}, predicts {wanted}.")
     return MotionHead(wanted)
 
 
@@ -344,7 +347,7 @@ def saved_head(
         return None
     where, head = found
     if not is_trainable:  # a head is read as its own configuration has it
-        wanted = replace(wanted, input=head.config.input, direction=head.config.direction, scale=head.config.scale)
+        wanted = MotionHeadConfig.for_model(config, processor, **head.config.chosen)
     head.config.check_fits(wanted, where)
     logger.info_rank0(f"Motion head: loaded from {where}.")
     return head
@@ -359,6 +362,12 @@ def prepare_parameters(model: Any, finetuning_args: MotionFinetuningArguments, i
             logger.info_rank0(
                 f"The motion loss alone does not reach {len(frozen)} weights, now frozen: {frozen[0]}, ..."
             )
+    if is_trainable and finetuning_args.motion_gradient != "head" and not trains_below(model):
+        reads = base_of(model).motion_head.config.input
+        logger.warning_rank0(
+            f"The motion loss trains the head alone: everything that it reaches below `motion_head_input: {reads}` is "
+            f"frozen, see freeze_vision_tower, freeze_multi_modal_projector and lora_target."
+        )
 
 
 def log_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args: Any) -> None:
@@ -407,5 +416,5 @@ def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningA
     for name in eval_dataset if isinstance(eval_dataset, dict) else [""] if eval_dataset is not None else []:
         prefix = f"eval_{name}_" if name else "eval_"
         keys += [f"{prefix}loss", f"{prefix}accuracy"] if finetuning_args.compute_accuracy else [f"{prefix}loss"]
-        keys += [f"{prefix}epe"]
+        keys += [f"{prefix}{main_metric(finetuning_args.head_form)}"]
     return keys

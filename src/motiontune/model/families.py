@@ -59,7 +59,10 @@ class Family:
         language_model: where the decoder lies that reads token embeddings.
         lm_head: where the output layer lies.
         patch_embed: the first layer within the vision encoder.
-        projector: is part of the name of each weight of the vision encoder that belongs to the projector.
+        projector: where, within the vision encoder, the projector lies; part of the name of each of its weights, and
+            of no other but those of `deepstack`.
+        encoder_width: key of the vision encoder's configuration with the width of its patches before the projector.
+        windows: whether the projector reads tokens in the order of the encoder's windows.
         deepstack: where, within the vision encoder, the mergers lie whose features are added after the first decoder
             layers, or None.
         linear_attention: whether some decoder layers carry a state along the row in place of attention. Such a layer
@@ -85,6 +88,8 @@ class Family:
     lm_head: str = "lm_head"
     patch_embed: str = "patch_embed"
     projector: str = "merger"
+    encoder_width: str = "hidden_size"
+    windows: bool = False
     deepstack: str | None = None
     linear_attention: bool = False
     patch: int = 16
@@ -101,6 +106,24 @@ class Family:
     def visual_of(self, base: Any) -> Any:
         """Return the vision encoder of a model."""
         return base.get_submodule(self.visual)
+
+    def projector_of(self, base: Any) -> Any:
+        """Return the projector, the last part of the vision encoder."""
+        return self.visual_of(base).get_submodule(self.projector)
+
+    def encoder_width_of(self, config: Any) -> int:
+        """Width of a patch in the vision encoder, before the projector."""
+        return int(getattr(config.vision_config, self.encoder_width))
+
+    def in_token_order(self, rows: Tensor, visual: Any, thw: Tensor) -> Tensor:
+        """Put what the projector reads or returns, one row per token, into the order of the tokens.
+
+        Args:
+            rows: [tokens, width].
+            visual: the vision encoder.
+            thw: int64 [videos, 3], the grids that it was called with.
+        """
+        return rows[torch.argsort(visual.get_window_index(thw)[0]).to(rows.device)] if self.windows else rows
 
     def language_model_of(self, base: Any) -> Any:
         """Return the decoder that reads the token embeddings."""
@@ -220,6 +243,7 @@ SIMPLEST = Family(
     name="Qwen2-VL",
     model="Qwen2VLForConditionalGeneration",
     processor="Qwen2VLProcessor",
+    encoder_width="embed_dim",
     tiny_vision=_qwen2_vision,
     **_QWEN2,
 )
@@ -234,6 +258,7 @@ FAMILIES: dict[str, Family] = {
             name="Qwen2.5-VL",
             model="Qwen2_5_VLForConditionalGeneration",
             processor="Qwen2_5_VLProcessor",
+            windows=True,
             tiny_vision=_qwen2_5_vision,
             **_QWEN2,
         ),

@@ -9,10 +9,10 @@ Shapes: B batch, S sequence, H hidden size, T video tokens of the whole batch (r
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from motiontune.errors import ConfigError
-from motiontune.model.families import family_of
+from motiontune.model.families import Family, family_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, head_of_state, save_head
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
 from motiontune.model.wrappers import (
@@ -31,6 +31,10 @@ from motiontune.model.wrappers import (
     router_loss,
     run_frozen_vision_without_graph,
 )
+
+
+MotionGradient = Literal["all", "head", "projector"]
+MOTION_GRADIENTS: tuple[str, ...] = get_args(MotionGradient)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class MotionObjective:
         weight: of the motion in `MotionOutput.loss`.
         with_logits: also return the logits of all positions, for a trainer that reads them (TRL's). They take much
             more memory than the loss, which needs the labelled positions alone.
+        gradient: which weights the motion loss trains. "all": the head and everything below its tap. "projector": the
+            head, which reads there, and the projector. "head": the head alone, which makes it a linear probe.
     """
 
     kind: MotionLossType = "smooth_l1"
@@ -51,6 +57,7 @@ class MotionObjective:
     label_smoothing: float = 0.0
     weight: float = 1.0
     with_logits: bool = False
+    gradient: MotionGradient = "all"
 
 
 @dataclass
@@ -61,7 +68,7 @@ class MotionOutput(ModelOutput):
         loss: float32 scalar, the mean motion loss over this batch's valid numbers times the objective's weight, plus
             the mean cross-entropy over its labelled tokens, plus `router_loss`.
         motion_sum: float32 scalar, the motion loss over the valid numbers.
-        motion: float32 [T, D], the normalised prediction.
+        motion: float32 [rows, D], the normalised prediction; T rows, or in a pooled form one per temporal step.
         ce_sum: float32 scalar, cross-entropy over the labelled tokens; None without text.
         ce_rows: float32 [B], the part of each sample in `ce_sum`; only in evaluation.
         token_ids: int64 [B, S], the most likely next token where one is labelled, else 0; only in evaluation.
@@ -84,20 +91,36 @@ def tap_depth(where: str, layers: int) -> int:
     """Count the decoder layers before the hidden states that the motion head reads.
 
     Args:
-        where: "last_hidden", "layer:K" or "projector".
+        where: "last_hidden", "layer:K", "projector" or "encoder".
         layers: how many decoder layers the model has.
 
     Raises:
         ConfigError: on another name, or a layer that the model does not have.
     """
     kind, _, number = where.partition(":")
-    if where in ("last_hidden", "projector"):
+    if where in ("last_hidden", "projector", "encoder"):
         return layers if where == "last_hidden" else 0
     if kind == "layer" and number.isdigit() and 1 <= int(number) <= layers:
         return int(number)
     raise ConfigError(
-        f"motion_head_input: {where!r} is none of last_hidden, projector, layer:K with K from 1 to {layers}"
+        f"motion_head_input: {where!r} is none of last_hidden, projector, encoder, layer:K with K from 1 to {layers}"
     )
+
+
+def check_gradient(gradient: str, where: str) -> None:
+    """Refuse to stop the motion gradient where the head does not read.
+
+    Args:
+        gradient: "all", "projector" or "head".
+        where: the tap.
+
+    Raises:
+        ConfigError: naming both keys.
+    """
+    if gradient == "projector" and where != "projector":
+        raise ConfigError(
+            f"motion_gradient: projector needs `motion_head_input: projector`, not {where}: leave it out, or take head"
+        )
 
 
 class HiddenTap:
@@ -105,18 +128,26 @@ class HiddenTap:
 
     Args:
         base: the transformers model.
-        where: "last_hidden" (after the final norm), "layer:K" (output of decoder layer K, counted from 1, before
-            DeepStack features are added) or "projector" (the vision encoder's output, entering the decoder).
+        head: its `input` is "last_hidden" (after the final norm), "layer:K" (output of decoder layer K, counted from
+            1, before DeepStack features are added), "projector" (the vision encoder's output, entering the decoder) or
+            "encoder" (what the projector reads: the patches of a token side by side).
+        gradient: as in `MotionObjective`.
 
     Raises:
         ConfigError: on another name, or a layer that the model does not have.
     """
 
-    def __init__(self, base: PreTrainedModel, where: str) -> None:
+    def __init__(self, base: PreTrainedModel, head: MotionHeadConfig, gradient: MotionGradient) -> None:
         self.hidden: Tensor | None = None
-        decoder = family_of(base.config).language_model_of(base)
+        where, family = head.input, family_of(base.config)
+        decoder = family.language_model_of(base)
         self.depth = tap_depth(where, len(decoder.layers))
-        if where == "last_hidden":
+        check_gradient(gradient, where)
+        self._detached = gradient == "head"
+        self._vision: VisionTap | None = None
+        if where == "encoder" or gradient == "projector":
+            self._vision = VisionTap(base, family, gradient == "projector", head.hidden_size)
+        elif where == "last_hidden":
             decoder.register_forward_hook(lambda module, args, output: self._keep(output[0]))
         elif where == "projector":
             decoder.register_forward_pre_hook(
@@ -143,12 +174,68 @@ class HiddenTap:
         TappedLayer.__name__ = f"Tapped{type(layer).__name__}"
         layer.__class__ = TappedLayer
 
-    def take(self) -> Tensor:
-        """Return the hidden states [B, S, H] and forget them."""
-        hidden, self.hidden = self.hidden, None
-        if hidden is None:
+    def take(self, positions: Tensor) -> Tensor:
+        """Return the hidden states of the video tokens, floating [T, H], and forget them.
+
+        Args:
+            positions: int64 [T], of the video tokens in the flattened [B * S].
+        """
+        if self._vision is not None:
+            rows = self._vision.take(len(positions))
+        elif self.hidden is not None:
+            rows = self.hidden.flatten(0, 1).index_select(0, positions.to(self.hidden.device))
+        else:
             raise RuntimeError("the tapped layer was not run in this forward pass")
-        return hidden
+        self.forget()
+        return rows.detach() if self._detached else rows
+
+    def forget(self) -> None:
+        """Let go of what the last forward pass left."""
+        self.hidden = None
+        if self._vision is not None:
+            self._vision.last = None
+
+
+class VisionTap:
+    """Remembers what the projector read in its last call.
+
+    Args:
+        base: the transformers model.
+        family: its family.
+        again: rows are those of the projector, run once more on its own, so that a loss trains it and nothing below;
+            otherwise they are what it reads, the patches of a token side by side.
+        width: of a row.
+    """
+
+    def __init__(self, base: PreTrainedModel, family: Family, again: bool, width: int) -> None:
+        self.last: tuple[Tensor, Tensor] | None = None
+        self._family, self._again, self._width = family, again, width
+        self._visual, self._projector = family.visual_of(base), family.projector_of(base)
+        self._thw = torch.zeros(0, 3)
+        self._visual.register_forward_pre_hook(self._see_grids, with_kwargs=True)
+        self._projector.register_forward_pre_hook(self._see_patches)
+
+    def _see_grids(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._thw = kwargs["grid_thw"]
+
+    def _see_patches(self, module: nn.Module, args: Any) -> None:
+        self.last = args[0], self._thw
+
+    def take(self, count: int) -> Tensor:
+        """Return so many rows, floating [count, H]: those of the videos, which the encoder sees after images.
+
+        In a batch without a video there are none, with the graph of the images' where there are images.
+        """
+        if self.last is None and count == 0:
+            return torch.zeros(0, self._width, device=next(self._projector.parameters()).device)
+        if self.last is None:
+            raise RuntimeError("the vision encoder was not run in this forward pass")
+        patches, thw = self.last
+        if self._again:
+            rows = self._projector(patches.detach())
+        else:
+            rows = patches.unflatten(0, (-1, self._visual.spatial_merge_size**2)).flatten(1)
+        return self._family.in_token_order(rows, self._visual, thw)[:count]
 
 
 class MotionForward:
@@ -166,10 +253,24 @@ class MotionForward:
         """Find the video tokens, int64 [T], into the flattened [B * S]."""
         return (input_ids == self.config.video_token_id).flatten().nonzero().squeeze(-1)
 
-    def motion_at(self, positions: Tensor) -> Tensor:
-        """Predict at the video tokens, float32 [T, D], from the forward pass that has just run."""
-        hidden = self._motion_tap.take().flatten(0, 1)
-        return self.motion_head(hidden.index_select(0, positions.to(hidden.device)))
+    def motion_steps(self, video_grid_thw: Tensor | None) -> list[tuple[int, int]]:
+        """Count temporal steps and tokens of each video where the head needs them; waits for the device."""
+        config = self.motion_head.config
+        if video_grid_thw is None or not config.reads_steps:
+            return []
+        return [(steps, rows * cols // config.merge**2) for steps, rows, cols in video_grid_thw.tolist()]
+
+    def motion_at(self, positions: Tensor, steps: Sequence[tuple[int, int]] = ()) -> Tensor:
+        """Predict at the video tokens from the forward pass that has just run.
+
+        Args:
+            positions: int64 [T], `video_positions(input_ids)`.
+            steps: `motion_steps(video_grid_thw)`.
+
+        Returns:
+            float32 [rows, D].
+        """
+        return self.motion_head(self._motion_tap.take(positions), steps)
 
     def motion_forward(
         self,
@@ -183,9 +284,9 @@ class MotionForward:
 
         Args:
             input_ids: int64 [B, S].
-            motion_targets: float32 [T, D], normalised.
-            motion_mask: bool [T, D].
-            motion_weights: float32 [T, D], how much each number counts in the loss; None for all alike.
+            motion_targets: float32 [rows, D], normalised.
+            motion_mask: bool [rows, D].
+            motion_weights: float32 [rows, D], how much each number counts in the loss; None for all alike.
             inputs: what the model's own forward takes; `labels` int64 [B, S] among them if there is text to learn.
         """
         labels = inputs.pop("labels", None)
@@ -193,9 +294,10 @@ class MotionForward:
         objective, family = self.motion_objective, family_of(self.config)
         # what waits for the device stands before the layers, which are then queued without a pause
         at_video = self.video_positions(input_ids)
+        steps = self.motion_steps(inputs.get("video_grid_thw"))
         positions = supervised_positions(labels) if objective.with_text and labels is not None else None
         outputs = self.model(input_ids=input_ids, **inputs)
-        motion = self.motion_at(at_video)
+        motion = self.motion_at(at_video, steps)
         motion_sum = motion_loss_sum(motion, motion_targets, motion_mask, objective.kind, motion_weights)
         numbers = motion_mask.sum() if motion_weights is None else motion_weights.sum()
         loss = objective.weight * motion_sum / _at_least_one(numbers)
@@ -234,8 +336,9 @@ def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
             return self.motion_forward(motion_targets=motion_targets, motion_mask=motion_mask, **inputs)
         output = original.forward(self, *args, **inputs)
         if self._motion_captured is not None and inputs.get("pixel_values_videos") is not None:
-            self._motion_captured.append(self.motion_at(self.video_positions(inputs["input_ids"])))
-        self._motion_tap.hidden = None
+            steps = self.motion_steps(inputs.get("video_grid_thw"))
+            self._motion_captured.append(self.motion_at(self.video_positions(inputs["input_ids"]), steps))
+        self._motion_tap.forget()
         return output
 
     def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -274,7 +377,8 @@ def attach_head(
         The transformers model inside `model`, whose `motion_head` is the head.
 
     Raises:
-        ConfigError: if the model has no video tokens, or not the layer that the head reads.
+        ConfigError: if the model has no video tokens, not the layer that the head reads, or if the objective stops the
+            gradient where the head does not read.
     """
     base = base_of(model)
     family = family_of(base.config)
@@ -286,7 +390,7 @@ def attach_head(
     run_frozen_vision_without_graph(base)
     base.motion_head = head.to(family.lm_head_of(base).weight.device)
     base.motion_objective = objective or MotionObjective()
-    base._motion_tap = HiddenTap(base, head.config.input)
+    base._motion_tap = HiddenTap(base, head.config, base.motion_objective.gradient)
     base._keys_to_ignore_on_save = [*(base._keys_to_ignore_on_save or []), "motion_head.weight", "motion_head.bias"]
     after_peft_saves(_save_head_of)
     return base
@@ -304,7 +408,7 @@ def captured_motion(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the motion that `generate()`'s own prefill predicts, so that text and motion cost one forward pass.
 
     Yields:
-        A list that receives one float32 [T, D] per forward pass with video pixels.
+        A list that receives one float32 [rows, D] per forward pass with video pixels.
     """
     base: Any = base_of(model)
     base._motion_captured = []
@@ -314,8 +418,22 @@ def captured_motion(model: nn.Module) -> Iterator[list[Tensor]]:
         base._motion_captured = None
 
 
+def trains_below(model: nn.Module) -> bool:
+    """Whether the motion loss trains any weight but the head's."""
+    base: Any = base_of(model)
+    family, gradient = family_of(base.config), base.motion_objective.gradient
+    visual, projector = family.visual_of(base).parameters(), set(family.projector_of(base).parameters())
+    below: Iterable[nn.Parameter] = set(base.parameters()) - set(base.motion_head.parameters())
+    if gradient == "projector":
+        below = projector
+    elif base.motion_head.config.input in ("projector", "encoder"):
+        below = visual if base.motion_head.config.input == "projector" else set(visual) - projector
+    return gradient != "head" and any(parameter.requires_grad for parameter in below)
+
+
 def freeze_unused(model: nn.Module) -> list[str]:
-    """Freeze what the motion loss alone never reaches: layers after the tap, and an output layer of its own.
+    """Freeze what the motion loss alone never reaches: layers after the tap, an output layer of its own, and what lies
+    below where its gradient is stopped.
 
     DDP waits for the gradient of every trainable parameter, and weight decay would shrink these for nothing.
 
@@ -326,14 +444,19 @@ def freeze_unused(model: nn.Module) -> list[str]:
     family = family_of(base.config)
     decoder = family.language_model_of(base)
     where, depth = base.motion_head.config.input, base._motion_tap.depth
+    gradient, projector = base.motion_objective.gradient, family.projector_of(base)
     unused: list[nn.Module] = [family.lm_head_of(base)]
-    if where != "last_hidden":
+    kept = set(base.motion_head.parameters())
+    if gradient != "all":
+        unused = [base]
+        kept |= set(projector.parameters()) if gradient == "projector" else set()
+    elif where != "last_hidden":
         # feature k is added after layer k + 1, which is after the tap
         unused += [*decoder.layers[depth:], decoder.norm, *family.deepstack_of(base)[max(depth - 1, 0) :]]
-    if where == "projector":
-        unused.append(decoder.embed_tokens)
-
-    kept = set() if where == "projector" else set(base.get_input_embeddings().parameters())  # tied to lm_head, maybe
+    if where in ("projector", "encoder"):
+        unused += [decoder.embed_tokens] + [projector] * (where == "encoder")
+    elif gradient == "all":
+        kept |= set(base.get_input_embeddings().parameters())  # tied to lm_head, maybe
     frozen = []
     names = {parameter: name for name, parameter in model.named_parameters()}
     for parameter in (parameter for module in unused for parameter in module.parameters()):

@@ -1,9 +1,9 @@
-"""The motion head: a linear layer from a video token's hidden state to the motion of its patches."""
+"""The motion head: a linear layer from the hidden states at a model's video tokens to motion."""
 
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from motiontune.errors import HeadError, in_one_line
 from motiontune.files import write_text, write_whole
 from motiontune.grid import VideoGrid
-from motiontune.model.families import patching_of
+from motiontune.model.families import family_of, patching_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.motion.field import Direction
+from motiontune.targets import HeadForm
 
 
 WEIGHTS_NAME = "motion_head.safetensors"
@@ -29,15 +30,15 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MotionHeadConfig:
-    """What a motion head needs to know to be read again.
+class MotionHeadConfig(HeadForm):
+    """What a motion head needs to know to be read again, its form among it.
 
     Args:
         hidden_size: width of the hidden states it reads.
         patch: side of a patch in pixels of the resized frame.
         merge: patches per token along each side.
         temporal_patch: frames per token.
-        input: which hidden states it reads: "last_hidden", "layer:K" or "projector".
+        input: which hidden states it reads: "last_hidden", "layer:K", "projector" or "encoder".
         direction: of the motion it predicts: since the previous frame ("past") or to the next one ("future").
         scale: a value of 1 stands for `patch * scale` pixels.
     """
@@ -52,7 +53,13 @@ class MotionHeadConfig:
 
     @classmethod
     def for_model(
-        cls, config: Any, processor: Any, input: str = "last_hidden", direction: Direction = "past", scale: float = 1.0
+        cls,
+        config: Any,
+        processor: Any,
+        input: str = "last_hidden",
+        direction: Direction = "past",
+        scale: float = 1.0,
+        **form: Any,
     ) -> "MotionHeadConfig":
         """Describe the head that fits a model.
 
@@ -62,8 +69,16 @@ class MotionHeadConfig:
             input: see above.
             direction: see above.
             scale: see above.
+            form: `features`, `form` and `output`, as in `HeadForm`.
+
+        Raises:
+            ConfigError: on an unknown form.
         """
-        return cls(config.text_config.hidden_size, *patching_of(processor), input, direction, scale)
+        patching = patching_of(processor)
+        width = config.text_config.hidden_size
+        if input == "encoder":  # a token is merge x merge of the encoder's patches
+            width = family_of(config).encoder_width_of(config) * patching.merge**2
+        return cls(width, *patching, input, direction, scale, **form)
 
     @classmethod
     def from_saved(cls, saved: dict[str, Any], where: str) -> "MotionHeadConfig":
@@ -79,9 +94,15 @@ class MotionHeadConfig:
         return cls(**saved)
 
     @property
+    def chosen(self) -> dict[str, Any]:
+        """What a run chooses, where the model leaves a choice: arguments of `for_model`."""
+        given = ("hidden_size", "patch", "merge", "temporal_patch")
+        return {name: value for name, value in asdict(self).items() if name not in given}
+
+    @property
     def token_width(self) -> int:
-        """D, the numbers that one token predicts."""
-        return 2 * self.merge**2 * self.temporal_patch
+        """D, the numbers that one token predicts, or in a pooled form one temporal step."""
+        return 2 if self.form == "pooled" else 2 * self.merge**2 * self.temporal_patch
 
     def check_fits(self, other: "MotionHeadConfig", where: str) -> None:
         """Refuse a saved head (self) that does not fit the model and run (other).
@@ -93,7 +114,7 @@ class MotionHeadConfig:
         Raises:
             HeadError: naming the number that differs, with both values.
         """
-        for field in fields(self):
+        for field in sorted(fields(self), key=lambda field: field.name != "input"):  # others follow from it
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if mine != theirs:
                 raise HeadError(
@@ -129,18 +150,48 @@ class MotionHead(nn.Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, steps: Sequence[tuple[int, int]] = ()) -> Tensor:
         """Predict normalised motion.
 
         Args:
             hidden: floating [tokens, hidden_size].
+            steps: of each video the number of temporal steps and the tokens of each; only where `reads_steps`.
 
         Returns:
-            float32 [tokens, D], displacement in units of `patch * scale` pixels.
+            float32 [rows, D], displacement in units of `patch * scale` pixels, or directions; one row per token, or in
+            a pooled form per temporal step.
         """
         # An autocast matmul would round a displacement to 3 digits; the layer is far too small for that to pay.
         with torch.autocast(hidden.device.type, enabled=False):
-            return super().forward(hidden.to(self.weight.dtype)).float()
+            features = features_of(hidden, steps, self.config)
+            return super().forward(features.to(self.weight.dtype)).float()
+
+
+def features_of(hidden: Tensor, steps: Sequence[tuple[int, int]], form: HeadForm) -> Tensor:
+    """Turn the hidden states of video tokens into the rows that a head of some form reads.
+
+    Args:
+        hidden: floating [tokens, H], video by video.
+        steps: of each video the number of temporal steps and the tokens of each.
+        form: the head's.
+
+    Returns:
+        [rows, H]: `hidden` itself, or float32.
+    """
+    if not form.reads_steps:
+        return hidden
+    rows, begin = [hidden[:0].float()], 0  # keeps the graph where there is no video
+    for count, size in steps:
+        video = hidden[begin : begin + count * size].float().unflatten(0, (count, size))
+        begin += count * size
+        if form.form == "pooled":  # first: the mean of differences is the difference of means
+            video = video.mean(1, keepdim=True)
+        if form.features == "delta":
+            video = video - torch.cat([video[:1], video[:-1]])
+        rows.append(video.flatten(0, 1))
+    if begin != len(hidden):
+        raise ValueError(f"the videos' grids have {begin} tokens, the batch {len(hidden)}")
+    return torch.cat(rows)
 
 
 def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -19,6 +19,9 @@ Flow leads from a frame to the other one. In the future content goes where the f
 there, and moved the other way.
 """
 
+MOVING_PIXELS = 1.0
+"""A patch moves if its vector is longer than this: still background would otherwise drown what moves."""
+
 
 def frames_with_motion(count: int, direction: Direction) -> range:
     """Which of so many frames have another one to move from (all but the first) or to (all but the last)."""

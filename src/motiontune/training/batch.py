@@ -2,7 +2,7 @@
 
 | key | what it is |
 |---|---|
-| `motion_targets` | float32 [T, D], normalised; T counts the batch's video tokens, row by row |
+| `motion_targets` | float32 [T, D], normalised; T counts the batch's video tokens, row by row, or temporal steps |
 | `motion_mask` | bool [T, D], where `motion_targets` is a target |
 | `motion_weights` | float32 [T, D], the vectors' confidence; only in training with `TargetSettings.weighting` |
 | `motion_videos` | list of `VideoRecord`, in the order of the tokens |
@@ -135,10 +135,10 @@ def _targets(
         if settings.raise_on_error or isinstance(error, ConfigError):
             raise  # what is wrong with a key is wrong for every clip
         times = (*clip.times, *clip.times[-1:])[: grid.frames]
-        nothing = np.zeros((grid.num_tokens, grid.token_width), np.float32)
+        nothing = np.zeros((settings.head.rows(grid), settings.head.width(grid)), np.float32)
         return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
-    targets = field_to_targets(field, grid, settings.head.scale)
-    return targets, field_to_weights(field, grid), tuple(field.times), field.source, ""
+    targets = field_to_targets(field, grid, settings.head.scale, settings.head)
+    return targets, field_to_weights(field, grid, settings.head), tuple(field.times), field.source, ""
 
 
 def blank(feature: dict[str, Any], media: Collection[int], pad: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Training with motion on a model's own processor: what `examples/plain_trainer.py` needs beside transformers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import needs_vectors
+from motiontune.targets import PLAIN, HeadForm
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
 from motiontune.training.settings import MotionSettings, TargetSettings
@@ -39,6 +40,7 @@ def attach_motion(
     reads: str = "last_hidden",
     direction: Direction = "past",
     scale: float = 1.0,
+    form: HeadForm = PLAIN,
 ) -> TargetSettings:
     """Put a new motion head into a model, in place.
 
@@ -46,9 +48,10 @@ def attach_motion(
         model: a supported Qwen-VL for conditional generation.
         processor: the model's.
         settings: those of the trainer.
-        reads: hidden states that the head reads: "last_hidden", "layer:K" or "projector".
+        reads: hidden states that the head reads: "last_hidden", "layer:K", "projector" or "encoder".
         direction: of the motion, "past" or "future".
         scale: targets are pixels of the resized frame, divided by patch size * scale.
+        form: how the head reads them and what it predicts.
 
     Returns:
         The settings of `MotionCollator` that fit the head.
@@ -58,8 +61,11 @@ def attach_motion(
     """
     settings = settings or MotionSettings()
     tap_depth(reads, model.config.text_config.num_hidden_layers)
-    head = MotionHeadConfig.for_model(model.config, processor, reads, direction, scale)
-    attach_head(model, head, MotionObjective(settings.loss_type, settings.with_text, weight=settings.loss_weight))
+    head = MotionHeadConfig.for_model(model.config, processor, reads, direction, scale, **asdict(form))
+    objective = MotionObjective(
+        settings.loss_type, settings.with_text, weight=settings.loss_weight, gradient=settings.gradient
+    )
+    attach_head(model, head, objective)
     if not settings.with_text:
         freeze_unused(model)
     return TargetSettings(head, MotionOptions(direction=direction))
@@ -190,7 +196,7 @@ def predict(
 
     Raises:
         ClipError: if the clip cannot be read.
-        HeadError: if the head is of another geometry than the processor.
+        HeadError: if the head is of another geometry than the processor, or of a form without dense motion.
     """
     clip = collator.read(video)
     inputs = {name: tensor.to(model.device) for name, tensor in collator.prompt(clip, question).items()}

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from motiontune.errors import MotiontuneError
+from motiontune.errors import HeadError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.model.forward import captured_motion
 from motiontune.model.head import MotionHeadConfig
@@ -33,9 +33,11 @@ def generate_with_motion(
         int64 [1, S], prompt and answer; and the motion, valid wherever a frame has a neighbour to move from or to.
 
     Raises:
-        HeadError: if the grid is of another geometry than the head.
+        HeadError: if the grid is of another geometry than the head, or the head predicts no dense motion.
         MotiontuneError: if the motion is not a number.
     """
+    if not head.has_field:
+        raise HeadError(f"the model has {head.no_motion}")
     head.check_grid(grid)
     with captured_motion(model) as captured:
         tokens: Tensor = model.generate(**inputs, **generation)
@@ -61,4 +63,6 @@ def predicted_field(values: NDArray[np.float32], clip: Clip, grid: VideoGrid, he
     valid = np.zeros(vectors.shape[:3], np.bool_)
     has_neighbour = np.diff(clip.indices) > 0
     valid[frames_with_motion(len(valid), head.direction)] = has_neighbour[:, None, None]
+    if head.features == "delta":
+        valid[: grid.temporal_patch] = False  # there is no step before the first
     return MotionField(np.where(valid[..., None], vectors, np.float32(0)), valid, clip.times, "model", head.direction)

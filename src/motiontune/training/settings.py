@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from motiontune.cache import MotionCache
+from motiontune.model.forward import MotionGradient
 from motiontune.model.head import MotionHeadConfig
 from motiontune.model.losses import MotionLossType
 from motiontune.motion.options import MotionOptions
@@ -40,6 +41,9 @@ class MotionSettings:
 
     loss_type: MotionLossType = "smooth_l1"
     """The motion loss; see `motion_loss_sum`."""
+
+    gradient: MotionGradient = "all"
+    """Which weights the motion loss trains, as in `MotionObjective`; `attach_motion` passes it on."""
 
     with_text: bool = True
     """Train the answer's text, too. Otherwise no row of `lm_head` is computed."""

@@ -22,13 +22,14 @@ from typing_extensions import override
 
 from motiontune.drawing.images import save_png
 from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.forms import form_metrics, form_sums
 from motiontune.evaluation.sums import MotionSums
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import captured_motion
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
-from motiontune.targets import from_tokens, tokens_to_vectors
+from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
@@ -213,7 +214,8 @@ class MotionTrainerMixin(_Trainer):
 
         Returns:
             The loss; `(token_ids, motion)`, where `token_ids` is int64 [B, S] (generated, or the most likely where a
-            token is labelled) and `motion` a list with one `MotionComparison` per video of the batch; the labels.
+            token is labelled) and `motion` a list with one `MotionComparison` per video of the batch, or nothing where
+            the head predicts no dense motion; the labels.
             Inside an evaluation loop, which gathers tensors, the motion is measured and written out instead, and the
             token ids stand alone.
         """
@@ -226,7 +228,8 @@ class MotionTrainerMixin(_Trainer):
                 loss, tokens, labels = super().prediction_step(
                     model, _without_motion(inputs), prediction_loss_only, ignore_keys=ignore_keys, **gen_kwargs
                 )
-            rows = _first_beams(captured[0], records, len(numbers)) if captured else targets[:0]
+            form = base_of(self.model).motion_head.config
+            rows = _first_beams(captured[0], records, len(numbers), form) if captured else targets[:0]
             motion = self._measure(rows, targets, mask, records)
             return loss, tokens if self._in_loop else (tokens, motion), labels
 
@@ -250,18 +253,21 @@ class MotionTrainerMixin(_Trainer):
         """Compare predicted and target motion of each video of a batch, in pixels, and write it where the run asks."""
         predictions = []
         config = base_of(self.model).motion_head.config
-        sizes = [record.grid.num_tokens for record in records]
+        sizes = [config.rows(record.grid) for record in records]
         seen: Counter[int] = Counter()
         parts = zip(*(tensor.cpu().split(sizes) for tensor in (motion.float(), targets, mask)), strict=True)
         for record, (predicted_rows, target_rows, mask_rows) in zip(records, parts, strict=True):
-            predicted = tokens_to_vectors(predicted_rows.numpy(), record.grid, config.scale)
-            target = tokens_to_vectors(target_rows.numpy(), record.grid, config.scale)
-            valid = from_tokens(mask_rows.numpy(), record.grid)[..., 0]
+            arrays = predicted_rows.numpy(), target_rows.numpy(), mask_rows.numpy()
             key = (cast(int, record.sample), seen[record.row])
             seen[record.row] += 1
-            self._sums[key] = MotionSums.from_fields(predicted, target, valid)
             loss = motion_loss_sum(predicted_rows, target_rows, mask_rows, self.motion.loss_type)
             self._motion_losses[key] = loss.item(), int(mask_rows.sum())
+            if not config.has_field:
+                self._sums[key] = form_sums(*arrays, record.grid, config.scale, config)
+                continue
+            predicted, target = (tokens_to_vectors(rows, record.grid, config.scale) for rows in arrays[:2])
+            valid = from_tokens(arrays[2], record.grid)[..., 0]
+            self._sums[key] = MotionSums.from_fields(predicted, target, valid)
             prediction = MotionComparison(
                 predicted=predicted,
                 target=target,
@@ -294,8 +300,9 @@ class MotionTrainerMixin(_Trainer):
             output = super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
             self._in_loop = False
-        sums = _gather_dict(self._sums).values()
-        output.metrics.update({f"{prefix}_{k}": v for k, v in sum(sums, MotionSums.zero()).metrics().items()})
+        sums = sum(_gather_dict(self._sums).values(), MotionSums.zero())
+        metrics = form_metrics(sums, base_of(self.model).motion_head.config)
+        output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
         text_loss, motion_loss = _mean(self._text_losses), _mean(self._motion_losses)
         if text_loss is not None:
             output.metrics[f"{prefix}_ce_loss"] = text_loss
@@ -320,11 +327,15 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Predict text and motion; the motion of each video goes to `motion_predictions/` in the output folder."""
-        self._predictions_dir = Path(self.args.output_dir) / PREDICTIONS_FOLDER
-        self._predictions_dir.mkdir(parents=True, exist_ok=True)
-        for old in self._predictions_dir.glob("*.npz") if self.is_world_process_zero() else ():
+        """Predict text and motion; dense motion of each video goes to `motion_predictions/` in the output folder."""
+        form, folder = base_of(self.model).motion_head.config, Path(self.args.output_dir) / PREDICTIONS_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.npz") if self.is_world_process_zero() else ():
             old.unlink()
+        if form.has_field:
+            self._predictions_dir = folder
+        elif self.is_world_process_zero():
+            self.motion_logger.info(f"The motion head predicts {form}: there is no dense motion to write")
         self.accelerator.wait_for_everyone()
         try:
             output = super().predict(*args, **kwargs)
@@ -367,14 +378,14 @@ def _mean(mine: dict[Any, tuple[float, int]]) -> float | None:
     return float(sums / numbers) if numbers else None
 
 
-def _first_beams(motion: Tensor, records: list[VideoRecord], samples: int) -> Tensor:
+def _first_beams(motion: Tensor, records: list[VideoRecord], samples: int, form: HeadForm) -> Tensor:
     """Keep the first of the beams that `generate()` made of each sample: [T * beams, D] to [T, D]."""
-    tokens: Counter[int] = Counter()
+    own: Counter[int] = Counter()
     for record in records:
-        tokens[record.row] += record.grid.num_tokens
-    total = sum(tokens.values())
+        own[record.row] += form.rows(record.grid)
+    total = sum(own.values())
     if total == 0 or motion.shape[0] == total:
         return motion
     beams = motion.shape[0] // total
-    rows = motion.split([tokens[row] for row in range(samples) for _ in range(beams)])
+    rows = motion.split([own[row] for row in range(samples) for _ in range(beams)])
     return torch.cat(rows[::beams])

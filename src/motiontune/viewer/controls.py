@@ -175,7 +175,9 @@ class Viewer:
 
     def _about(self, prediction: Prediction) -> str:
         if prediction.field is None:
-            return status("This model has no motion head: it answers in text alone.", "error")
+            return status(
+                "This model has no motion head, or one without dense motion: it answers in text alone.", "error"
+            )
         return status(f"No target: {prediction.problem}", "error") if prediction.problem else status("")
 
     def sources(

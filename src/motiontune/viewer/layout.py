@@ -138,5 +138,5 @@ def _header(viewer: Viewer) -> str:
     if model is None:
         about = "target motion; start with --model to see a model's beside it"
     else:
-        about = model.name + ("" if model.has_head else " (no motion head: text alone)")
+        about = model.name + ("" if model.has_head else " (no dense motion: text alone)")
     return f"<header class=mt-header><h1>motiontune view</h1><p>{escape(about)}</p></header>"

@@ -12,9 +12,8 @@ import numpy as np
 
 from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
 from motiontune.errors import ConfigError, MotiontuneError, nearest
-from motiontune.evaluation.sums import MOVING_PIXELS
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.motion.field import MOVING_PIXELS, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
 from motiontune.video.clip import Clip

@@ -53,7 +53,7 @@ class Model(Protocol):
 
     @property
     def has_head(self) -> bool:
-        """Whether it predicts motion; else it gives text alone."""
+        """Whether it predicts dense motion; else it gives text alone."""
 
     def stream(self, video: str, prompt: str, *, compare_with: str, max_new_tokens: int) -> Iterator[str | Prediction]:
         """Yield the text so far whenever it has grown, and at last the prediction.

@@ -1,0 +1,55 @@
+"""What is measured of each form of a motion head: a form without dense motion has fewer metrics."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.evaluation.sums import MotionSums
+from motiontune.grid import VideoGrid
+from motiontune.motion.field import MOVING_PIXELS
+from motiontune.targets import HeadForm
+
+
+def form_sums(
+    predicted: NDArray[np.float32],
+    target: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    grid: VideoGrid,
+    scale: float,
+    form: HeadForm,
+) -> MotionSums:
+    """Compare the rows of one video, as the head predicts them.
+
+    Args:
+        predicted: float32 [T, D], normalised.
+        target: float32 [T, D].
+        mask: bool [T, D], where it is a target.
+        grid: the video's.
+        scale: the head's.
+        form: the head's.
+    """
+    # a direction has no length: any will do with which it counts as moving
+    unit = grid.patch * scale if form.output == "displacement" else 2 * MOVING_PIXELS
+    p, t = (unit * values.reshape(len(values), -1, 2) for values in (predicted, target))
+    return MotionSums.from_fields(p, t, mask.reshape(p.shape)[..., 0])
+
+
+def form_metrics(sums: MotionSums, form: HeadForm) -> dict[str, Any]:
+    """Finish the sums into the metrics of a form: of directions no lengths, of pooled vectors under own names."""
+    metrics = sums.metrics()
+    if form.output == "direction":
+        metrics = {name: metrics[name] for name in ("valid_patches", "direction_accuracy") if name in metrics}
+    if form.form == "pooled":
+        metrics = {_pooled(name): value for name, value in metrics.items()}
+    return metrics
+
+
+def main_metric(form: HeadForm) -> str:
+    """The metric that is drawn in the course of training."""
+    name = "epe" if form.output == "displacement" else "direction_accuracy"
+    return _pooled(name) if form.form == "pooled" else name
+
+
+def _pooled(name: str) -> str:
+    return "pooled_" + name.replace("valid_patches", "valid_steps")
