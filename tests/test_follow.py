@@ -15,12 +15,13 @@ from motiontune.motion.follow.references import (
     LIKE_PIXELS,
     LIKE_SHARE,
     NEIGHBOUR,
+    References,
     choose,
-    follow,
     move,
 )
 from motiontune.motion.follow.walk import EDGE, interpolate, walk
 from motiontune.video.lattice import QUARTERS, RECORD, spread
+from motiontune.video.vectors import Anchor, Lattice
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -60,6 +61,30 @@ def test_a_block_covers_its_points() -> None:
     spread(records, 8, 0, 0, shifts, inter)
     assert np.argwhere(inter).tolist() == [[1, 2], [1, 3]]
     assert (shifts[inter] == [5, -6]).all()
+
+
+def follow(
+    shifts: Any,
+    inter: Any,
+    times: Any,
+    key: Any,
+    reliability: Any,
+    candidates: Any,
+    size: tuple[int, int],
+    spacing: int,
+    rate: float,
+) -> tuple[Any, Any, Any]:
+    """What `References` finds of each anchor: chosen [A, r, c], velocities [A, r, c, 2] and confidence [A, r, c]."""
+    references = References(Lattice("h264", *size, spacing, rate))
+    references.ambiguous = bool((np.isfinite(candidates).sum(-1) > 1).any())
+    found = [
+        references.add(Anchor(float(time), bool(is_key), float(confidence), ours, *vectors))
+        for time, is_key, confidence, ours, *vectors in zip(
+            times, key, reliability, candidates, shifts, inter, strict=True
+        )
+    ]
+    chosen, velocities, confidence = (np.stack(arrays) for arrays in zip(*found, strict=True))
+    return chosen, velocities, confidence
 
 
 def stream(seed: int) -> dict[str, Any]:

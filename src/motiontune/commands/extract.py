@@ -23,7 +23,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import FORMATS, Format, write_motion
 from motiontune.motion.options import QUALITIES, MotionOptions
-from motiontune.motion.sources import check_source, motion_of, needs_vectors
+from motiontune.motion.sources import check_source, motion_of, vectors_for
 from motiontune.tables import shorten_middle, text_table
 from motiontune.video.clip import Clip
 from motiontune.video.find import find_clips
@@ -187,7 +187,7 @@ def extract_clip(
         MotionUnavailable: if the source has no motion for it.
     """
     start = time.perf_counter()
-    clip = reader.read(path, needs_vectors(options.source))
+    clip = reader.read(path, vectors_for(options, reader.grid_of))
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
     field = motion_of(clip, grid, options)
     write_motion(target, field, grid, form)
@@ -198,7 +198,7 @@ def extract_clip(
     return Extracted(
         path,
         clip.info.codec,
-        clip.codec_motion.references if clip.codec_motion else 0,
+        clip.references,
         len(clip.frames),
         round(float(field.valid.sum() / (pairs * grid.rows * grid.cols)), 4),
         round(float(length.mean()), 3) if len(length) else 0.0,

@@ -10,10 +10,12 @@ from typing import Any
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 
 from motiontune.errors import ClipError
+from motiontune.grid import VideoGrid
 from motiontune.model.families import grids_of, prepare_to_generate
-from motiontune.motion.sources import needs_vectors
+from motiontune.motion.sources import vectors_for
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error, blank
 from motiontune.training.settings import TargetSettings
+from motiontune.video.clip import Clip
 
 
 @dataclass
@@ -87,10 +89,15 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         if settings.cache is not None:
             key = plugin.motion_key(video, self.processor, options)
             field = None if key is None else settings.cache.load(key)
-        clip = plugin.read(video, self.processor, field is None and needs_vectors(options.source))
+
+        def grid_of(clip: Clip) -> VideoGrid:
+            grid: VideoGrid = plugin.grid_of(clip, self.processor)
+            return grid
+
+        clip = plugin.read(video, self.processor, field is None and vectors_for(options, grid_of))
         if settings.cache is not None and key is not None and field is not None:
-            if not settings.cache.fits(key, field, plugin.grid_of(clip, self.processor)):
-                return ReadClip(row, plugin.read(video, self.processor, needs_vectors(options.source)), key, None)
+            if not settings.cache.fits(key, field, grid_of(clip)):
+                return ReadClip(row, plugin.read(video, self.processor, vectors_for(options, grid_of)), key, None)
         return ReadClip(row, clip, key, field)
 
     def _blank(self, feature: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """LLaMA-Factory's multimodal plugins, reading clips through `motiontune.video.clip`.
 
 The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that
-do not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
+do not (WebM, MKV, TS, raw streams), or count wrong (AVI), are counted, and sampled by `video_fps` like the others.
 """
 
 import copy
@@ -23,6 +23,7 @@ from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, clip_from_frames, read_clip, sample_indices
 from motiontune.video.container import probe
+from motiontune.video.vectors import Follower
 
 
 _probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
@@ -64,13 +65,13 @@ class ClipReadingPlugin(_Plugin):
 
     frame_cache: FrameCache | None = None
 
-    def read(self, video: Any, processor: Any, with_vectors: bool = False) -> Clip:
+    def read(self, video: Any, processor: Any, with_vectors: bool | Follower = False) -> Clip:
         """Decode one video as the processor's `video_*` settings say, resized as LLaMA-Factory does.
 
         Args:
             video: a path, or a list of frames (paths or PIL images).
             processor: carries LLaMA-Factory's `video_fps`, `video_maxlen`, `video_max_pixels`, `video_min_pixels`.
-            with_vectors: also collect the codec's motion vectors.
+            with_vectors: also collect the codec's motion vectors, see `read_clip`.
 
         Raises:
             ClipError: if the video cannot be read.

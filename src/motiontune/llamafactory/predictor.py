@@ -23,7 +23,7 @@ from motiontune.llamafactory.workflow import generation_arguments, saved_head
 from motiontune.model.forward import MotionObjective, attach_head
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import check_source, motion_of, needs_vectors
+from motiontune.motion.sources import check_source, motion_of, vectors_for
 from motiontune.training.prediction import generate_with_motion
 from motiontune.video.clip import Clip
 
@@ -139,8 +139,9 @@ class MotionModel:
             ClipError: if the clip cannot be read.
             ConfigError: on a prompt with several places for the video, or an unknown source.
         """
-        with_vectors = compare_with != NO_SOURCE and self.has_head and needs_vectors(compare_with)
-        clip = self.reader.read(str(video), with_vectors)
+        compares = compare_with != NO_SOURCE and self.has_head
+        options = MotionOptions(compare_with, self.direction)
+        clip = self.reader.read(str(video), compares and vectors_for(options, self.reader.grid_of))
         grid = self.reader.grid_of(clip)
         batch = self._batch(clip, prompt).to(self.model.device)
         arguments = self._generation_arguments(max_new_tokens) | generation

@@ -13,6 +13,7 @@ from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.video.clip import Clip
+from motiontune.video.vectors import Follower
 
 
 class ModelReader:
@@ -47,7 +48,7 @@ class ModelReader:
         self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
         self.processor = self.tokenizer_module["processor"]
 
-    def read(self, path: str, with_vectors: bool) -> Clip:
+    def read(self, path: str, with_vectors: bool | Follower) -> Clip:
         """Decode a clip; see `read_clip`."""
         clip: Clip = self.template.mm_plugin.read(path, self.processor, with_vectors)
         return clip

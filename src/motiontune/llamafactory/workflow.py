@@ -31,7 +31,7 @@ from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.training.settings import TargetSettings
 
 
@@ -221,16 +221,16 @@ def load_counted_datasets(
 
     def read_motion(path: str) -> None:
         plugin, processor = template.mm_plugin, tokenizer_module["processor"]
-        clip = plugin.read(path, processor, needs_vectors(data_args.motion_source))
-        grid = plugin.grid_of(clip, processor)
-        motion_of(clip, grid, motion_options(data_args))
+        options = motion_options(data_args)
+        clip = plugin.read(path, processor, vectors_for(options, lambda clip: plugin.grid_of(clip, processor)))
+        motion_of(clip, plugin.grid_of(clip, processor), options)
 
     loaded = 0
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        log_source(attr.dataset_name, dataset, data_args, read_motion)
+        log_source(attr.dataset_name, dataset, data_args, read_motion, (model_args.video_fps, model_args.video_maxlen))
         log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
 
     check_names(data_args)

@@ -12,7 +12,8 @@ before do.
 Shapes: A anchors, r x c points of the lattice, F, R, C frames, patch rows and patch columns.
 """
 
-import cv2
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,22 +21,17 @@ from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.consensus import agree, per_patch
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.follow.references import FILLED, follow
-from motiontune.motion.follow.walk import interpolate, walk
-from motiontune.motion.pairs import each_pair, padded_times
-from motiontune.video.clip import Clip
-from motiontune.video.container import open_video, packets_of
+from motiontune.motion.follow.track import Track
+from motiontune.motion.pairs import padded_times
+from motiontune.video.clip import Clip, sample_indices
+from motiontune.video.container import open_video, packets_of, probe
 from motiontune.video.h264 import ReferenceTracker
-from motiontune.video.lattice import QUARTERS
-from motiontune.video.vectors import CodecMotion, has_vectors
+from motiontune.video.vectors import Anchor, Lattice, has_vectors
 
 
-# The confidence of a velocity that comes from the anchors before and after, of theirs
-BRIDGED = 0.85
-# A P picture with fewer predicted points than this may be a cut
-MIN_INTER = 0.5
-# A B picture with fewer vectors than this tells nothing of acceleration
-MIN_SEEN = 0.1
+# Sampled frames that lie this far apart, seconds on average, are not followed: in six real clips the frames themselves
+# then give at least as many vectors (at 1 s, four of eight have more from the codec, by up to 9 %)
+FAR = 2.0
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60
 
@@ -54,34 +50,119 @@ def codec_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past") -> 
         MotionUnavailable: if the bitstream has no vectors, or it is not known which frames they refer to.
         ValueError: if the grid and the clip do not have the same frames.
     """
-    motion = _usable(clip)
+    followed = _usable(clip, grid, direction)
     times = padded_times(clip, grid)
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     confidence = np.zeros(vectors.shape[:3], np.float32)
-    track = Track(motion)
-    points = _points(grid, motion)
-    to_grid = np.array([grid.width / motion.width, grid.height / motion.height])
-
-    def follow_pair(here: int, there: int) -> None:
-        later, earlier = max(here, there), min(here, there)  # points can be followed back only
-        ends, of_points = track.back(points.reshape(-1, 2), float(clip.times[later]), float(clip.times[earlier]))
-        displacements = (points.reshape(-1, 2) - ends) * to_grid  # since the earlier frame
-        if here == later:
-            found = per_patch(displacements.reshape(points.shape), of_points.reshape(points.shape[:-1]))
-        else:
-            found = _at_start(ends * to_grid, displacements, of_points, grid)
-        vectors[here], confidence[here] = agree(*found)
-
-    each_pair(follow_pair, clip, direction)
+    vectors[: len(clip.frames)], confidence[: len(clip.frames)] = followed.vectors, followed.confidence
     return MotionField.from_confidence(vectors, confidence, times, "codec", direction)
 
 
-def codec_unusable(path: str) -> str | None:
+class Following:
+    """Follows a clip's vectors from each sampled frame to the one before it, while the file is decoded.
+
+    Args:
+        grid_of: the patch grid of so many frames of some height and width.
+        direction: "past" or "future".
+
+    Attributes:
+        direction: as given.
+        grid: the patch grid.
+        vectors: float32 [frames, R, C, 2], pixels of the grid, of the clip's own frames.
+        confidence: float32 [frames, R, C].
+        references: the largest number of pictures that the blocks of one may refer to.
+    """
+
+    def __init__(self, grid_of: Callable[[int, int, int], VideoGrid], direction: Direction) -> None:
+        self.direction = direction
+        self._grid_of = grid_of
+
+    def wanted(self, duration: float, frames: int) -> bool:
+        """Whether vectors can be followed between so many sampled frames of a clip of this many seconds."""
+        return not _far_apart(duration, frames)
+
+    def begin(self, lattice: Lattice, frames: int, height: int, width: int) -> None:
+        """Begin a clip of so many sampled frames of this size, in pixels after resizing."""
+        self.grid = grid = self._grid_of(frames, height, width)
+        self.vectors = np.zeros((frames, grid.rows, grid.cols, 2), np.float32)
+        self.confidence = np.zeros(self.vectors.shape[:3], np.float32)
+        self.references = 0
+        self._lattice, self._track = lattice, Track(lattice)
+        self._points = _points(grid, lattice)
+        self._moments: list[float] = []
+        self._pair = 1  # the number of the next pair's later frame
+        self._anchors, self._keys = 0, 0
+        self._any_inter = False
+        self._unknown: list[float] = []  # when the anchors were shown whose vectors lead to nobody knows where
+
+    def take(self, moments: Sequence[float], anchors: Sequence[Anchor]) -> None:
+        """Take the next sampled frames' times, and the next anchors."""
+        self._moments += moments
+        for anchor in anchors:
+            known = int(np.isfinite(anchor.candidates).sum())
+            self.references = max(self.references, known)
+            if self._anchors and not anchor.key and not known:  # the first one's lead to before the first frame
+                self._unknown.append(anchor.time)
+            self._anchors += 1
+            self._keys += anchor.key
+            self._any_inter = self._any_inter or bool(anchor.inter.any())
+            self._track.add(anchor)
+            while self._pair < len(self._moments) and self._track.reaches(self._moments[self._pair]):
+                self._follow_pair()
+
+    def end(self) -> None:
+        """Follow what is left; there are no more anchors."""
+        self._track.end()
+        while self._pair < len(self._moments):
+            self._follow_pair()
+
+    def problem(self) -> str | None:
+        """Why the vectors are too few, or None."""
+        codec = self._lattice.codec
+        if self._keys == self._anchors:
+            return _keys_only(codec)
+        pairs = np.unique(np.searchsorted(self._moments, self._unknown))
+        if 2 * len(pairs) > len(self.vectors) - 1:
+            return UNKNOWN
+        if self._any_inter:
+            return None
+        return UNKNOWN if self._unknown else _no_vectors(f"this {codec} stream")
+
+    def _follow_pair(self) -> None:
+        earlier, later = self._pair - 1, self._pair  # points can be followed back only
+        self._pair += 1
+        grid, points, flat = self.grid, self._points, self._points.reshape(-1, 2)
+        to_grid = np.array([grid.width / self._lattice.width, grid.height / self._lattice.height])
+        ends, of_points = self._track.back(flat, self._moments[later], self._moments[earlier])
+        self._track.forget(self._moments[later])
+        displacements = (flat - ends) * to_grid  # since the earlier frame
+        if self.direction == "past":
+            here, found = later, per_patch(displacements.reshape(points.shape), of_points.reshape(points.shape[:-1]))
+        else:
+            here, found = earlier, _at_start(ends * to_grid, displacements, of_points, grid)
+        self.vectors[here], self.confidence[here] = agree(*found)
+
+
+def codec_unusable(path: str, fps: float = 2.0, max_frames: int = 128) -> str | None:
     """Why a file's vectors cannot be used, from its headers and first packets, or None.
+
+    Args:
+        path: the file.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
 
     Raises:
         ClipError: if the file cannot be read.
     """
+    reason = _stream_unusable(path)
+    if reason is None:
+        info = probe(path)
+        frames = len(sample_indices(info, fps, max_frames))
+        reason = _too_far(info.duration, frames) if _far_apart(info.duration, frames) else None
+    return reason
+
+
+def _stream_unusable(path: str) -> str | None:
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)
         if not has_vectors(codec):
@@ -115,175 +196,65 @@ def _no_vectors(codec: str) -> str:
     return f"{codec} has no exported vectors"
 
 
+def _far_apart(duration: float, frames: int) -> bool:
+    return frames > 1 and duration / frames >= FAR
+
+
+def _too_far(duration: float, frames: int) -> str:
+    return f"sampled frames lie {duration / frames:.1f} s apart (video_fps, video_maxlen), too far to follow vectors"
+
+
 def _keys_only(codec: str) -> str:
     return f"this {codec} stream has key frames only"
 
 
-def _usable(clip: Clip) -> CodecMotion:
-    """The clip's vectors.
+def _usable(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
+    """The clip's vectors, followed.
 
     Raises:
         MotionUnavailable: if there are none, or too few of them can be understood.
+        ValueError: if they were followed on another grid, or the other way.
     """
-    motion, codec = clip.codec_motion, clip.info.codec
-    reason = None
-    if motion is None:
-        reason = _no_vectors(codec) if not has_vectors(codec) else "read_clip was not asked for vectors"
-    elif len(clip.frames) > 1:
-        reason = _not_understood(motion, clip.times)
-    if reason is not None or motion is None:
-        raise MotionUnavailable(f"{clip.path}: {reason}; use motion_source: auto or flow")
-    return motion
+    followed, codec = clip.followed, clip.info.codec
+    if not has_vectors(codec):
+        reason: str | None = _no_vectors(codec)
+    elif _far_apart(clip.info.duration, len(clip.frames)):
+        reason = _too_far(clip.info.duration, len(clip.frames))
+    elif followed is None and clip.codec_motion is None:
+        reason = "read_clip was not asked for vectors"
+    else:
+        if followed is None:
+            followed = _follow_all(clip, grid, direction)
+        assert isinstance(followed, Following)
+        if followed.direction != direction or not _same_patches(followed.grid, grid):
+            read_for = f"{followed.direction} on {followed.grid}"
+            raise ValueError(f"{clip.path} was read for {read_for}, not {direction} on {grid}")
+        reason = followed.problem() if len(clip.frames) > 1 else None
+        if reason is None:
+            return followed
+    raise MotionUnavailable(f"{clip.path}: {reason}; use motion_source: auto or flow")
 
 
-def _not_understood(motion: CodecMotion, times: NDArray[np.float64]) -> str | None:
-    """Why the vectors of a clip with frames at these times are too few, or None."""
-    if motion.key.all():
-        return _keys_only(motion.codec)
-    unknown = ~motion.key & np.isnan(motion.candidates).all(-1)
-    unknown[:1] = False  # its vectors lead to before the first frame
-    pairs = np.unique(np.searchsorted(times, motion.times[unknown]))
-    if 2 * len(pairs) > len(times) - 1:
-        return UNKNOWN
-    if motion.inter.any():
-        return None
-    return UNKNOWN if unknown.any() else _no_vectors(f"this {motion.codec} stream")
+def _follow_all(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
+    """Follow vectors that were kept."""
+    assert clip.codec_motion is not None
+    followed = Following(lambda *_: grid, direction)
+    followed.begin(clip.codec_motion.lattice, *clip.frames.shape[:3])
+    followed.take(clip.times[np.unique(clip.indices, return_index=True)[1]].tolist(), [])
+    for anchor in clip.codec_motion.anchors():
+        followed.take([], [anchor])
+    followed.end()
+    return followed
 
 
-class Track:
-    """The motion between a stream's anchors, ready to follow points through.
-
-    Attributes:
-        chosen: int8 [A, r, c], which of the picture's candidates the vector leads to; -1 where there is no vector.
-        velocities: float32 [A, r, c, 2], the content's motion since the anchor before, in decoded pixels per second.
-        confidence: float32 [A, r, c], from 0 (unknown) to 1.
-        bends: of some anchors, float32 [r, c, 2]: times part * (1 - part), how far the content was, in that part of
-            the time since the anchor before, from where it would have been had it moved steadily; decoded pixels.
-    """
-
-    def __init__(self, motion: CodecMotion) -> None:
-        self.motion = motion
-        self.chosen, self.velocities, self.confidence = follow(
-            motion.shifts,
-            motion.inter,
-            motion.times,
-            motion.key,
-            motion.confidence,
-            motion.candidates,
-            (motion.width, motion.height),
-            motion.spacing,
-            motion.rate,
-        )
-        self.bends: dict[int, NDArray[np.float32]] = {}
-        for time, shifts, inter in zip(motion.between_times, motion.between_shifts, motion.between_inter, strict=True):
-            self._look_between(time, shifts / float(QUARTERS), inter)
-        self._bridge()
-
-    def _look_between(self, time: float, shifts: NDArray[np.float64], inter: NDArray[np.bool_]) -> None:
-        """Find from a B picture how the content moved between the anchors on its sides, if the later one has no
-        vectors, and how far from steadily.
-
-        Args:
-            time: when it was shown.
-            shifts: float64 [2, r, c, 2], from its points to the anchor before and to the one after.
-            inter: bool [2, r, c], where it has these vectors.
-        """
-        times = self.motion.times
-        k = int(np.searchsorted(times, time))
-        if not 0 < k < len(times) or times[k] == time:
-            return
-        span = times[k] - times[k - 1]
-        part = (time - times[k - 1]) / span
-        both = np.asarray(inter.all(axis=0), np.bool_)
-        if not self.confidence[k].any() and both.mean() >= MIN_INTER:
-            velocity, near = _from_neighbours((shifts[1] - shifts[0]) / span, both)
-            self.velocities[k] = np.where((both | near)[..., None], velocity, 0)
-            self.confidence[k] = np.where(both, 1.0, np.where(near, FILLED, 0.0))
-        # vectors to both sides need nothing else; where these are rare, the anchor's own motion takes one's place
-        seen = inter & (both if both.mean() >= MIN_SEEN else self.confidence[k] > 0)
-        if seen.any(axis=0).mean() >= MIN_SEEN:
-            displacement = self.velocities[k] * span
-            weights = [side[..., None] * share for side, share in zip(seen, (1 - part, part), strict=True)]
-            bend = weights[0] * (-shifts[0] - part * displacement)
-            bend = bend + weights[1] * ((1 - part) * displacement - shifts[1])
-            weight = weights[0] + weights[1]
-            known = weight[..., 0] > 0
-            bend = bend / np.where(weight > 0, weight, 1) / (part * (1 - part))
-            median = np.median(np.ascontiguousarray(bend[known].T), axis=1)  # four times as fast as of rows
-            bend = np.where(weight > 0, bend, median).astype(np.float32)
-            self.bends[k] = np.asarray(np.dstack([cv2.medianBlur(side, 5) for side in cv2.split(bend)]), np.float32)
-
-    def back(
-        self, points: NDArray[np.float64], start: float, end: float
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Follow points back in time.
-
-        Args:
-            points: float64 [N, 2], decoded pixels.
-            start: when they are there, in seconds.
-            end: the time to go to, before it.
-
-        Returns:
-            float64 [N, 2], where they were at `end`, and float64 [N], their confidence; 0 where it is not known.
-        """
-        motion = self.motion
-        points = points - self._bent(points, start)
-        ends, confidence = walk(
-            points,
-            start,
-            end,
-            motion.times,
-            motion.candidates,
-            self.chosen,
-            motion.shifts,
-            self.velocities,
-            self.confidence,
-            (motion.width, motion.height),
-            motion.spacing,
-        )
-        return ends + self._bent(ends, end), confidence
-
-    def _bent(self, points: NDArray[np.float64], time: float) -> NDArray[np.float64]:
-        """How far points [N, 2] are from where they would be had they moved steadily between anchors, [N, 2]."""
-        times = self.motion.times
-        k = int(np.searchsorted(times, time))
-        if k not in self.bends or times[k] == time:
-            return np.zeros_like(points)
-        part = (time - times[k - 1]) / (times[k] - times[k - 1])
-        everywhere = np.ones(self.motion.inter.shape[1:], np.float32)
-        bend = interpolate(self.bends[k], everywhere, points / self.motion.spacing - 0.5)
-        return np.asarray(part * (1 - part) * bend, np.float64)
-
-    def _bridge(self) -> None:
-        """Give an anchor without vectors the mean of the velocities of the one before it and the one after it."""
-        known = self.confidence.any(axis=(1, 2))
-        if known.all():
-            return
-        usable = known & (self.motion.inter.mean(axis=(1, 2)) >= MIN_INTER)
-        for k in np.flatnonzero(~known):
-            sides = [side for side in (k - 1, k + 1) if 0 <= side < len(usable) and usable[side]]
-            if sides:
-                weight = self.confidence[sides][..., None]
-                self.velocities[k] = (self.velocities[sides] * weight).sum(0) / np.maximum(weight.sum(0), 1e-9)
-                self.confidence[k] = BRIDGED * self.confidence[sides].max(0)
+def _same_patches(one: VideoGrid, other: VideoGrid) -> bool:
+    return (one.rows, one.cols, one.patch) == (other.rows, other.cols, other.patch)
 
 
-def _from_neighbours(
-    velocity: NDArray[np.float64], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Fill holes with the mean of at least three neighbours: velocity [r, c, 2], and which [r, c] were filled."""
-    weight = known.astype(np.float64)
-    sums = cv2.boxFilter(np.dstack([velocity * weight[..., None], weight]), -1, (3, 3), normalize=False)
-    near = ~known & (sums[..., 2] > 2.5)
-    filled = velocity.copy()
-    filled[near] = sums[near][:, :2] / sums[near][:, 2:]
-    return filled, near
-
-
-def _points(grid: VideoGrid, motion: CodecMotion) -> NDArray[np.float64]:
+def _points(grid: VideoGrid, lattice: Lattice) -> NDArray[np.float64]:
     """Points to follow, in decoded pixels from the upper left corner: float64 [R, C, n * n, 2], n in 2..4."""
-    size = (grid.patch * motion.height / grid.height, grid.patch * motion.width / grid.width)
-    n = int(np.clip(round(max(size) / motion.spacing), 2, 4))
+    size = (grid.patch * lattice.height / grid.height, grid.patch * lattice.width / grid.width)
+    n = int(np.clip(round(max(size) / lattice.spacing), 2, 4))
     inside = (np.arange(n) + 0.5) / n
     y = (np.arange(grid.rows)[:, None] + inside) * size[0]
     x = (np.arange(grid.cols)[:, None] + inside) * size[1]

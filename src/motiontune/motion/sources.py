@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.blockmatch import blockmatch_motion
-from motiontune.motion.codec import codec_motion, codec_unusable
+from motiontune.motion.codec import Following, codec_motion, codec_unusable
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import flow_motion, refined
@@ -18,6 +18,8 @@ from motiontune.motion.patches import gray_frames, verified
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
 from motiontune.video.clip import Clip
+from motiontune.video.container import VideoInfo
+from motiontune.video.vectors import Follower
 
 
 Frames = list[NDArray[np.uint8]]
@@ -78,7 +80,7 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
     """The motion of a clip on its patch grid.
 
     Args:
-        clip: the sampled frames, read with `with_vectors=needs_vectors(source)`.
+        clip: the sampled frames, read with `with_vectors=vectors_for(options, grid_of)`, or `needs_vectors(source)`.
         grid: the patch grid after all resizing; None is that of the clip's own size, see `VideoGrid.for_size`.
         options: source, direction, quality and so on. The field's own `source` names the one that was taken.
 
@@ -113,10 +115,40 @@ def needs_vectors(source: str) -> bool:
     return source in ("auto", "codec", "codec+flow")
 
 
-def predict_source(path: str, source: str) -> tuple[str, str]:
+def vectors_for(options: MotionOptions, grid_of: Callable[[Clip], VideoGrid]) -> bool | Follower:
+    """How to read one clip for its motion: the `with_vectors` of `read_clip` and of a `Reader`.
+
+    The codec's vectors are followed while the clip is decoded, which takes as much memory for an hour as for a minute.
+    Only a user's own source gets all of them.
+
+    Args:
+        options: of `motion_of`.
+        grid_of: the patch grid of the clip, by the number and size of its frames.
+
+    Raises:
+        ConfigError: if there is no such source.
+    """
+    if is_provider(options.source) or not needs_vectors(options.source):
+        return needs_vectors(options.source)
+
+    def of_size(frames: int, height: int, width: int) -> VideoGrid:
+        nothing = np.broadcast_to(np.uint8(0), (frames, height, width, 3))
+        info = VideoInfo("<frames>", "images", width, height, frames, 0.0, 0.0)
+        return grid_of(Clip(info.path, nothing, np.zeros(frames), np.arange(frames), info))
+
+    return Following(of_size, options.direction)
+
+
+def predict_source(path: str, source: str, fps: float = 2.0, max_frames: int = 128) -> tuple[str, str]:
     """Which source will be taken for a file, and why, from headers alone: ("codec", "chosen by motion_source").
 
     Only decoding is certain: `auto` can still end in blockmatch+flow where the headers look like usable vectors.
+
+    Args:
+        path: the file.
+        source: `motion_source`.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
 
     Raises:
         ConfigError: if there is no such source.
@@ -125,7 +157,7 @@ def predict_source(path: str, source: str) -> tuple[str, str]:
     check_source(source)
     if source != "auto":
         return source, "chosen by motion_source"
-    reason = codec_unusable(path)
+    reason = codec_unusable(path, fps, max_frames)
     return ("codec+flow", "the bitstream has usable vectors") if reason is None else ("blockmatch+flow", reason)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
-from motiontune.video.container import VideoInfo, info_of, open_video
+from motiontune.video.container import VideoInfo, info_of, is_whole, open_video
 from motiontune.video.decode import Resize, decode, times_of
-from motiontune.video.vectors import CodecMotion
+from motiontune.video.vectors import CodecMotion, Follower, has_vectors
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Clip:
         info: the file's header.
         codec_motion: the bitstream's vectors, in decoded (not resized) pixels; None where it was not
             asked for or the codec exports nothing.
+        followed: what took these vectors in place of that while the file was decoded; None if there was nothing that
+            could.
     """
 
     path: str
@@ -34,6 +36,7 @@ class Clip:
     indices: NDArray[np.int64]
     info: VideoInfo
     codec_motion: CodecMotion | None = field(default=None, repr=False)
+    followed: Follower | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
@@ -48,8 +51,14 @@ class Clip:
     def __repr__(self) -> str:
         count, height, width = self.frames.shape[:3]
         end = f" to {self.times[-1]:.2f} s" if count else ""
-        vectors = ", with vectors" if self.codec_motion is not None else ""
+        vectors = ", with vectors" if self.codec_motion is not None or self.followed is not None else ""
         return f"Clip({self.path!r}, {count} frames of {width}x{height} px{end}, {self.info.codec}{vectors})"
+
+    @property
+    def references(self) -> int:
+        """How many pictures a block's vector may refer to, at most; 0 where vectors were not read."""
+        vectors = self.codec_motion or self.followed
+        return 0 if vectors is None else vectors.references
 
     def _repr_png_(self) -> bytes:
         """The frames, for notebooks."""
@@ -72,7 +81,7 @@ def read_clip(
     fps: float = 2.0,
     max_frames: int = 128,
     resize: Resize | None = None,
-    with_vectors: bool = False,
+    with_vectors: bool | Follower = False,
 ) -> Clip:
     """Decode a file once: the sampled frames, and the codec's vectors between them.
 
@@ -84,7 +93,8 @@ def read_clip(
         fps: sampled frames per second (LLaMA-Factory's `video_fps`).
         max_frames: LLaMA-Factory's `video_maxlen`.
         resize: applied to each sampled frame [height, width, 3] as it is decoded, so that only small frames are kept.
-        with_vectors: also collect the codec's motion vectors.
+        with_vectors: also collect the codec's motion vectors: True keeps all of them, which takes some megabytes for
+            each second; a `Follower` (`motiontune.motion.sources.vectors_for`) takes them as they come.
 
     Raises:
         ClipError: as `probe`, or if decoding ends before the sampled frames do, or frames change their size, or
@@ -96,15 +106,20 @@ def read_clip(
     with open_video(path) as opened:
         info = info_of(path, *opened)
         indices = sample_indices(info, fps, max_frames)
+        if not isinstance(with_vectors, bool) and not with_vectors.wanted(info.duration, len(indices)):
+            with_vectors = False
         # counting has read the file to its end
         decoded = decode(info, indices, resize, with_vectors, None if info.counted else opened)
     seen = len(decoded.pts)
-    if info.counted and not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices):
+    if not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices) - (not info.counted):
         # Packets are not always frames: fields in packets of their own, or frames before the first key frame. Only
-        # decoding tells, so sample again among the frames that there are.
-        info = replace(info, frames=seen)
-        indices = sample_indices(info, fps, max_frames)
-        decoded = decode(info, indices, resize, with_vectors)
+        # decoding tells, so sample again among the frames that there are. As many, where the tokens were counted by a
+        # header.
+        fewer = replace(info, frames=seen)
+        again = sample_indices(fewer, fps, max_frames)
+        if info.counted or is_whole(path) and len(again) == len(indices):
+            info, indices = fewer, again
+            decoded = decode(info, indices, resize, with_vectors)
     missing = len(indices) - len(decoded.frames)
     if missing > 1 or not decoded.frames:
         reason = f"ends after {len(decoded.pts)} of {info.frames} frames"
@@ -113,12 +128,19 @@ def read_clip(
         decoded.frames.append(decoded.frames[-1])
         indices = np.append(indices[:-1], indices[-2])
     times = times_of(decoded.pts, info.average_rate)
-    motion = None
+    frames = np.stack(decoded.frames)
+    motion, followed = None, None if isinstance(with_vectors, bool) else with_vectors
     if decoded.collector is not None:
-        motion = decoded.collector.finish(
-            times, info.average_rate, float(times[indices[0]]), float(times[indices[-1]])
-        )
-    return Clip(path, np.stack(decoded.frames), times[indices], indices, info, motion)
+        lattice, anchors = decoded.collector.lattice, decoded.collector.take(times.__getitem__)
+        if followed is None:
+            motion = CodecMotion.of(lattice, anchors)
+        else:
+            followed.begin(lattice, *frames.shape[:3])
+            followed.take(times[np.unique(indices)].tolist(), anchors)
+            followed.end()
+    elif not has_vectors(info.codec):
+        followed = None
+    return Clip(path, frames, times[indices], indices, info, motion, followed)
 
 
 def clip_from_frames(frames: Sequence[NDArray[np.uint8]], fps: float, path: str = "<frames>") -> Clip:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
 from motiontune.video.container import Opened, VideoInfo, in_words, open_video, packets_of
-from motiontune.video.vectors import VectorCollector, has_vectors
+from motiontune.video.vectors import Anchor, Follower, VectorCollector, has_vectors
 
 
-# Sampled frames in full size that may wait for being resized
+# Sampled frames in full size that may wait for being resized, and runs of anchors that may wait for being followed
 MAX_WAITING = 4
 
 Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -32,7 +32,8 @@ class Decoded:
     Args:
         frames: the sampled frames, uint8 [height, width, 3] RGB, resized.
         pts: seconds, of every frame of the stream up to the last one that was looked at; None where there is none.
-        collector: the vectors that were collected; None where they were not asked for, or the codec has none.
+        collector: with the vectors of the whole stream; None where they were not asked for, were followed already, or
+            the codec has none.
         damage: why decoding ended early; "" where it did not.
     """
 
@@ -43,7 +44,7 @@ class Decoded:
 
 
 class _Irregular(Exception):
-    """Packets and frames do not correspond one to one."""
+    """Packets and frames do not correspond one to one, or times do not increase."""
 
 
 class _Plan:
@@ -103,27 +104,81 @@ def decode(
     info: VideoInfo,
     indices: NDArray[np.int64],
     resize: Resize | None,
-    with_vectors: bool,
+    vectors: bool | Follower,
     opened: Opened | None = None,
 ) -> Decoded:
     """Decode until the last sampled frame, or until the file or the decoder ends.
+
+    Vectors are followed while the file is decoded; where that cannot be, because only the end of a file tells when its
+    frames are shown, all of them are kept.
 
     Args:
         info: the file's header.
         indices: the sampled frames' places in the order of presentation, in ascending order.
         resize: applied to each sampled frame as it is decoded.
-        with_vectors: also collect the codec's motion vectors.
+        vectors: what takes the codec's motion vectors as they come; True keeps them all; False does without.
         opened: the file, where it is open and its packets have not been read.
 
     Raises:
         ClipError: if the file cannot be opened, or frames change their size.
     """
+    follower = None if isinstance(vectors, bool) else vectors
+    has_any = has_vectors(info.codec)
     # without B pictures there is next to nothing to leave out
-    if has_vectors(info.codec) and (opened is None or opened[1].codec_context.has_b_frames):
-        with contextlib.suppress(_Irregular):
-            return _decode_by(_Plan(set(indices.tolist())), info, indices, resize, with_vectors, opened)
-        opened = None
-    return _decode_by(None, info, indices, resize, with_vectors, opened)
+    leaving_out = has_any and (opened is None or bool(opened[1].codec_context.has_b_frames))
+    for by_plan in (True, False):
+        if leaving_out if by_plan else has_any and follower is not None:
+            plan = _Plan(set(indices.tolist())) if by_plan else None
+            with contextlib.suppress(_Irregular):
+                return _decode_by(plan, info, indices, resize, bool(vectors), follower, opened)
+            opened = None
+    return _decode_by(None, info, indices, resize, bool(vectors), None, opened)
+
+
+class _Following:
+    """Hands anchors over to a follower, run by run, in a thread of its own.
+
+    Args:
+        follower: takes them.
+        pool: of one thread.
+        collector: has them.
+        time_of: when a frame is shown, by its place in the order of presentation; seconds from the first frame.
+    """
+
+    def __init__(
+        self, follower: Follower, pool: ThreadPoolExecutor, collector: VectorCollector, time_of: Callable[[int], float]
+    ) -> None:
+        self._follower, self._pool, self._collector, self._time_of = follower, pool, collector, time_of
+        self._moments: list[float] = []
+        self._anchors: list[Anchor] = []
+        self._running: list[Future[None]] = []
+
+    def begin(self, frames: int, image: NDArray[np.uint8]) -> None:
+        """Begin with the first sampled frame."""
+        self._follower.begin(self._collector.lattice, frames, *image.shape[:2])
+
+    def after(self, index: int, sampled: bool) -> None:
+        """Take what the collector has read with a frame."""
+        if sampled:
+            self._moments.append(self._time_of(index))
+        taken = self._collector.take(self._time_of)
+        self._anchors += taken
+        # a pair of sampled frames can be done as soon as there is an anchor after it
+        if taken and self._moments:
+            self._hand_over()
+
+    def end(self) -> None:
+        """Wait until everything has been followed."""
+        self._hand_over()
+        self._running.append(self._pool.submit(self._follower.end))
+        for one in self._running:
+            one.result()
+
+    def _hand_over(self) -> None:
+        self._running.append(self._pool.submit(self._follower.take, self._moments, self._anchors))
+        self._moments, self._anchors = [], []
+        if len(self._running) > MAX_WAITING:
+            self._running.pop(0).result()
 
 
 def _decode_by(
@@ -132,14 +187,15 @@ def _decode_by(
     indices: NDArray[np.int64],
     resize: Resize | None,
     with_vectors: bool,
+    follower: Follower | None,
     opened: Opened | None,
 ) -> Decoded:
     wanted = set(indices.tolist())
     last = int(indices[-1])
     images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
     source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
-    with ThreadPoolExecutor(1) as resizer, source as (container, stream):
-        collector = None
+    with ThreadPoolExecutor(1) as resizer, ThreadPoolExecutor(1) as pool, source as (container, stream):
+        collector = following = None
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
         # what is damaged in H.264 as it lay in memory, instead of concealing it.
         stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
@@ -148,8 +204,12 @@ def _decode_by(
         if with_vectors and has_vectors(info.codec):
             stream.codec_context.options = {"flags2": "+export_mvs"}
         if plan is not None or with_vectors and has_vectors(info.codec):
-            collector = VectorCollector(info.codec, stream.codec_context.extradata, info.width, info.height)
+            extradata = stream.codec_context.extradata
+            collector = VectorCollector(info.codec, extradata, info.width, info.height, info.average_rate)
         decoded = Decoded([], [], collector if with_vectors else None)
+        if follower is not None and collector is not None:
+            shown = None if plan is None else plan.shown
+            following = _Following(follower, pool, collector, _Times(decoded.pts, shown, stream))
         if not info.counted:
             with contextlib.suppress(av.error.FFmpegError):  # a file that starts without a key frame has no such place
                 container.seek(0)
@@ -168,9 +228,13 @@ def _decode_by(
                     images.append(resizer.submit(_image, frame, resize))
                     if decoded.collector is not None and len(images) == 1:
                         decoded.collector.see_as(*images[0].result().shape[1::-1])
+                        if following is not None:
+                            following.begin(len(indices), images[0].result())
                     images[-MAX_WAITING:][0].result()
                 if decoded.collector is not None:
                     decoded.collector.add_frame(frame, index, index in wanted)
+                    if following is not None:
+                        following.after(index, index in wanted)
                 # what moved before a B-frame stands in the anchor after it
                 if index >= last and (decoded.collector is None or decoded.collector.last_is_anchor):
                     ended = False
@@ -183,8 +247,40 @@ def _decode_by(
             if ended and count + len(plan.left_out) != len(plan.shown):
                 raise _Irregular
             decoded.pts = [_seconds(pts, stream) for pts in plan.shown]
+        if following is not None:
+            if not increase(decoded.pts):
+                raise _Irregular
+            following.end()
+            decoded.collector = None
         decoded.frames = [image.result() for image in images]
     return decoded
+
+
+class _Times:
+    """When frames are shown, while their file is decoded.
+
+    Args:
+        pts: seconds, of the frames that were decoded.
+        shown: in their place, where packets are left out: pts of the packets that were read, sorted.
+        stream: the file's.
+    """
+
+    def __init__(self, pts: list[float | None], shown: list[int] | None, stream: VideoStream) -> None:
+        self._pts, self._shown, self._stream = pts, shown, stream
+
+    def __call__(self, index: int) -> float:
+        """A frame's time by its place in the order of presentation, seconds from the first frame.
+
+        Raises:
+            _Irregular: if that is not known, or it is not later than that of the frame before.
+        """
+        time, start, before = self._at(index), self._at(0), self._at(max(index - 1, 0))
+        if time is None or start is None or before is None or index > 0 and time <= before:
+            raise _Irregular
+        return time - start
+
+    def _at(self, index: int) -> float | None:
+        return self._pts[index] if self._shown is None else _seconds(self._shown[index], self._stream)
 
 
 def _image(frame: av.VideoFrame, resize: Resize | None) -> NDArray[np.uint8]:
@@ -217,12 +313,18 @@ def _noted(packets: Iterable[av.Packet], collector: VectorCollector) -> Iterator
         yield packet
 
 
+def increase(pts: Sequence[float | None]) -> bool:
+    """Whether all pts are known, and each is later than the one before."""
+    known = [time for time in pts if time is not None]
+    return len(known) == len(pts) and all(known[i] < known[i + 1] for i in range(len(known) - 1))
+
+
 def times_of(pts: Sequence[float | None], rate: float) -> NDArray[np.float64]:
     """Seconds from the first frame; where pts are missing or do not increase, from the frame rate."""
     numbers = np.arange(len(pts))
     known = np.array([time is not None for time in pts])
     seconds = np.array([np.nan if time is None else time for time in pts], dtype=np.float64)
-    if known.all() and (np.diff(seconds) > 0).all():
+    if increase(pts):
         return np.asarray(seconds - seconds[0], np.float64)
     if known.sum() > 1 and (np.diff(seconds[known]) > 0).all():
         # some packets without pts (packed B-frames): in between the others

@@ -9,12 +9,13 @@ from PIL import Image
 
 from motiontune.grid import VideoGrid
 from motiontune.video.clip import Clip, read_clip
+from motiontune.video.vectors import Follower
 
 
 class Reader(Protocol):
     """Reads clips, and knows where patches lie; for a model it is `motiontune.llamafactory.reader.ModelReader`."""
 
-    def read(self, path: str, with_vectors: bool) -> Clip:
+    def read(self, path: str, with_vectors: bool | Follower) -> Clip:
         """Decode a clip's sampled frames, resized."""
 
     def grid_of(self, clip: Clip) -> VideoGrid:
@@ -39,7 +40,7 @@ class FrameReader:
     patch: int = 14
     merge: int = 2
 
-    def read(self, path: str, with_vectors: bool) -> Clip:
+    def read(self, path: str, with_vectors: bool | Follower) -> Clip:
         """Decode a clip's sampled frames, resized."""
         return read_clip(path, self.fps, self.max_frames, self._resize, with_vectors)
 

@@ -5,7 +5,10 @@ over the decoded frame.
 """
 
 import bisect
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import av
 import numpy as np
@@ -33,11 +36,103 @@ CELL = 8  # vectors stand for blocks of at least this many pixels
 LATTICE = 8
 # The confidence of a picture with fields, whose vectors may count field lines
 INTERLACED = 0.2
+# So many packets after its own a picture is shown at the latest
+MAX_DELAY = 256
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The points at which a stream's vectors are kept.
+
+    Args:
+        codec: FFmpeg's name of the codec.
+        width: width of a decoded frame in pixels.
+        height: height of a decoded frame in pixels.
+        spacing: decoded pixels between neighbouring points of the lattice; point (i, j) is at
+            ((j + 0.5) * spacing, (i + 0.5) * spacing).
+        rate: frames per second.
+    """
+
+    codec: str
+    width: int
+    height: int
+    spacing: int
+    rate: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(r, c)."""
+        return -(-self.height // self.spacing), -(-self.width // self.spacing)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A B picture between two anchors that refers to both.
+
+    Args:
+        time: when it is shown, seconds from the first frame.
+        shifts: int16 [2, r, c, 2], from its points to the anchor before, and to the one after.
+        inter: bool [2, r, c], whether there is such a vector.
+    """
+
+    time: float
+    shifts: NDArray[np.int16]
+    inter: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A picture that others may refer to (I or P), and its vectors.
+
+    Args:
+        time: when it is shown, seconds from the first frame.
+        key: whether it is an I picture.
+        confidence: of its vectors, from 0 to 1.
+        candidates: float64 [K], when the pictures are shown that its blocks may refer to, nearest in the encoder's
+            list first; empty or nan where nothing is certain.
+        shifts: int16 [r, c, 2], from each point to its reference in quarters of a decoded pixel, right and down.
+        inter: bool [r, c], whether the point has a vector.
+        between: a B picture between the anchor before and this one, where a sampled frame lies there, or this is a key
+            frame.
+    """
+
+    time: float
+    key: bool
+    confidence: float
+    candidates: NDArray[np.float64]
+    shifts: NDArray[np.int16]
+    inter: NDArray[np.bool_]
+    between: Between | None = None
+
+
+class Follower(Protocol):
+    """Takes a stream's anchors while it is decoded, so that they need not be kept.
+
+    A file that turns out not to be what its packets promised is decoded again: then everything begins again.
+
+    Attributes:
+        references: the largest number of pictures that the blocks of one may refer to.
+    """
+
+    references: int
+
+    def wanted(self, duration: float, frames: int) -> bool:
+        """Whether vectors are of use between so many sampled frames of a clip of this many seconds."""
+
+    def begin(self, lattice: Lattice, frames: int, height: int, width: int) -> None:
+        """Begin a clip of so many sampled frames of this size, in pixels after resizing."""
+
+    def take(self, moments: Sequence[float], anchors: Sequence[Anchor]) -> None:
+        """Take the next sampled frames' times, and the next anchors. No anchor is later than the first sampled frame
+        that is still to come, but by being the first after the one before it."""
+
+    def end(self) -> None:
+        """There are no more."""
 
 
 @dataclass(frozen=True)
 class CodecMotion:
-    """The vectors of a stream's anchors, in the order of presentation.
+    """The vectors of all of a stream's anchors, in the order of presentation.
 
     Args:
         codec: FFmpeg's name of the codec.
@@ -87,6 +182,55 @@ class CodecMotion:
         if self.inter.shape[:1] != (count,) or self.shifts.shape != (*self.inter.shape, 2):
             raise ValueError(f"shifts {self.shifts.shape} and inter {self.inter.shape} must have {count} anchors")
 
+    @classmethod
+    def of(cls, lattice: Lattice, anchors: Sequence[Anchor]) -> "CodecMotion":
+        """Put anchors together."""
+        shape, between = lattice.shape, [anchor.between for anchor in anchors if anchor.between is not None]
+        candidates = np.full((len(anchors), max((len(anchor.candidates) for anchor in anchors), default=0)), np.nan)
+        for row, anchor in zip(candidates, anchors, strict=True):
+            row[: len(anchor.candidates)] = anchor.candidates
+        return cls(
+            lattice.codec,
+            lattice.width,
+            lattice.height,
+            lattice.spacing,
+            lattice.rate,
+            np.array([anchor.time for anchor in anchors], np.float64),
+            np.array([anchor.key for anchor in anchors], np.bool_),
+            np.array([anchor.confidence for anchor in anchors], np.float64),
+            candidates,
+            np.array([anchor.shifts for anchor in anchors], np.int16).reshape(-1, *shape, 2),
+            np.array([anchor.inter for anchor in anchors], np.bool_).reshape(-1, *shape),
+            np.array([picture.time for picture in between], np.float64),
+            np.array([picture.shifts for picture in between], np.int16).reshape(-1, 2, *shape, 2),
+            np.array([picture.inter for picture in between], np.bool_).reshape(-1, 2, *shape),
+        )
+
+    @property
+    def lattice(self) -> Lattice:
+        """The points at which the vectors are."""
+        return Lattice(self.codec, self.width, self.height, self.spacing, self.rate)
+
+    def anchors(self) -> Iterator[Anchor]:
+        """The anchors one by one."""
+        after = np.searchsorted(self.times, self.between_times).tolist()
+        between = {
+            k: Between(float(time), shifts, inter)
+            for k, time, shifts, inter in zip(
+                after, self.between_times, self.between_shifts, self.between_inter, strict=True
+            )
+        }
+        for k, time in enumerate(self.times):
+            yield Anchor(
+                float(time),
+                bool(self.key[k]),
+                float(self.confidence[k]),
+                self.candidates[k],
+                self.shifts[k],
+                self.inter[k],
+                between.get(k),
+            )
+
     @property
     def references(self) -> int:
         """The largest number of pictures that the blocks of one may refer to."""
@@ -117,24 +261,26 @@ def is_b_picture(codec: str, packet: bytes) -> bool:
 
 
 @dataclass
-class _Anchor:
+class _Between:
     frame: int  # in the order of presentation
-    key: bool
-    confidence: float
-    candidates: tuple[int, ...]  # numbers of packets; -1 for the anchor before; empty where nothing is certain
     shifts: NDArray[np.int16]
     inter: NDArray[np.bool_]
 
 
 @dataclass
-class _Between:
+class _Anchor:
     frame: int
+    key: bool
+    confidence: float
+    candidates: tuple[int, ...]  # numbers of packets; -1 for the anchor before; empty where nothing is certain
     shifts: NDArray[np.int16]
     inter: NDArray[np.bool_]
+    between: _Between | None
 
 
 class VectorCollector:
-    """Takes a stream's packets and frames as they pass through the decoder, and keeps what they hold about motion.
+    """Takes a stream's packets and frames as they pass through the decoder, and keeps what they hold about motion
+    until it is taken.
 
     To know which packet an H.264 frame came from, its packets travel with their number in place of their pts, which
     the decoder hands on untouched. (PyAV's `opaque`, made for this, loses some: 16.0.0 gave None for up to 3 of 41
@@ -145,27 +291,30 @@ class VectorCollector:
         extradata: the decoder's extradata.
         width: width of a decoded frame in pixels.
         height: height of a decoded frame in pixels.
+        rate: frames per second.
     """
 
-    def __init__(self, codec: str, extradata: bytes | None, width: int, height: int) -> None:
+    def __init__(self, codec: str, extradata: bytes | None, width: int, height: int, rate: float) -> None:
         self.last_is_anchor = True
-        self._codec, self._width, self._height = codec, width, height
+        self.lattice = Lattice(codec, width, height, CELL, rate)
+        self._codec = codec
         self._tracker = ReferenceTracker(extradata) if codec == "h264" else None
         self._pictures: dict[int, PictureRefs | None] = {}
-        self._anchors: list[_Anchor] = []
-        self._between: list[_Between] = []
+        self._anchors: list[_Anchor] = []  # those that have not been taken
+        self._last_frame: int | None = None  # of the last anchor that was read
+        self._last_time = np.nan  # of the last anchor that was taken
+        self._certain = False  # whether one of those that were taken has had one candidate
         self._held: list[tuple[av.VideoFrame, int]] = []  # the B pictures since the last anchor
         self._sampled_b = False  # whether one of them is sampled
         self._after_key = False
-        self._frame_of: dict[int, int] = {}
+        self._frames = array("l")  # of each packet, its picture's place in the order of presentation; -1 before that
         self._pts: list[int | None] = []
         self.see_as(width, height)
 
     def see_as(self, width: int, height: int) -> None:
         """Choose the lattice for frames that are resized to this size."""
-        scale = max(self._width / width, self._height / height)
-        self._spacing = CELL * max(1, int(LATTICE * scale / CELL))
-        self._shape = (-(-self._height // self._spacing), -(-self._width // self._spacing))
+        scale = max(self.lattice.width / width, self.lattice.height / height)
+        self.lattice = replace(self.lattice, spacing=CELL * max(1, int(LATTICE * scale / CELL)))
 
     def add_packet(self, packet: av.Packet) -> bool:
         """Read a packet's headers before it is decoded.
@@ -181,8 +330,10 @@ class VectorCollector:
             return not self._bridges(disposable, packet.is_keyframe) and disposable
         number = len(self._pts)
         self._pts.append(packet.pts)
+        self._frames.append(-1)
         picture = self._tracker.add(bytes(packet), number)
         self._pictures[number] = picture
+        self._pictures.pop(number - MAX_DELAY, None)
         packet.pts = number
         kind = None if picture is None else picture.kind
         return not self._bridges(kind == "B", kind == "I") and picture is not None and not picture.reference
@@ -208,7 +359,8 @@ class VectorCollector:
             sampled: whether it is one of the frames between which motion is wanted.
         """
         number = -1 if frame.pts is None else frame.pts
-        self._frame_of[number] = index
+        if 0 <= number < len(self._frames):
+            self._frames[number] = index
         kind = frame.pict_type
         self.last_is_anchor = kind not in (PictureType.B, PictureType.BI)
         if not self.last_is_anchor:
@@ -228,19 +380,21 @@ class VectorCollector:
         # without their reference, vectors are not worth the time to read them
         shifts, inter = self._points(frame if candidates else None)
         key = kind in (PictureType.I, PictureType.SI)
-        if confidence == 1.0 and self._anchors and self._held and (key or self._sampled_b):
-            self._add_between(self._anchors[-1].frame, index)
-        self._held, self._sampled_b = [], False
-        self._anchors.append(_Anchor(index, key, confidence, candidates, shifts, inter))
+        between = None
+        if confidence == 1.0 and self._last_frame is not None and self._held and (key or self._sampled_b):
+            between = self._read_between(self._last_frame, index)
+        self._held, self._sampled_b, self._last_frame = [], False, index
+        self._anchors.append(_Anchor(index, key, confidence, candidates, shifts, inter, between))
 
-    def _add_between(self, before: int, after: int) -> None:
+    def _read_between(self, before: int, after: int) -> _Between | None:
         """Read the vectors of a B picture between two anchors that refers to both, the one next to the middle."""
         both = [(frame, index) for frame, index in self._held if self._refers_to(frame, index, before, after)]
-        if both:
-            frame, index = min(both, key=lambda picture: abs(2 * picture[1] - before - after))
-            sides = [self._points(frame, future) for future in (False, True)]
-            shifts, inter = (np.stack(arrays) for arrays in zip(*sides, strict=True))
-            self._between.append(_Between(index, shifts, inter))
+        if not both:
+            return None
+        frame, index = min(both, key=lambda picture: abs(2 * picture[1] - before - after))
+        sides = [self._points(frame, future) for future in (False, True)]
+        shifts, inter = (np.stack(arrays) for arrays in zip(*sides, strict=True))
+        return _Between(index, shifts, inter)
 
     def _refers_to(self, frame: av.VideoFrame, index: int, before: int, after: int) -> bool:
         """Whether a B picture's lists begin with these frames, the anchors around it."""
@@ -250,7 +404,7 @@ class VectorCollector:
             return True
         picture = self._pictures.get(-1 if frame.pts is None else frame.pts)
         known = (picture.candidates if picture else None) or ()
-        frames = sorted([self._frame_of[number] for number in known if number in self._frame_of])
+        frames = sorted([self._frames[number] for number in known if self._frames[number] >= 0])
         place = bisect.bisect_left(frames, index)
         return frames[max(place - 1, 0) : place + 1] == [before, after]
 
@@ -259,58 +413,51 @@ class VectorCollector:
     ) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
         """Read a frame's records, of the past or the future, at the points of the lattice: shifts [r, c, 2] and inter
         [r, c]."""
-        shifts = np.zeros((*self._shape, 2), np.int16)
-        inter = np.zeros(self._shape, np.bool_)
+        shifts = np.zeros((*self.lattice.shape, 2), np.int16)
+        inter = np.zeros(self.lattice.shape, np.bool_)
         if frame is not None:
             left, top = self._tracker.crop if self._tracker else (0, 0)
             records = records_of(frame)
             if future:
                 records = records[records["source"] > 0]
                 records["source"] = -1
-            spread(records, self._spacing, left, top, shifts, inter)
+            spread(records, self.lattice.spacing, left, top, shifts, inter)
         return shifts, inter
 
-    def finish(self, times: NDArray[np.float64], rate: float, start: float, end: float) -> CodecMotion:
-        """Put the anchors together.
+    def take(self, time_of: Callable[[int], float]) -> list[Anchor]:
+        """The anchors that were read since the last call.
 
         Args:
-            times: float64 [frames], seconds.
-            rate: frames per second.
-            start: when the first sampled frame is shown.
-            end: when the last sampled frame is shown.
+            time_of: when a frame is shown, by its place in the order of presentation; seconds from the first frame.
         """
-        anchors = self._anchors
-        shown = np.array([times[anchor.frame] for anchor in anchors], np.float64)
-        low = max(int(np.searchsorted(shown, start, "right")) - 1, 0)
-        high = int(np.searchsorted(shown, end, "left")) + 1
-        kept = anchors[low:high]
-        candidates = np.full((len(kept), max((len(anchor.candidates) for anchor in kept), default=0)), np.nan)
-        for index, anchor in enumerate(kept):
+        taken = []
+        for anchor in self._anchors:
+            candidates = np.zeros(0)
             if anchor.candidates == (-1,):
-                candidates[index] = shown[low + index - 1] if low + index else np.nan
+                candidates = np.array([self._last_time])
             # A picture that was not shown (an edit list leaves it out, or it is lost) has no time, and a block that
             # refers to it would be taken for one that refers to another.
-            elif all(number in self._frame_of for number in anchor.candidates):
-                frames = [self._frame_of[number] for number in anchor.candidates]
-                candidates[index, : len(frames)] = times[frames]
-        # Among several references the motion before tells which one a block means; so nothing can be said until one
-        # picture has had no choice, as the first P picture after an IDR picture.
-        candidates[~np.maximum.accumulate(np.isfinite(candidates).sum(-1) == 1)] = np.nan
-        span = range(kept[0].frame, kept[-1].frame) if kept else range(0)
-        between = [picture for picture in self._between if picture.frame in span]
-        return CodecMotion(
-            self._codec,
-            self._width,
-            self._height,
-            self._spacing,
-            rate,
-            shown[low:high],
-            np.array([anchor.key for anchor in kept], np.bool_),
-            np.array([anchor.confidence for anchor in kept], np.float64),
-            candidates,
-            np.stack([anchor.shifts for anchor in kept]) if kept else np.zeros((0, *self._shape, 2), np.int16),
-            np.stack([anchor.inter for anchor in kept]) if kept else np.zeros((0, *self._shape), np.bool_),
-            np.array([times[picture.frame] for picture in between], np.float64),
-            np.array([picture.shifts for picture in between], np.int16).reshape(-1, 2, *self._shape, 2),
-            np.array([picture.inter for picture in between], np.bool_).reshape(-1, 2, *self._shape),
-        )
+            elif all(self._frames[number] >= 0 for number in anchor.candidates):
+                candidates = np.array([time_of(self._frames[number]) for number in anchor.candidates], np.float64)
+            # Among several references the motion before tells which one a block means; so nothing can be said until
+            # one picture has had no choice, as the first P picture after an IDR picture.
+            self._certain |= bool(np.isfinite(candidates).sum() == 1)
+            if not self._certain:
+                candidates = np.zeros(0)
+            between = None
+            if anchor.between is not None:
+                between = Between(time_of(anchor.between.frame), anchor.between.shifts, anchor.between.inter)
+            self._last_time = time_of(anchor.frame)
+            taken.append(
+                Anchor(
+                    self._last_time,
+                    anchor.key,
+                    anchor.confidence,
+                    candidates,
+                    anchor.shifts,
+                    anchor.inter,
+                    between,
+                )
+            )
+        self._anchors = []
+        return taken

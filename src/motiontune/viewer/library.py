@@ -15,7 +15,7 @@ from motiontune.errors import ConfigError, MotiontuneError, nearest
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MOVING_PIXELS, MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.video.clip import Clip
 from motiontune.video.find import list_clips
 from motiontune.video.reader import Reader
@@ -156,7 +156,7 @@ def read_motion(path: str, reader: Reader, options: MotionOptions) -> tuple[Clip
         ClipError: if the clip cannot be read.
         ConfigError: if there is no such source.
     """
-    clip = reader.read(path, needs_vectors(options.source))
+    clip = reader.read(path, vectors_for(options, reader.grid_of))
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
     try:
         return clip, grid, motion_of(clip, grid, options), ""

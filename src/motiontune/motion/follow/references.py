@@ -5,7 +5,7 @@ where that tells its candidates apart (`camera.py`). Of the others' candidates o
 velocity that it implies is like the neighbours' and like the one before; the encoder's first reference has an
 advantage, because it is the cheapest to name. A hole is filled from its neighbours, or with the velocity before.
 
-Shapes: A anchors, K candidate references, r x c points of the lattice over the decoded frame.
+Shapes: K candidate references, r x c points of the lattice over the decoded frame.
 """
 
 import math
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from motiontune.compiled import compiled
 from motiontune.motion.follow.camera import SOON, Floats, explain, fit_camera, maps_since, part_of, sample
 from motiontune.video.lattice import QUARTERS
+from motiontune.video.vectors import Anchor, Lattice
 
 
 Singles = NDArray[np.float32]
@@ -35,96 +36,99 @@ FILLED = 0.8
 NONE = -1
 
 
-def follow(
-    shifts: NDArray[np.int16],
-    inter: NDArray[np.bool_],
-    times: Floats,
-    key: NDArray[np.bool_],
-    reliability: Floats,
-    candidates: Floats,
-    size: tuple[int, int],
-    spacing: int,
-    rate: float,
-) -> tuple[NDArray[np.int8], Singles, Singles]:
-    """Choose each vector's reference, and find how the content moved since the anchor before.
+class References:
+    """Chooses each vector's reference, and finds how the content moved since the anchor before, anchor by anchor.
 
     Args:
-        shifts: int16 [A, r, c, 2], from each point to its reference in quarters of a pixel.
-        inter: bool [A, r, c], whether the point has a vector.
-        times: [A], seconds.
-        key: bool [A], true for I pictures.
-        reliability: [A], the confidence of a picture's vectors.
-        candidates: [A, K], when the pictures were shown that blocks may refer to, seconds; nan where there is none.
-        size: width and height of the frame in pixels.
-        spacing: pixels between neighbouring points.
-        rate: frames per second.
-
-    Returns:
-        int8 [A, r, c], the number of the candidate, -1 where there is no vector or nothing is known of the references;
-        float32 [A, r, c, 2], pixels per second; float32 [A, r, c], the velocity's confidence, 0 where it is not known.
+        lattice: the points of the vectors.
     """
-    chosen = np.full(inter.shape, NONE, np.int8)
-    velocities, confidence = np.zeros((*inter.shape, 2), np.float32), np.zeros(inter.shape, np.float32)
-    anchors, rows, cols = inter.shape
-    step = max(1, int(np.sqrt(rows * cols / POINTS)))
-    points, vectors = np.empty((2, -(-rows // step) * -(-cols // step), 2))
-    cameras, moving = np.zeros((anchors, 2, 3)), np.zeros(anchors, np.bool_)
-    back, cases = np.zeros((candidates.shape[1], 2, 3)), np.zeros(candidates.shape[1], np.intp)
-    choice, with_camera = np.zeros((rows, cols), np.int8), np.zeros((rows, cols), np.bool_)
-    displacement = np.zeros((rows, cols, 2))
-    ambiguous = np.isfinite(candidates).sum(-1).max(initial=0) > 1
-    spans = times[:, None] - candidates
-    usable = np.isfinite(spans) & (np.nan_to_num(spans) > SOON)
-    before = -1  # the last anchor whose velocities are known, as far as they are
-    for k in range(anchors):
-        numbers = np.flatnonzero(usable[k])
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.ambiguous = False  # whether a picture of the stream has several references
+        self._size, self._spacing = (lattice.width, lattice.height), lattice.spacing
+        self._rate = lattice.rate
+        rows, cols = lattice.shape
+        self._step = max(1, int(np.sqrt(rows * cols / POINTS)))
+        self._points, self._vectors = np.empty((2, -(-rows // self._step) * -(-cols // self._step), 2))
+        self._choice, self._with_camera = np.zeros((rows, cols), np.int8), np.zeros((rows, cols), np.bool_)
+        self._displacement = np.zeros((rows, cols, 2))
+        # of all anchors so far, with room for more
+        self._number = 0
+        self._times, self._cameras, self._moving = np.zeros(64), np.zeros((64, 2, 3)), np.zeros(64, np.bool_)
+        # of the last anchor whose velocities are known, as far as they are
+        self._after = False
+        self._velocities: Singles = np.zeros((rows, cols, 2), np.float32)
+        self._confidence: Singles = np.zeros((rows, cols), np.float32)
+
+    def add(self, anchor: Anchor) -> tuple[NDArray[np.int8], Singles, Singles]:
+        """Look at the next anchor.
+
+        Returns:
+            int8 [r, c], the number of the candidate, -1 where there is no vector or nothing is known of the
+            references; float32 [r, c, 2], pixels per second; float32 [r, c], the velocity's confidence, 0 where it is
+            not known. They must not be changed.
+        """
+        shifts, inter, k = anchor.shifts, anchor.inter, self._number
+        self._make_room()
+        self._times[k], self._number = anchor.time, k + 1
+        chosen = np.full(inter.shape, NONE, np.int8)
+        velocities: Singles = np.zeros((*inter.shape, 2), np.float32)
+        confidence: Singles = np.zeros(inter.shape, np.float32)
+        spans = anchor.time - anchor.candidates
+        numbers = np.flatnonzero(np.isfinite(spans) & (np.nan_to_num(spans) > SOON))
         if not len(numbers):
-            before = -1 if key[k] else before
-            continue
-        with_camera[:] = False
-        sampled = sample(shifts[k], inter[k], step, size, spacing, points, vectors) if ambiguous else 0
-        if sampled >= MIN_POINTS:
-            known = maps_since(candidates[k, numbers], k - 1, times, cameras, moving, back, cases)
-            if known:
-                guess = None
-                if moving[k - 1]:
-                    guess = part_of(cameras[k - 1], (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2]))
-                cameras[k] = fit_camera(points[:sampled], vectors[:sampled], back[:known], guess)
-                moving[k] = explain(
-                    shifts[k],
-                    inter[k],
-                    size,
-                    spacing,
-                    back[:known],
-                    cases[:known],
-                    cameras[k],
-                    choice,
-                    with_camera,
-                    displacement,
-                )
-                if not moving[k]:
-                    with_camera[:] = False
-        last, span = max(before, 0), spans[k, numbers]
-        earlier = (before >= 0, velocities[last], confidence[last])
-        choose(shifts[k], inter[k], 1.0 / (span * rate), 1.0 / rate, *earlier, with_camera, choice)
-        per_interval = 1.0 / (times[k] - times[k - 1]) if k else 0.0
+            self._after &= not anchor.key
+            return chosen, velocities, confidence
+        self._with_camera[:] = False
+        if self.ambiguous:
+            self._look_at_camera(anchor, numbers)
+        span = spans[numbers]
+        earlier = (self._after, self._velocities, self._confidence)
+        choose(shifts, inter, 1.0 / (span * self._rate), 1.0 / self._rate, *earlier, self._with_camera, self._choice)
+        per_interval = 1.0 / (anchor.time - self._times[k - 1]) if k else 0.0
         move(
-            shifts[k],
-            inter[k],
-            choice,
+            shifts,
+            inter,
+            self._choice,
             1.0 / span,
-            with_camera,
-            displacement,
+            self._with_camera,
+            self._displacement,
             per_interval,
-            reliability[k],
+            anchor.confidence,
             *earlier,
-            velocities[k],
-            confidence[k],
+            velocities,
+            confidence,
             numbers,
-            chosen[k],
+            chosen,
         )
-        before = k
-    return chosen, velocities, confidence
+        self._after, self._velocities, self._confidence = True, velocities, confidence
+        return chosen, velocities, confidence
+
+    def _look_at_camera(self, anchor: Anchor, numbers: NDArray[np.intp]) -> None:
+        """Find the camera's motion since the anchor before, and the vectors that go with it."""
+        shifts, inter, k = anchor.shifts, anchor.inter, self._number - 1
+        size, spacing, times = self._size, self._spacing, self._times
+        sampled = sample(shifts, inter, self._step, size, spacing, self._points, self._vectors)
+        if sampled < MIN_POINTS:
+            return
+        back, cases = np.zeros((len(numbers), 2, 3)), np.zeros(len(numbers), np.intp)
+        known = maps_since(anchor.candidates[numbers], k - 1, times, self._cameras, self._moving, back, cases)
+        if not known:
+            return
+        back, cases, guess = back[:known], cases[:known], None
+        if self._moving[k - 1]:
+            share = (times[k] - times[k - 1]) / (times[k - 1] - times[k - 2])
+            guess = part_of(self._cameras[k - 1], share)
+        self._cameras[k] = fit_camera(self._points[:sampled], self._vectors[:sampled], back, guess)
+        found = (self._choice, self._with_camera, self._displacement)
+        self._moving[k] = explain(shifts, inter, size, spacing, back, cases, self._cameras[k], *found)
+        if not self._moving[k]:
+            self._with_camera[:] = False
+
+    def _make_room(self) -> None:
+        if self._number == len(self._times):
+            arrays = (self._times, self._cameras, self._moving)
+            self._times, self._cameras, self._moving = (np.concatenate([one, np.zeros_like(one)]) for one in arrays)
 
 
 @compiled(
