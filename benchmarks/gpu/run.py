@@ -239,8 +239,9 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES), help="to check; empty for no checks")
     parser.add_argument("--no-steps", action="store_true")
     parser.add_argument("--no-loader", action="store_true")
-    parser.add_argument("--part", choices=("all", "checks", "reference", "loader"), default="all")
+    parser.add_argument("--part", choices=("all", "checks", "reference", "loader", "engines", "engine"), default="all")
     parser.add_argument("--family", choices=FAMILIES)
+    parser.add_argument("--engine", help="of `--part engine`, and to check with `--part engines`, separated by commas")
     args = parser.parse_args()
     rows = Rows(args.out)
     if args.part == "reference":
@@ -251,6 +252,17 @@ def main() -> None:
         import checks
 
         checks.check_family(rows, args.family, args.device)
+    elif args.part == "engines":
+        import engines
+        import table
+
+        names = args.engine.split(",") if args.engine else list(engines.ENGINES)
+        engines.check_engines(rows, args.device, args.started + args.seconds, names)
+        print(table.tables(rows.path))
+    elif args.part == "engine":
+        import engines
+
+        engines.run_engine(args.out, args.engine, args.device)
     elif args.part == "loader":
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 2 * CORES_OF_STEPS:
