@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import engines_on_cpu
 from training import REPOSITORY, start
 
 
@@ -62,12 +63,9 @@ def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, 
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     try:
-        if engine.startswith("fsdp"):
-            import fsdp_on_cpu
-
-            fsdp_on_cpu.patch()
+        engines_on_cpu.prepare(engine)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # LLaMA-Factory ends the process group with the run, and DeepSpeed keeps groups of the first one
         torch.distributed.destroy_process_group = lambda *args: None
         for keys in experiments:
@@ -88,11 +86,9 @@ def _note_engine() -> Any:
         """Writes down what the engine has really done to the model."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            from fsdp_on_cpu import units_of
-
             head = base_of(model).motion_head
             found = {
-                "units": units_of(model),
+                "units": engines_on_cpu.units_of(model),
                 "dtensors": sum(hasattr(each, "device_mesh") for each in model.parameters()),
                 "zero3": sum(hasattr(each, "ds_id") for each in model.parameters()),
                 "zero": type(kwargs.get("optimizer")).__name__,

@@ -1,7 +1,7 @@
 """Engines on one GPU: DeepSpeed's ZeRO-2 and ZeRO-3, FSDP2, and torch.compile, each held against no engine.
 
-Each engine trains in processes of its own, which are started as torchrun would start them: one on a GPU. In a
-rehearsal on the CPU FSDP2 has two, where `tests/fsdp_on_cpu.py` makes it shard. A last process without an engine
+Each engine trains in processes of its own, started as torchrun would start them: one on a GPU. In a
+rehearsal on the CPU FSDP2 has two, where `tests/engines_on_cpu.py` makes it shard. A last process without an engine
 compares what they saved, and predicts from it.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from internals import PREDICTIONS_FOLDER, base_of
 from rows import Rows
 
+import engines_on_cpu
 import training
 
 
@@ -79,7 +80,7 @@ def _start(name: str, device: str, out: Path) -> "list[subprocess.Popen[Any]]":
         if name in ENGINES and name not in ALONE:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
             environment |= {"LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            environment |= {"DS_ACCELERATOR": device}
+            environment["DS_ACCELERATOR"] = device
         with (out / f"engine-{name}-{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return processes
@@ -113,10 +114,8 @@ def run_engine(out: Path, name: str, device: str) -> None:
     if name == "compare":
         compare(Rows(out), device)
         return
-    if device == "cpu" and name == "fsdp2":
-        import fsdp_on_cpu
-
-        fsdp_on_cpu.patch()
+    if device == "cpu":
+        engines_on_cpu.prepare(name)
     import torch
 
     training.start()

@@ -1,7 +1,7 @@
-"""Parameters that an engine has split over processes, in one way: gather them, fill them, ask whether they are split.
+"""Parameters that an engine has split over processes, in one way: gather them, fill them, ask if they are split.
 
-ZeRO-3 (DeepSpeed) leaves an empty tensor where a parameter was, FSDP2 a `DTensor`, FSDP1 a view of a flat parameter, or
-nothing. Under DDP and ZeRO-1 and 2 every process has all of it.
+ZeRO-3 (DeepSpeed) leaves an empty tensor where a parameter was, FSDP2 a `DTensor`, FSDP1 a view of a flat parameter,
+or nothing. Under DDP and ZeRO-1 and 2 every process has all of it.
 """
 
 from collections.abc import Iterator

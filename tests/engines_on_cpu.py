@@ -1,18 +1,53 @@
-"""Let accelerate really shard with FSDP 1 or 2 on the CPU (gloo). For tests only, never for users.
+"""Let FSDP 1 and 2 and DeepSpeed really split a model on the CPU (gloo). For tests only, never for users."""
 
-accelerate 1.11 leaves several processes on CPUs out where it decides for FSDP: such a run silently is plain DDP, or stops
-with "no available devices found". With `patch()` called before the Trainer is made, units and sharded parameters are
-real. Assert that they are (`units_of`), or the test passes for nothing.
-"""
-
+import functools
 import os
 from typing import Any
 
 from torch import nn
 
 
-def patch() -> None:
-    """Change torch, transformers and accelerate in this process, for good."""
+def prepare(engine: str) -> None:
+    """Change torch, transformers and accelerate in this process, for good, before the Trainer is made.
+
+    Args:
+        engine: its name begins with "fsdp", "zero", or something else, for which nothing happens.
+    """
+    if engine.startswith("fsdp"):
+        _shard()
+    if engine.startswith("zero"):
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        _wait_for_collectives()
+
+
+def _wait_for_collectives() -> None:
+    """Let every collective end before its call does.
+
+    DeepSpeed 0.18.4 reads what gloo gathers in the background before it is there: under load losses and weights of
+    ZeRO-3 then are wrong, 0 or NaN, and differ from run to run.
+    """
+    import torch.distributed as dist
+
+    def waiting(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            work = function(*args, **kwargs)
+            if work is not None:
+                work.wait()
+            return work
+
+        return call
+
+    for name in ("all_gather", "all_gather_into_tensor", "all_reduce", "reduce_scatter_tensor", "broadcast"):
+        setattr(dist, name, waiting(getattr(dist, name)))
+
+
+def _shard() -> None:
+    """Let accelerate 1.11 use FSDP between CPUs.
+
+    It leaves them out where it decides for FSDP: such a run silently is plain DDP, or stops with "no available devices
+    found". Assert that there are units (`units_of`), or a test passes for nothing.
+    """
     import accelerate.state as state
     import accelerate.utils.dataclasses as plugins
     import torch
@@ -42,8 +77,8 @@ def patch() -> None:
     init_utils._get_device_from_device_id = lambda *args, **kwargs: torch.device("cpu")
     init_utils._check_module_states_for_sync_module_states = lambda *args: None  # gloo broadcasts between CPUs
 
-    # FSDP 1's full state dict with offload_to_cpu does not clone what is on the CPU already, and frees it: a crash that
-    # a GPU never has
+    # FSDP 1's full state dict with offload_to_cpu does not clone what is on the CPU already, and frees it: a crash
+    # that a GPU never has
     def set_attribute(self: Any, name: str, value: Any) -> None:
         object.__setattr__(self, name, False if name == "offload_to_cpu" else value)
 
