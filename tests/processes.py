@@ -27,12 +27,13 @@ ENGINES: dict[str, dict[str, Any]] = {
 """The keys that choose an engine, from the files that the examples name."""
 
 
-def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = False) -> list[Path]:
+def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = False, **changed: Any) -> list[Path]:
     """Run experiments one after the other in two processes.
 
     Args:
         experiments: as `keys_for` makes them.
         engine: of `ENGINES`, whose keys are added to each experiment's.
+        changed: keys over those of the engine.
         fails: return what went wrong instead of failing.
 
     Returns:
@@ -45,7 +46,9 @@ def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = Fal
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         problems = manager.list()
-        workers = [context.Process(target=_work, args=(rank, port, experiments, engine, problems)) for rank in (0, 1)]
+        workers = [
+            context.Process(target=_work, args=(rank, port, experiments, engine, changed, problems)) for rank in (0, 1)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -59,7 +62,7 @@ def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = Fal
     return [Path(keys["output_dir"]) for keys in experiments]
 
 
-def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, problems: Any) -> None:
+def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, changed: Any, problems: Any) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     try:
@@ -71,7 +74,7 @@ def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, 
         for keys in experiments:
             for state in (AcceleratorState, GradientState, PartialState):
                 state._reset_state()
-            start()({**keys, **ENGINES[engine], "ddp_timeout": 120}, [_note_engine()])
+            start()({**keys, **ENGINES[engine], **changed, "ddp_timeout": 120}, [_note_engine()])
     except BaseException:
         problems.append(traceback.format_exc())
         os._exit(1)

@@ -7,6 +7,7 @@ compares what they saved, and predicts from it.
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -81,9 +82,27 @@ def _start(name: str, device: str, out: Path) -> "list[subprocess.Popen[Any]]":
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
             environment |= {"LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environment["DS_ACCELERATOR"] = device
+            if name.startswith("zero") and device == "cuda" and not _has_toolkit():
+                environment["CUDA_HOME"] = str(_stand_in(out / "cuda"))
         with (out / f"engine-{name}-{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return processes
+
+
+def _has_toolkit() -> bool:
+    places = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    return any(place and Path(place, "bin/nvcc").exists() for place in places) or shutil.which("nvcc") is not None
+
+
+def _stand_in(folder: Path) -> Path:
+    """Stand in for the CUDA toolkit: importing DeepSpeed asks `nvcc` for its version, though nothing is compiled."""
+    import torch
+
+    nvcc = folder / "bin/nvcc"
+    nvcc.parent.mkdir(parents=True, exist_ok=True)
+    nvcc.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {torch.version.cuda}, V{torch.version.cuda}"\n')
+    nvcc.chmod(0o755)
+    return folder
 
 
 def _wait(rows: Rows, running: "dict[str, list[subprocess.Popen[Any]]]", deadline: float) -> None:

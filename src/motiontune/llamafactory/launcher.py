@@ -23,7 +23,9 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
             f"srun has started {tasks} tasks that cannot find each other: export MASTER_ADDR (the first node) and "
             f"MASTER_PORT before it, or start one task per node with NNODES and NODE_RANK; see docs/engines.md"
         )
-    environment.update(RANK=environment["SLURM_PROCID"], LOCAL_RANK=environment["SLURM_LOCALID"], WORLD_SIZE=str(tasks))
+    environment.update(
+        RANK=environment["SLURM_PROCID"], LOCAL_RANK=environment["SLURM_LOCALID"], WORLD_SIZE=str(tasks)
+    )
 
 
 def launch(argv: list[str]) -> None:
