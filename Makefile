@@ -16,11 +16,11 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow clips figures lint format types lock clean
+.PHONY: help env demo test test-slow test-engines clips figures lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
-	@echo 'make test       run the tests; test-slow runs the ones that take long'
+	@echo 'make test       run the tests; test-slow runs the ones that take long, test-engines all engines'
 	@echo 'make clips      fetch the real clips that some tests use'
 	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
 	@echo 'make lint       check style; format repairs it; types checks types'
@@ -35,10 +35,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	@test ! -f tests/fetch_clips.py || timeout 300 $(BIN)/python tests/fetch_clips.py </dev/null \
 		|| echo 'make: not all real clips are here (offline?): the tests that need them are skipped'
-	$(BIN)/python -m pytest -m 'not slow' $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not engines' $(PARALLEL) $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-engines: $(STAMP)
+	$(BIN)/python -m pytest -m engines $(ARGS)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)
@@ -57,7 +60,7 @@ types: $(STAMP)
 
 # The versions in the lock file stay unless pyproject.toml or ARGS=--upgrade asks for others.
 lock: | $(UV)
-	$(UV) pip compile pyproject.toml --extra llamafactory --extra dev --output-file requirements.lock \
+	$(UV) pip compile pyproject.toml --extra llamafactory --extra deepspeed --extra dev --output-file requirements.lock \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(ARGS)
 

@@ -25,7 +25,18 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "train_step"), str(ROOT / "src"), s
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-PACKAGES = ("llamafactory", "torch", "transformers", "peft", "accelerate", "trl", "datasets", "av", "numpy")
+PACKAGES = (
+    "llamafactory",
+    "torch",
+    "deepspeed",
+    "transformers",
+    "peft",
+    "accelerate",
+    "trl",
+    "datasets",
+    "av",
+    "numpy",
+)
 CORES_OF_STEPS = 2  # the first ones: the data loader's workers get the others, while steps are timed
 CHECKS_END = 115  # seconds after which checks that still run are ended
 
@@ -239,9 +250,10 @@ def main() -> None:
     parser.add_argument("--families", default=",".join(FAMILIES), help="to check; empty for no checks")
     parser.add_argument("--no-steps", action="store_true")
     parser.add_argument("--no-loader", action="store_true")
-    parts = ("all", "checks", "reference", "loader", "profile", "compiled")
+    parts = ("all", "checks", "reference", "loader", "profile", "compiled", "engines", "engine")
     parser.add_argument("--part", choices=parts, default="all")
     parser.add_argument("--family", choices=FAMILIES)
+    parser.add_argument("--engine", help="of `--part engine`, and to check with `--part engines`, separated by commas")
     args = parser.parse_args()
     rows = Rows(args.out)
     if args.part == "reference":
@@ -252,6 +264,18 @@ def main() -> None:
         import checks
 
         checks.check_family(rows, args.family, args.device)
+    elif args.part == "engines":
+        import engines
+        import table
+
+        attempt(rows, "about", about, rows, args.device)
+        names = args.engine.split(",") if args.engine else list(engines.ENGINES)
+        engines.check_engines(rows, args.device, args.started + args.seconds, names)
+        print(table.tables(rows.path))
+    elif args.part == "engine":
+        import engines
+
+        engines.run_engine(args.out, args.engine, args.device)
     elif args.part == "loader":
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) > 2 * CORES_OF_STEPS:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
 from llamafactory.hparams.training_args import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.names import get_logger
@@ -381,3 +382,9 @@ def check_together(
     checkpoint = training_args.resume_from_checkpoint
     if isinstance(checkpoint, str) and not os.path.isdir(checkpoint):
         raise ConfigError(f"resume_from_checkpoint: {checkpoint} is no folder")
+    # the Trainer writes this file last
+    if isinstance(checkpoint, str) and not os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)):
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} was not written to its end, {TRAINER_STATE_NAME} is missing: "
+            f"remove that folder, and the run resumes from the checkpoint before it"
+        )

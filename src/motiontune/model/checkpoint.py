@@ -8,6 +8,8 @@ from safetensors import safe_open
 
 from motiontune.errors import HeadError, MotiontuneError
 from motiontune.model.head import CONFIG_NAME, load_head
+from motiontune.model.sharding import fill
+from motiontune.model.wrappers import base_of
 
 
 def restore_full_weights(base: Any, folder: str) -> None:
@@ -56,8 +58,12 @@ def check_adapter(model: Any, folder: str) -> None:
         raise MotiontuneError(f"{folder}: cannot resume, {len(missing)} weights do not match, such as {missing[0]}")
 
 
-def restore_head(base: Any, folder: str) -> None:
-    """Load the motion head of a checkpoint into a model that has one.
+def restore_head(model: Any, folder: str) -> None:
+    """Load the motion head of a checkpoint into a model that has one. All processes must call it.
+
+    Args:
+        model: the model, wrapped by an engine or not yet.
+        folder: the checkpoint.
 
     Raises:
         HeadError: if the folder has no head, or one that does not fit.
@@ -67,5 +73,6 @@ def restore_head(base: Any, folder: str) -> None:
         raise HeadError(
             f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head"
         )
+    base: Any = base_of(model)
     head.config.check_fits(base.motion_head.config, folder)
-    base.motion_head.load_state_dict(head.state_dict())
+    fill(model, base.motion_head, head.state_dict())

@@ -23,6 +23,7 @@ from motiontune.errors import ConfigError
 from motiontune.model.families import Family, family_of
 from motiontune.model.head import MotionHead, MotionHeadConfig, head_of_state, save_head
 from motiontune.model.losses import MotionLossType, motion_loss_sum, supervised_positions, token_cross_entropy
+from motiontune.model.sharding import gather
 from motiontune.model.wrappers import (
     after_peft_saves,
     base_of,
@@ -248,6 +249,7 @@ class MotionForward:
     motion_objective: MotionObjective
     _motion_tap: HiddenTap
     _motion_captured: "list[Tensor] | None" = None
+    _motion_whole: "dict[str, Tensor] | None" = None
 
     def video_positions(self, input_ids: Tensor) -> Tensor:
         """Find the video tokens, int64 [T], into the flattened [B * S]."""
@@ -284,14 +286,16 @@ class MotionForward:
 
         Args:
             input_ids: int64 [B, S].
-            motion_targets: float32 [rows, D], normalised.
+            motion_targets: float32 [rows, D], normalised; or its bits, see `as_bits`.
             motion_mask: bool [rows, D].
-            motion_weights: float32 [rows, D], how much each number counts in the loss; None for all alike.
+            motion_weights: float32 [rows, D] or its bits, how much each number counts in the loss; None for all alike.
             inputs: what the model's own forward takes; `labels` int64 [B, S] among them if there is text to learn.
         """
         labels = inputs.pop("labels", None)
         inputs.pop("rope_deltas", None)  # the original forward does not pass it on either
         objective, family = self.motion_objective, family_of(self.config)
+        motion_targets = _from_bits(motion_targets)
+        motion_weights = None if motion_weights is None else _from_bits(motion_weights)
         # what waits for the device stands before the layers, which are then queued without a pause
         at_video = self.video_positions(input_ids)
         steps = self.motion_steps(inputs.get("video_grid_thw"))
@@ -322,6 +326,15 @@ class MotionForward:
         return output
 
 
+def as_bits(tensor: Tensor) -> Tensor:
+    """View a float32 tensor as int32, for the way through an engine: FSDP rounds floating inputs to its own dtype."""
+    return tensor.view(torch.int32)
+
+
+def _from_bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.float32) if tensor.dtype == torch.int32 else tensor
+
+
 def _at_least_one(count: Tensor) -> Tensor:
     return torch.where(count > 0, count, torch.ones_like(count))
 
@@ -343,7 +356,7 @@ def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
     def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         given = inspect.signature(original.save_pretrained).bind(self, save_directory, *args, **kwargs).arguments
-        whole = head_of_state(given.get("state_dict"))  # before the call, which takes it out of what it is given
+        whole = self._motion_whole or head_of_state(given.get("state_dict"))  # which the call takes out of the state
         original.save_pretrained(self, save_directory, *args, **kwargs)
         if given.get("is_main_process", True):
             save_head(self.motion_head, save_directory, whole)
@@ -398,9 +411,23 @@ def attach_head(
 
 def _save_head_of(base: Any, folder: str, state_dict: dict[str, Tensor] | None) -> None:
     """Save the head of a model that has one."""
-    head = getattr(base, "motion_head", None)
-    if isinstance(head, MotionHead):
-        save_head(head, folder, state_dict)
+    if isinstance(base, MotionForward):
+        save_head(base.motion_head, folder, base._motion_whole or state_dict)
+
+
+@contextmanager
+def whole_head(model: nn.Module) -> Iterator[None]:
+    """Let what saves the model within, in the main process, save the whole head. All processes must enter.
+
+    Args:
+        model: the model as the engine has wrapped it.
+    """
+    base: Any = base_of(model)
+    base._motion_whole = {f"motion_head.{name}": tensor for name, tensor in gather(model, base.motion_head).items()}
+    try:
+        yield
+    finally:
+        base._motion_whole = None
 
 
 @contextmanager

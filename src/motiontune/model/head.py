@@ -204,9 +204,20 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
         head: the head.
         folder: where the adapter or the model has been saved.
         state_dict: the whole model's gathered state where an engine shards the parameters (ZeRO-3, FSDP).
+
+    Raises:
+        HeadError: if what is there is no whole head. Nothing is written.
     """
-    weights = {name: tensor.detach() for name, tensor in head.state_dict().items()}
-    weights |= {key.rsplit(".", 1)[-1]: tensor for key, tensor in head_of_state(state_dict).items()}
+    # where the whole head is given the module isn't asked: under FSDP1 that would be a collective in one process
+    weights = {key.rsplit(".", 1)[-1]: tensor for key, tensor in head_of_state(state_dict).items()}
+    weights = {name: tensor.detach() for name, tensor in (weights or head.state_dict()).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    whole = {"weight": (head.config.token_width, head.config.hidden_size), "bias": (head.config.token_width,)}
+    if shapes != whole:
+        raise HeadError(
+            f"{folder}: the motion head was not saved, its shapes are {shapes} and not {whole}: an engine has split "
+            f"it over the processes; save through motiontune's trainer, or give save_pretrained the whole state_dict"
+        )
     with write_whole(Path(folder) / WEIGHTS_NAME) as unfinished:
         tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
         save_file(tensors, unfinished, metadata={"format": "pt"})

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from motiontune.model.wrappers import is_frozen, is_zero3
+from motiontune.model.sharding import is_sharded
+from motiontune.model.wrappers import is_frozen
 
 
 MotionLossType = Literal["smooth_l1", "l1", "l2", "epe"]
@@ -99,8 +100,8 @@ def token_cross_entropy(
 
     rows = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
     targets = labels.flatten()[positions + 1]
-    # ZeRO-3 gathers the weight in all processes at each call, and these may have different numbers of rows
-    in_pieces = not is_zero3(lm_head)
+    # an engine gathers the weight in all processes at each call, and these may have different numbers of rows
+    in_pieces = not is_sharded(lm_head)
     number = max(-(-len(rows) // ROWS_AT_ONCE), 1) if in_pieces else 1
     pieces = list(zip(rows.chunk(number), targets.chunk(number), strict=True))
     if with_tokens or not torch.is_grad_enabled():

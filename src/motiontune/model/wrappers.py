@@ -77,11 +77,6 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
-def is_zero3(module: nn.Module) -> bool:
-    """Whether DeepSpeed's ZeRO-3 has split the module's parameters over the processes."""
-    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
-
-
 def is_frozen(lm_head: Any) -> bool:
     """Whether nothing of an output layer is trained."""
     # under FSDP the weight may be no parameter, but a view of one

@@ -117,6 +117,13 @@ NAMES = [
     Name(_TRAINER, "compute_loss_context_manager", "evaluates in the run's precision", ""),
     Name(_TRAINER, "prediction_step", "predicts motion", "model inputs prediction_loss_only ignore_keys"),
     Name(_TRAINER, "evaluation_loop", "adds its metrics", "dataloader description metric_key_prefix"),
+    Name(_TRAINER, "save_model", "gathers the motion head", "output_dir _internal_call"),
+    Name(
+        _TRAINER,
+        "_prepare_for_training",
+        "restores the motion head before FSDP wraps it",
+        "max_steps train_dataloader resume_from_checkpoint",
+    ),
     Name(_TRAINER, "_load_from_checkpoint", "restores the motion head", "resume_from_checkpoint model"),
     Name(_TRAINER, "_load_best_model", "restores the motion head", ""),
     Name("transformers:PreTrainedModel", "_keys_to_ignore_on_save", "keeps the head out of the model's own file"),

@@ -25,12 +25,13 @@ from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums
 from motiontune.evaluation.sums import MotionSums
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
-from motiontune.model.forward import captured_motion
+from motiontune.model.forward import as_bits, captured_motion, whole_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
+from motiontune.training.engines import check_head_group, fit_to_engine
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.settings import MotionSettings
@@ -60,6 +61,8 @@ class MotionTrainerMixin(_Trainer):
         check_names()
         super().__init__(*args, compute_metrics=self._without_duplicates(compute_metrics), **kwargs)
         self.motion = motion
+        fit_to_engine(self.accelerator, base_of(self.model).motion_head)
+        self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
         self._window = torch.zeros(6, dtype=torch.float64)
@@ -98,7 +101,7 @@ class MotionTrainerMixin(_Trainer):
 
         own = counts(inputs)
         total = kwargs.get("num_items_in_batch")
-        outputs = model(**inputs)
+        outputs = model(**_through_engine(inputs))
         share = own if total is None else total
         share = torch.where(share > 0, share, torch.ones_like(share))
         loss = self.motion.loss_weight * outputs.motion_sum / share[1]
@@ -118,6 +121,13 @@ class MotionTrainerMixin(_Trainer):
             numbers = [number.to(loss.device, torch.float64) for number in numbers]
             self._window = self._window.to(loss.device) + torch.stack(numbers)
         return (loss, outputs) if return_outputs else loss
+
+    @override
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device; the motion stays float32, to which DeepSpeed has its own dtype."""
+        prepared = super()._prepare_inputs(inputs)
+        motion = {key: inputs[key].to(self.args.device) for key in MOTION_TENSORS if key in inputs}
+        return {**prepared, **motion}
 
     def _note_problems(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Take out of a batch what is no tensor; count the sources, and log each problem once."""
@@ -163,39 +173,64 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Give the motion head a parameter group of its own."""
+        """Give the motion head a parameter group of its own.
+
+        Raises:
+            ConfigError: where the engine keeps the optimizer, or the head's parameters, to itself.
+        """
         fresh = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if not self._head_trains:
+            return optimizer
+        rate = self.motion.head_learning_rate
+        rate = 10 * self.args.learning_rate if rate is None else rate
         head = [p for p in base_of(self.model).motion_head.parameters() if p.requires_grad]
         if fresh and head:
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if all(p is not mine for mine in head)]
-            rate = self.motion.head_learning_rate
-            rate = 10 * self.args.learning_rate if rate is None else rate
             optimizer.add_param_group({"params": head, "lr": rate, "weight_decay": 0.0})
+        check_head_group(optimizer, head, rate, self.args.learning_rate)
         return optimizer
 
-    # ---- resume; whatever saves the model saves the head ----
+    # ---- save and resume ----
+
+    @override
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model and its head, which all processes gather and the main process writes."""
+        with whole_head(self.model):
+            super().save_model(*args, **kwargs)
+
+    @override
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        # before FSDP wraps the model: of one with an adapter, its own checkpoint has the adapter and nothing else
+        if self.is_fsdp_enabled and resume_from_checkpoint is not None:
+            restore_head(self.model, resume_from_checkpoint)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._restore(resume_from_checkpoint, model or self.model, super()._load_from_checkpoint)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:  # DeepSpeed never comes here: its own checkpoint has all that trains
+            self._restore(resume_from_checkpoint, model or self.model, super()._load_from_checkpoint)
 
     @override
     def _load_best_model(self) -> None:
-        load = super()._load_best_model
-        self._restore(self.state.best_model_checkpoint, self.model, lambda *args: load())
+        load, best = super()._load_best_model, self.state.best_model_checkpoint
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            load()
+            if self.is_fsdp_enabled:
+                restore_head(self.model, best)
+        else:
+            self._restore(best, self.model, lambda *args: load())
 
     def _restore(self, folder: str, model: Any, original: Callable[..., None]) -> None:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # the head is in the engine's own checkpoint
-            original(folder, model)
-            return
         if is_peft(model):
             check_adapter(model, folder)
             original(folder, model)
         else:
             restore_full_weights(base_of(model), folder)
-        restore_head(base_of(model), folder)
+        restore_head(model, folder)
 
     # ---- evaluation and prediction ----
 
@@ -236,7 +271,7 @@ class MotionTrainerMixin(_Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.motion.control:
                 loss = super().compute_loss(model, _without_motion(inputs))
-            outputs = model(**inputs)
+            outputs = model(**_through_engine(inputs))
         if not self.motion.control:
             loss = outputs.motion_sum  # `evaluation_loop` puts the mean over the whole data set in its place
         if outputs.ce_rows is not None:
@@ -361,6 +396,14 @@ class MotionTrainerMixin(_Trainer):
 
 def _first(values: Any, rows: int | None) -> Any:
     return None if values is None else values[:rows]
+
+
+def _through_engine(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Let nothing round the motion on its way into the model."""
+    return {
+        key: as_bits(value) if value.dtype == torch.float32 and key in MOTION_TENSORS else value
+        for key, value in inputs.items()
+    }
 
 
 def _without_motion(inputs: dict[str, Any]) -> dict[str, Any]:

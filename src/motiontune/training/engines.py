@@ -1,0 +1,96 @@
+"""What DeepSpeed and FSDP ask of a motion head, and what of them is refused at the start of a run."""
+
+import os
+from typing import Any
+
+from torch import nn
+
+from motiontune.errors import ConfigError
+
+
+_NEEDS_ALL_POSITIONS = "the head needs all positions of a sample in one process"
+
+
+def fit_to_engine(accelerator: Any, head: nn.Module) -> None:
+    """Give the head the dtype that an engine demands, and refuse what would lose it.
+
+    ZeRO-3 takes one dtype for all that trains, and keeps weights in float32 for the optimizer itself.
+
+    Args:
+        accelerator: the trainer's.
+        head: the motion head, before the engine wraps it. Changed in place.
+
+    Raises:
+        ConfigError: in one line, naming the key.
+    """
+    _check_parallelism(getattr(accelerator, "parallelism_config", None))
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if deepspeed is not None:
+        config = deepspeed.hf_ds_config
+        _check_deepspeed(config)
+        if config.is_zero3():
+            head.to(config.dtype())
+    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+    if fsdp is not None:
+        _choose_full_state(fsdp)
+
+
+def _check_parallelism(config: Any) -> None:
+    for kind, name in (("sp", "sequence"), ("cp", "context"), ("tp", "tensor")):
+        if config is not None and getattr(config, f"{kind}_size", 1) > 1:
+            raise ConfigError(
+                f"parallelism_config: {name} parallelism ({kind}_size) does not work with motion: "
+                f"{_NEEDS_ALL_POSITIONS}"
+            )
+
+
+def _check_deepspeed(config: Any) -> None:
+    for key in ("sequence_parallel_size", "tensor_parallel.autotp_size"):
+        if (config.get_value(key) or 1) > 1:
+            raise ConfigError(f"the DeepSpeed file's {key} does not work with motion: {_NEEDS_ALL_POSITIONS}")
+    gathers = config.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save")
+    if config.is_zero3() and not gathers:
+        raise ConfigError(
+            "the DeepSpeed file's zero_optimization.stage3_gather_16bit_weights_on_model_save must be true: without "
+            "it ZeRO-3 saves no model that the head could lie beside"
+        )
+
+
+def _choose_full_state(plugin: Any) -> None:
+    """Save whole models: FSDP2's default saves parts, and at the end of a run nothing at all."""
+    if "FULL_STATE_DICT" in str(plugin.state_dict_type):
+        return
+    if os.environ.get("FSDP_STATE_DICT_TYPE"):
+        raise ConfigError(
+            f"FSDP's state_dict_type {os.environ['FSDP_STATE_DICT_TYPE']} saves no model that the head could lie "
+            f"beside: use FULL_STATE_DICT"
+        )
+    plugin.state_dict_config = plugin.optim_state_dict_config = None  # made anew for the type
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
+def check_head_group(optimizer: Any, head: list[nn.Parameter], rate: float, learning_rate: float) -> None:
+    """Refuse an optimizer that would not train the head at its own rate.
+
+    Args:
+        optimizer: the trainer's, just made.
+        head: the head's trainable parameters; none where an engine has hidden them.
+        rate: the head's learning rate.
+        learning_rate: that of everything else.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    groups = getattr(optimizer, "param_groups", [])
+    if head and any(
+        group["lr"] == rate and {id(each) for each in group["params"]} == {id(each) for each in head}
+        for group in groups
+    ):
+        return
+    if rate == learning_rate:
+        return
+    raise ConfigError(
+        f"the motion head would train at learning_rate {learning_rate} and not at its own, {rate}: take `optimizer` "
+        f"out of the DeepSpeed file, set FSDP's use_orig_params to true, or `motion_head_learning_rate: "
+        f"{learning_rate}`"
+    )

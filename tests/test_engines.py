@@ -1,0 +1,322 @@
+"""Every engine trains, evaluates, saves, resumes and reloads as one process does: two processes, gloo, the CPU."""
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from motiontune.errors import ConfigError, HeadError
+from motiontune.llamafactory.launcher import join_slurm
+from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
+from motiontune.training.engines import check_head_group, fit_to_engine
+from processes import ENGINES, run_two
+from training import (
+    BOTH,
+    MOTION,
+    PROMPT,
+    clips,
+    dataset,
+    distance,
+    fresh_folder,
+    keys_for,
+    losses,
+    results,
+    run,
+    sample,
+    start,
+    tiny,
+    weights,
+    write_config,
+)
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None,
+    reason="DeepSpeed is not installed: pip install motiontune[deepspeed]",
+)
+
+
+def cell(engine, *kinds, quick=False):
+    """A parameter: one pair of processes that runs these kinds one after the other."""
+    marks = [] if quick else [pytest.mark.engines]
+    marks += [needs_deepspeed] if engine.startswith("zero") else []
+    return pytest.param(engine, kinds, marks=marks, id="-".join([engine, *kinds]))
+
+
+LORA = {"finetuning_type": "lora"}
+BF16 = {"bf16": True}
+KINDS = {
+    "full": BOTH,
+    "lora": {**BOTH, **LORA},
+    "full-bf16": {**BOTH, **BF16},
+    "lora-bf16": {**BOTH, **LORA, **BF16},
+    "tied": {**BOTH, "tied": True},
+    "layer": {**MOTION, "motion_head_input": "layer:1"},
+    "lora-layer": {**BOTH, **LORA, "motion_head_input": "layer:1"},
+    "projector": {**MOTION, "motion_head_input": "projector", "freeze_multi_modal_projector": False},
+    "accumulated": {**BOTH, "gradient_accumulation_steps": 2},
+    "weighted": {**BOTH, **LORA, "motion_confidence_weighting": True},
+}
+# epsilon makes AdamW's step as smooth in the gradient as SGD's; with SGD, torch cannot load FSDP2's empty optimizer
+STEPS = {"learning_rate": 0.01, "adam_epsilon": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_steps": 4}
+SAVES = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+# the checkpoint with the highest loss is the first, so that loading it shows
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+BOUNDS = {"weights": 1e-6, "loss": 1e-5, "epe": 1e-5}
+BF16_BOUNDS = {"weights": 2e-2, "loss": 3e-2, "epe": 0.1}
+"""In bf16 DeepSpeed's weights are bf16, and one process's are float32. Weights absolute, the others relative."""
+
+
+@functools.cache
+def data():
+    """12 samples of different length, among them text alone: one process may have motion where the other has none."""
+    chosen = [clips()[i] for i in (0, 3, 5, 1, 3, 4, 2, 5, 3, 0)]
+    captions = ["It stops." if i % 3 else "The circle moves slowly to the right and turns up." for i in range(10)]
+    videos = [sample(PROMPT, caption, videos=[clip]) for caption, clip in zip(captions, chosen, strict=True)]
+    text = sample("What happens in the video?", "It stops.")
+    return dataset(videos[:4] + [text, text] + videos[4:])
+
+
+def keys_of(kind, **more):
+    keys = {**STEPS, **data(), **KINDS[kind], "motion_loss_weight": 3.0, "do_train": True, "do_eval": True}
+    keys |= {"eval_dataset": "toy", **SAVES, **BEST, **more}
+    if keys.pop("tied", False):
+        keys["model_name_or_path"] = str(tiny(tie_word_embeddings=True))
+    size = 4 // keys.get("gradient_accumulation_steps", 1)
+    return keys, size
+
+
+@functools.cache
+def one_process(kind):
+    """What the engines are held against."""
+    keys, size = keys_of(kind)
+    return run(per_device_train_batch_size=size, **keys)
+
+
+def check_split(engine, folder):
+    """The engine has really done its work: units, DTensors, split parameters. Otherwise the run was plain DDP."""
+    found = json.loads((folder / "engine.json").read_text())
+    if engine.startswith("fsdp"):
+        layers = [name for name in found["units"] if "language_model.layers." in name]
+        assert len([name for name in layers if name.rsplit(".", 1)[-1].isdigit()]) == 2, found["units"]
+    if engine == "fsdp2":
+        assert found["dtensors"] > 0
+    if engine.startswith("zero"):
+        assert found["optimizer"] == "DeepSpeedOptimizerWrapper"
+    if engine == "zero3":
+        assert found["zero3"] > 0
+
+
+def check_same(one, two, bounds, steps=slice(None)):
+    for key in ("loss", "motion_loss", "ce_loss", "motion_valid"):
+        assert losses(two, key) == pytest.approx(losses(one, key)[steps], rel=bounds["loss"]), key
+    found, expected = results(two), results(one)
+    assert found["eval_epe_zero_motion"] == pytest.approx(
+        expected["eval_epe_zero_motion"], rel=1e-6
+    )  # the targets, unrounded
+    assert found["eval_epe"] == pytest.approx(expected["eval_epe"], rel=bounds["epe"])
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=bounds["loss"])
+
+
+def whole_head(folder):
+    head = load_head(folder)
+    assert head is not None and head.weight.shape == (16, 32) and head.bias.shape == (16,)
+    assert head.weight.abs().max() > 1e-4 and head.bias.abs().max() > 1e-4
+    return head
+
+
+@pytest.mark.parametrize(
+    ("engine", "kinds"),
+    [
+        cell("zero3", "full-bf16", "lora-layer", quick=True),
+        cell("fsdp1", "lora", quick=True),
+        cell("fsdp2", "full", "lora-layer", quick=True),
+        *(cell(engine, *KINDS) for engine in ENGINES),
+    ],
+)
+def test_an_engine_does_what_one_process_does(engine, kinds):
+    """Train, evaluate, save, load the best, resume: the weights, losses and metrics of one process."""
+    first, second = [], []
+    for kind in kinds:
+        keys, size = keys_of(kind)
+        first.append(keys_for(per_device_train_batch_size=size // 2, **keys))
+        again = {**first[-1], "output_dir": str(fresh_folder()), "load_best_model_at_end": None}
+        again["resume_from_checkpoint"] = f"{first[-1]['output_dir']}/checkpoint-2"
+        second.append({key: value for key, value in again.items() if value is not None})
+    folders = run_two(*first, *second, engine=engine)
+    for kind, two, resumed in zip(kinds, folders[: len(kinds)], folders[len(kinds) :], strict=True):
+        one = one_process(kind)
+        bounds = BF16_BOUNDS if kind.endswith("bf16") else BOUNDS
+        check_split(engine, two)
+        check_same(one, two, bounds)
+        for name in (".", "checkpoint-2", "checkpoint-4"):
+            assert distance(weights(one / name), weights(two / name)) < bounds["weights"], (kind, name)
+            whole_head(two / name)
+        # the best is the first checkpoint, and the last one is another
+        assert distance(weights(two), weights(two / "checkpoint-2")) < 1e-6
+        assert distance(weights(two / "checkpoint-4"), weights(two / "checkpoint-2")) > 1e-4
+        assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
+        assert losses(resumed)[-2:] == pytest.approx(losses(two)[-2:], rel=bounds["loss"])
+        head, after = whole_head(two / "checkpoint-4"), whole_head(resumed)
+        assert (head.weight - after.weight).abs().max() < bounds["weights"]
+
+
+def with_deepspeed(number=3, **changes):
+    config = json.loads(Path(ENGINES[f"zero{number}"]["deepspeed"]).read_text())
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        (config[group] if name else config)[name or group] = value
+    return config
+
+
+def accelerator(deepspeed=None, fsdp=None, **parallelism):
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
+    plugin = None if deepspeed is None else SimpleNamespace(hf_ds_config=HfDeepSpeedConfig(deepspeed))
+    state = SimpleNamespace(deepspeed_plugin=plugin, fsdp_plugin=fsdp)
+    return SimpleNamespace(state=state, parallelism_config=SimpleNamespace(**parallelism) if parallelism else None)
+
+
+def new_head():
+    return MotionHead(MotionHeadConfig(hidden_size=8, patch=14, merge=2, temporal_patch=2))
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (lambda: accelerator(sp_size=2), "sequence parallelism"),
+        (lambda: accelerator(tp_size=2), "tensor parallelism"),
+        (lambda: accelerator(with_deepspeed(tensor_parallel={"autotp_size": 2})), "tensor_parallel.autotp_size"),
+        (lambda: accelerator(with_deepspeed(sequence_parallel_size=2)), "sequence_parallel_size"),
+        (
+            lambda: accelerator(
+                with_deepspeed(zero_optimization__stage3_gather_16bit_weights_on_model_save=False, bf16={})
+            ),
+            "stage3_gather_16bit_weights_on_model_save must be true",
+        ),
+    ],
+)
+def test_what_would_lose_the_motion_is_refused_in_one_line(refused, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        fit_to_engine(refused(), new_head())
+    assert "\n" not in str(error.value)
+
+
+def test_parts_of_a_model_are_not_saved(monkeypatch):
+    """FSDP2's default is the state in parts, and then nothing at the end of a run: whole models, unless asked for."""
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    assert "SHARDED" in str(plugin.state_dict_type)
+    fit_to_engine(accelerator(fsdp=plugin), new_head())
+    assert "FULL_STATE_DICT" in str(plugin.state_dict_type) and plugin.optim_state_dict_config.rank0_only
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    with pytest.raises(ConfigError, match="use FULL_STATE_DICT"):
+        fit_to_engine(accelerator(fsdp=plugin), new_head())
+
+
+def test_an_optimizer_without_a_group_of_the_heads_own_is_refused():
+    other, head = torch.nn.Linear(2, 2), new_head()
+    mine = list(head.parameters())
+    groups = [{"params": list(other.parameters())}, {"params": mine, "lr": 0.1}]
+    check_head_group(torch.optim.SGD(groups, lr=0.01), mine, 0.1, 0.01)
+    one_rate = torch.optim.SGD([*other.parameters(), *mine], lr=0.01)
+    check_head_group(one_rate, mine, 0.01, 0.01)
+    for optimizer, parameters in ((one_rate, mine), (SimpleNamespace(), mine), (one_rate, [])):
+        with pytest.raises(ConfigError, match="motion_head_learning_rate: 0.01"):
+            check_head_group(optimizer, parameters, 0.1, 0.01)
+
+
+def test_a_head_that_is_not_whole_is_never_written(tmp_path):
+    head = new_head()
+    head.weight.data = torch.empty(0)
+    with pytest.raises(HeadError, match=r"'weight': \(0,\)"):
+        save_head(head, tmp_path)
+    assert not list(tmp_path.iterdir())
+    whole = {"motion_head.weight": torch.ones(16, 8), "motion_head.bias": torch.ones(16)}
+    save_head(head, tmp_path, whole)
+    assert load_head(tmp_path).weight.sum() == 128
+
+
+def test_tasks_of_srun_become_one_run_or_stop():
+    tasks = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+    with pytest.raises(ConfigError, match="srun has started 4 tasks"):
+        join_slurm(dict(tasks))
+    joined = {**tasks, "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    join_slurm(joined)
+    assert (joined["RANK"], joined["LOCAL_RANK"], joined["WORLD_SIZE"]) == ("3", "1", "4")
+    for left in ({"SLURM_STEP_NUM_TASKS": "1"}, {**tasks, "NNODES": "4"}, {**tasks, "RANK": "0"}, {}):
+        same = dict(left)
+        join_slurm(same)
+        assert same == left
+
+
+def test_a_process_of_torchrun_starts_no_others(monkeypatch):
+    """On two GPUs each of two workers would have started two more."""
+    start()
+    from llamafactory.extras import misc
+
+    from motiontune.llamafactory import install, launcher
+
+    called = []
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(misc, "get_device_count", lambda: 2)
+    monkeypatch.setattr(install, "run_exp", lambda: called.append(sys.argv))
+    monkeypatch.setattr(sys, "argv", ["motiontune"])
+    config = str(write_config(keys_for()))
+    launcher.launch([config, "max_steps=1"])
+    assert called == [["motiontune", config, "max_steps=1"]]
+
+
+def test_a_checkpoint_that_was_cut_off_is_named():
+    folder = fresh_folder() / "checkpoint-2"
+    folder.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"checkpoint-2 was not written to its end, trainer_state.json is missing"):
+        run(**BOTH, resume_from_checkpoint=str(folder))
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("engine", "keys"),
+    [
+        pytest.param("zero2", {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}}, marks=needs_deepspeed),
+        ("fsdp1", {"version": 1, "use_orig_params": False}),
+    ],
+)
+def test_an_engine_that_hides_the_heads_rate_is_refused(engine, keys):
+    """Where the DeepSpeed file names the optimizer, and where FSDP1 flattens the head into other parameters."""
+    changed = {"deepspeed": with_deepspeed(2, **keys)} if engine == "zero2" else {"fsdp_config": keys}
+    problems = run_two(keys_for(**BOTH), engine=engine, fails=True, **changed)
+    assert problems and all("and not at its own" in problem for problem in problems), problems
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("engine", [pytest.param("zero3", marks=needs_deepspeed), "fsdp1", "fsdp2"])
+def test_what_an_engine_saved_is_predicted_and_merged_without_it(engine):
+    """The motion that `predict` gets out of a saved model is the one that the engine evaluated."""
+    from motiontune.commands.export import export
+
+    kinds = ("full", "lora")
+    folders = run_two(*(keys_for(per_device_train_batch_size=2, **keys_of(kind)[0]) for kind in kinds), engine=engine)
+    common = {"dataset_dir": data()["dataset_dir"], "eval_dataset": "toy", "do_predict": True, "max_new_tokens": 4}
+    common |= {"train_on_video_tokens": True, "predict_with_generate": True, "do_sample": False}
+    for kind, folder in zip(kinds, folders, strict=True):
+        saved = (
+            {"model_name_or_path": str(folder)} if kind == "full" else {**LORA, "adapter_name_or_path": str(folder)}
+        )
+        predicted = results(run(**common, **saved), "predict")
+        assert predicted["predict_epe"] == pytest.approx(results(folder)["eval_epe"], abs=1e-4)
+    merged = fresh_folder("merged")
+    keys = {"model_name_or_path": str(tiny()), "template": "qwen2_vl", "export_dir": str(merged)}
+    export({**keys, "adapter_name_or_path": str(folders[1]), "infer_dtype": "float32"})
+    assert torch.equal(whole_head(merged).weight, whole_head(folders[1]).weight)
+    assert results(run(**common, model_name_or_path=str(merged)), "predict")["predict_epe"] == pytest.approx(
+        results(folders[1])["eval_epe"], abs=1e-4
+    )
