@@ -52,7 +52,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     def _with_motion(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.motion is not None
         numbers = [feature.pop("motion_sample", None) for feature in features]
-        skipped: list[str] = []
+        skipped: dict[int, str] = {}
         clips: list[ReadClip] = []
         for row, feature in enumerate(features):
             try:
@@ -60,7 +60,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             except ClipError as error:
                 if self.motion.raise_on_error:
                     raise
-                skipped.append(str(error))
+                skipped[row] = str(error)
                 features[row] = self._blank(feature)
             else:
                 feature["videos"] = [one.clip for one in read]

@@ -17,7 +17,7 @@ from llamafactory.train.trainer_utils import create_modelcard_and_push
 
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
-from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
+from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
@@ -57,6 +57,9 @@ def run_motion_sft(
         finetuning_args: with the motion loss and head.
         generating_args: LLaMA-Factory's.
         callbacks: LLaMA-Factory's.
+
+    Raises:
+        MotiontuneError: on a mistake in the configuration or data; where nothing was learned, or nothing measured.
     """
     config, tokenizer_module, template = load_processor(model_args, data_args)
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
@@ -122,6 +125,7 @@ def run_motion_sft(
         if trainer.is_world_process_zero() and finetuning_args.plot_loss:
             plot_loss(training_args.output_dir, keys=loss_keys(dataset_module, finetuning_args))
 
+    trainer.unmeasured.clear()
     if training_args.predict_with_generate:
         tokenizer.padding_side = "left"
 
@@ -142,6 +146,8 @@ def run_motion_sft(
     if trainer.is_world_process_zero():
         log_caches(collator)
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+    for prefix, reason in trainer.unmeasured.items():
+        raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
 
 
 def log_caches(collator: MotionDataCollator) -> None:

@@ -117,6 +117,8 @@ NAMES = [
     Name(_TRAINER, "compute_loss_context_manager", "evaluates in the run's precision", ""),
     Name(_TRAINER, "prediction_step", "predicts motion", "model inputs prediction_loss_only ignore_keys"),
     Name(_TRAINER, "evaluation_loop", "adds its metrics", "dataloader description metric_key_prefix"),
+    Name(_TRAINER, "_evaluate", "goes on without a metric", "trial ignore_keys_for_eval skip_scheduler"),
+    Name(_TRAINER, "_determine_best_metric", "knows metrics that were not measured", "metrics trial"),
     Name(_TRAINER, "_load_from_checkpoint", "restores the motion head", "resume_from_checkpoint model"),
     Name(_TRAINER, "_load_best_model", "restores the motion head", ""),
     Name("transformers:PreTrainedModel", "_keys_to_ignore_on_save", "keeps the head out of the model's own file"),
