@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import refused_run
+from commands import refused_run, trained
 from make_clips import remuxed
 from motiontune.errors import MotiontuneError
 from training import (
@@ -169,3 +169,50 @@ def test_training_and_evaluation_count_apart(torn):
     assert train["clips_left_out"] == 1 and sum(v for k, v in train.items() if k.startswith("clips_")) == 4
     assert results(folder)["eval_clips_left_out"] == 1
     assert all(math.isfinite(value) for value in results(folder).values())
+
+
+# ---- tokens and clips that do not fit each other ----
+
+
+@OBJECTIVES
+def test_data_that_were_tokenized_with_other_keys_are_refused_before_training(objective, capfd, tmp_path):
+    keys = {**objective, **data(clips()[0], clips()[1]), "tokenized_path": str(tmp_path / "tokens")}
+    run(**keys)
+    output = fresh_folder()
+    for more in ({}, {"motion_on_error": "skip"}):
+        message = refused_run(capfd, **keys, video_fps=4.0, output_dir=str(output), **more)
+        assert message.startswith(f"{clips()[0]}: its sample was tokenized to 32 video tokens, but needs 16: the clip")
+    assert not output.exists()
+    run(**keys)
+
+
+def test_a_clip_that_was_replaced_after_its_tokens_were_kept_is_refused(capfd, tmp_path):
+    videos = [write_clip(tmp_path / f"{number}.mp4", 16) for number in range(40)]
+    keys = {**BOTH, **data(*videos), "tokenized_path": str(tmp_path / "tokens")}
+    run(**keys)
+    write_clip(videos[39], 8)  # of the first 32 it is none
+    message = refused_run(capfd, **keys)
+    assert message.startswith(f"{videos[39]}: its sample was tokenized to 32 video tokens, but needs 16: ")
+    said = trained(capfd, **keys, motion_on_error="skip", max_steps=20)
+    assert f"Left out of a batch: {videos[39]}: its sample was tokenized to 32 video tokens" in said
+    videos[39].unlink()
+    assert refused_run(capfd, **keys).startswith(f"{videos[39]}: does not exist")
+
+
+def test_the_collator_refuses_what_nobody_looked_at_before(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr("motiontune.llamafactory.workflow.check_tokenized", lambda *arguments: None)
+    keys = {**BOTH, **data(clips()[0], clips()[1]), "tokenized_path": str(tmp_path / "tokens")}
+    run(**keys)
+    message = refused_run(capfd, **keys, video_fps=4.0)
+    assert message.startswith(f"{clips()[0]}: its sample was tokenized to 32 video tokens, but needs 16: ")
+
+
+def test_clips_of_one_frame_are_announced_as_without_motion(capfd, tmp_path):
+    one = write_clip(tmp_path / "one.mp4", 1)
+    said = trained(capfd, **BOTH, **data(one, one))
+    assert "none for 2 (one frame is sampled of each clip" in said and "has no motion: one frame" in said
+    assert "The run learned no motion: " in said
+    message = refused_run(capfd, **MOTION, **data(one, one))
+    assert message.startswith("motion_source: auto gives no motion for data set toy.json: one frame is sampled")
+    message = refused_run(capfd, **MOTION, **data(clips()[0]), video_fps=0.5)
+    assert message.startswith("motion_source: auto gives no motion for data set toy.json: one frame is sampled")

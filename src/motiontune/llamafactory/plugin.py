@@ -25,9 +25,6 @@ from motiontune.video.clip import Clip, clip_from_frames, read_clip, sample_indi
 from motiontune.video.container import probe
 
 
-_probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
-
-
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
     defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
@@ -53,6 +50,20 @@ def _content_of(path: str, size: int, changed: int) -> str:
 
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
+
+
+def _probed(path: str) -> Any:
+    """Probe a clip, once while the file stays as it is: tokenizing a sample asks for its clips several times."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return probe(path)  # which tells what is wrong
+    return _probe_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _probe_once(path: str, size: int, changed: int) -> Any:
+    return probe(path)
 
 
 class ClipReadingPlugin(_Plugin):
@@ -131,6 +142,18 @@ class ClipReadingPlugin(_Plugin):
         rows, cols = height // patching.patch, width // patching.patch
         return VideoGrid(patching.padded(frames), rows, cols, *patching)
 
+    def count_frames(self, video: Any, processor: Any) -> int:
+        """Count the frames that will be sampled of a video, by its header; one that is repeated counts once.
+
+        Raises:
+            ClipError: if the video cannot be opened.
+        """
+        if isinstance(video, list):
+            return len(video)
+        settings = reading_settings(processor)
+        metadata = self._get_qwen_video_stream_metadata(video, settings["video_fps"], settings["video_maxlen"])
+        return 0 if metadata is None else len(set(metadata["sample_indices"]))
+
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""
         metadata = self._get_video_token_metadata(videos, processor)
@@ -159,7 +182,7 @@ class ClipReadingPlugin(_Plugin):
     ) -> dict[str, Any] | None:
         if not isinstance(video, (str, os.PathLike)):
             return None
-        info = _probe_once(os.fspath(video))
+        info = _probed(os.fspath(video))
         return {
             "width": info.width,
             "height": info.height,

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,7 +20,10 @@ from motiontune.motion.sources import predict_source
 
 logger = get_logger(__name__)
 
+ONE_FRAME = "one frame is sampled of each clip (too short, or video_fps or video_maxlen too low)"
 CLIPS_LOOKED_AT = 32
+STATS = 20_000
+"""Samples whose clips' times of change are compared with that of the tokenized data set."""
 
 
 @dataclass
@@ -81,6 +84,73 @@ class CheckedDatasetProcessor(DatasetProcessor):
         self.inner.print_data_example(example)
 
 
+def changed(path: str, kept: int, needed: int) -> ClipError:
+    """What is wrong with a sample that has other video tokens than its clips need."""
+    return ClipError(
+        path,
+        f"its sample was tokenized to {kept} video tokens, but needs {needed}: the clip, the template or the video_* "
+        f"keys have changed since. Set them as they were, or tokenize again (`overwrite_cache: true`, or another "
+        f"tokenized_path)",
+    )
+
+
+def check_tokenized(dataset: Any, count_tokens: Callable[[list[Any]], int], token: int, data_args: Any) -> None:
+    """Compare the video tokens of tokenized samples with what their clips need now, by the clips' headers.
+
+    Looks at samples here and there, and at those whose clip is newer than the tokens.
+
+    Args:
+        dataset: tokenized, maybe long ago.
+        count_tokens: counts the video tokens of a sample's videos.
+        token: id of the video token.
+        data_args: with `motion_on_error`: with "skip", only a set of which no sample fits is refused.
+
+    Raises:
+        ConfigError: naming a clip.
+        ClipError: if a clip cannot be opened any more.
+    """
+    fits, error = 0, None
+    for row in _rows_to_check(dataset, data_args.streaming):
+        videos = row.get("videos") or []
+        try:
+            needed = count_tokens(videos) if videos else 0
+        except ClipError as gone:
+            if data_args.motion_on_error != "skip":
+                raise ClipError(*_with_hint(gone)) from gone
+            continue
+        kept = list(row["input_ids"]).count(token)
+        fits += kept == needed
+        if kept != needed:
+            error = error or changed(str(videos[0]) if videos else "a sample without videos", kept, needed)
+    if error is not None and (data_args.motion_on_error != "skip" or not fits):
+        raise ConfigError(str(error))
+
+
+def _rows_to_check(dataset: Any, streaming: bool) -> Iterable[Any]:
+    if streaming:
+        return islice(dataset, CLIPS_LOOKED_AT)
+    here_and_there = _spread(len(dataset), CLIPS_LOOKED_AT)
+    files = [file["filename"] for file in dataset.cache_files]
+    if not files or "videos" not in dataset.column_names:
+        return dataset.select(here_and_there)
+    tokenized = min(os.path.getmtime(file) for file in files)
+    candidates = _spread(len(dataset), STATS)
+    videos = dataset.select_columns(["videos"]).select(candidates)
+    newer = (n for n, row in zip(candidates, videos, strict=True) if _changed_after(row["videos"] or [], tokenized))
+    return dataset.select(sorted({*here_and_there, *islice(newer, 8 * CLIPS_LOOKED_AT)}))
+
+
+def _spread(number: int, wanted: int) -> list[int]:
+    """Up to so many numbers below `number`, evenly spread."""
+    return list(range(number)) if number <= wanted else [i * number // wanted for i in range(wanted)]
+
+
+def _changed_after(videos: list[Any], when: float) -> bool:
+    """Whether a file of a sample's videos is newer than a time, or gone."""
+    files = (file for video in videos for file in (video if isinstance(video, list) else [video]))
+    return any(not os.path.exists(file) or os.path.getmtime(file) > when for file in files if isinstance(file, str))
+
+
 def _with_hint(error: MotiontuneError) -> tuple[str, ...]:
     *first, last = error.args
     return (*first, f"{last} (`motion_on_error: skip` leaves such samples out)")
@@ -122,7 +192,14 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
         return
 
 
-def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
+def log_source(
+    name: str,
+    dataset: Any,
+    data_args: Any,
+    read_motion: Callable[[str], None],
+    count_frames: Callable[[Any], int],
+    needs_motion: bool = False,
+) -> None:
     """Log which source the motion of a data set will come from, after a look at its first clips.
 
     Args:
@@ -131,6 +208,8 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
         data_args: with `motion_source` and `motion_on_error`.
         read_motion: reads the motion of a clip for good. Called where headers do not tell: with `motion_source: file`,
             and with `raft` or a function of the user's until it has worked once.
+        count_frames: counts the frames that are sampled of a video, by its header.
+        needs_motion: nothing else is trained.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
@@ -140,8 +219,13 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
     source = data_args.motion_source
     tried_once = source == "raft" or is_provider(source)  # slow; what is wrong shows with any clip
 
-    def look(video: str) -> tuple[str, str]:
+    def look(video: Any) -> tuple[str, str]:
         of_codec = source in ("codec", "codec+flow")
+        if count_frames(video) < 2:
+            return "none", ONE_FRAME
+        if isinstance(video, list):  # of frames
+            choice = "blockmatch+flow" if source == "auto" else "none" if of_codec else source
+            return choice, "frames have no bitstream" if source == "auto" or of_codec else "chosen by motion_source"
         choice, reason = predict_source(video, "auto" if of_codec else source)
         if source == "file" or tried_once:
             try:
@@ -160,9 +244,9 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
     if not videos:
         logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
     taken: Counter[tuple[str, str]] = Counter()
-    for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):
+    for video in islice(videos, CLIPS_LOOKED_AT):
         try:
-            choice, reason = look(os.fspath(video))
+            choice, reason = look(video if isinstance(video, list) else os.fspath(video))
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
         taken[choice, reason] += 1
@@ -174,4 +258,7 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
     logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {listed}")
     if all(choice == "none" for choice, _ in taken):
         (_, reason), _ = taken.most_common(1)[0]
+        if all(reason == ONE_FRAME for _, reason in taken) and not needs_motion:
+            logger.warning_rank0(f"Data set {name} has no motion: {ONE_FRAME}. Its text is trained.")
+            return
         raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reason}")

@@ -22,7 +22,13 @@ from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetun
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
 from motiontune.llamafactory.plugin import check_template, with_motion
-from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
+from motiontune.llamafactory.samples import (
+    CheckedDatasetProcessor,
+    check_names,
+    check_tokenized,
+    log_enlarged,
+    log_source,
+)
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
@@ -65,7 +71,10 @@ def run_motion_sft(
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
     # before the data sets and the model, which take long: a mistake shows at once
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
-    dataset_module, left_out = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    needs_motion = training_args.do_train and finetuning_args.use_only_motionvector_loss
+    dataset_module, left_out = load_counted_datasets(
+        template, model_args, data_args, training_args, tokenizer_module, needs_motion
+    )
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -90,6 +99,7 @@ def run_motion_sft(
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         compute_dtype=model_args.compute_dtype,
         motion=target_settings(head.config, data_args, finetuning_args),
+        skip_changed=data_args.motion_on_error == "skip",
         **tokenizer_module,
     )
     compute_metrics: Any = None
@@ -207,7 +217,12 @@ def load_datasets(
 
 
 def load_counted_datasets(
-    template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
+    template: Any,
+    model_args: Any,
+    data_args: MotionDataArguments,
+    training_args: Any,
+    tokenizer_module: Any,
+    needs_motion: bool = False,
 ) -> tuple[dict[str, Any], int | None]:
     """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
 
@@ -222,19 +237,23 @@ def load_counted_datasets(
     def checked(inner: Any) -> CheckedDatasetProcessor:
         return CheckedDatasetProcessor(inner.template, inner.tokenizer, inner.processor, inner.data_args, inner)
 
+    plugin, processor = template.mm_plugin, tokenizer_module["processor"]
+
     def read_motion(path: str) -> None:
-        plugin, processor = template.mm_plugin, tokenizer_module["processor"]
         clip = plugin.read(path, processor, needs_vectors(data_args.motion_source))
         grid = plugin.grid_of(clip, processor)
         motion_of(clip, grid, motion_options(data_args))
+
+    def count_frames(video: Any) -> int:
+        return plugin.count_frames(video, processor)
 
     loaded = 0
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        log_source(attr.dataset_name, dataset, data_args, read_motion)
-        log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
+        log_source(attr.dataset_name, dataset, data_args, read_motion, count_frames, needs_motion)
+        log_enlarged(attr.dataset_name, dataset, plugin, processor)
 
     check_names(data_args)
     errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
@@ -244,10 +263,14 @@ def load_counted_datasets(
         dataset_hooks(checked, look),
     ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    video_token = tokenizer_module["tokenizer"].convert_tokens_to_ids(plugin.video_token)
+    for split in ("train_dataset", "eval_dataset"):
+        for data in _each(module.get(split)):
+            check_tokenized(data, lambda videos: plugin.count_video_tokens(videos, processor), video_token, data_args)
     left_out = None
     if loaded and not data_args.packing and data_args.mix_strategy == "concat":
         parts = [module.get("train_dataset"), module.get("eval_dataset")]
-        kept = sum(len(one) for part in parts if part for one in (part.values() if isinstance(part, dict) else [part]))
+        kept = sum(len(one) for part in parts for one in _each(part))
         left_out = loaded - kept
         if left_out:
             logger.warning_rank0(f"{left_out} of {loaded} samples were left out before training.")
@@ -260,6 +283,11 @@ def load_counted_datasets(
         }
         module["eval_dataset"] = numbered if several else numbered[""]
     return module, left_out
+
+
+def _each(data: Any) -> list[Any]:
+    """The data sets of one split, which are a dictionary with `eval_on_each_dataset`."""
+    return [] if data is None else list(data.values()) if isinstance(data, dict) else [data]
 
 
 def target_settings(

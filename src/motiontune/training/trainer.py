@@ -38,6 +38,9 @@ from motiontune.training.pictures import draw
 from motiontune.training.settings import MotionSettings
 
 
+STEPS_OF_NOTHING = 100
+"""A run whose first steps, so many, had nothing to learn ends there."""
+
 _Trainer: Any = Seq2SeqTrainer if TYPE_CHECKING else object  # what the mixin is mixed over; Any, as transformers is
 
 
@@ -220,7 +223,7 @@ class MotionTrainerMixin(_Trainer):
         absent.
 
         Raises:
-            MotiontuneError: if a whole epoch had nothing to learn; the next ones would not either.
+            MotiontuneError: if an epoch or `STEPS_OF_NOTHING` had nothing to learn; what follows would not either.
         """
         if "loss" in logs or "train_loss" in logs:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
@@ -240,7 +243,7 @@ class MotionTrainerMixin(_Trainer):
                     logs["motion_loss"] = motion_sum / motion_count
                 if motion_total:
                     logs["motion_valid"] = motion_valid / motion_total
-            if self._steps and not self._learned and (self.state.epoch or 0) >= 1:
+            if not self._learned and self._steps and (self._steps >= STEPS_OF_NOTHING or (self.state.epoch or 0) >= 1):
                 self._refuse_nothing()
         super().log(logs, start_time)
 
