@@ -146,12 +146,16 @@ def run_motion_sft(
 
     if training_args.do_predict:
         eval_dataset = dataset_module["eval_dataset"]
-        results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+        if isinstance(eval_dataset, dict):  # `eval_on_each_dataset`
+            metrics = trainer.predict_each(eval_dataset, generating_args.skip_special_tokens, **gen_kwargs)
+        else:
+            results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+            metrics = results.metrics
+            trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
         if left_out:
-            results.metrics[PREDICT_LEFT_OUT] = left_out
-        trainer.log_metrics("predict", results.metrics)
-        trainer.save_metrics("predict", results.metrics)
-        trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
+            metrics[PREDICT_LEFT_OUT] = left_out
+        trainer.log_metrics("predict", metrics)
+        trainer.save_metrics("predict", metrics)
 
     if trainer.is_world_process_zero():
         log_caches(collator)
