@@ -1,6 +1,8 @@
 """What happens to samples before training: clips are checked, and the motion source of each data set is logged."""
 
 import os
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -66,6 +68,10 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         sample = sample_of(examples, index)
+        for turn in [*sample["prompt"], *sample["response"]]:
+            if not isinstance(turn["content"], str):
+                raise ClipError(_question(sample["prompt"]), f"a turn is {turn['content']!r}, it must be text")
+        check_videos(sample["videos"], _question(sample["prompt"]))
         encode = type(self.inner)._encode_data_example
         input_ids, labels = encode(self.inner, **sample)
         if sample["videos"]:
@@ -82,6 +88,28 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.inner.print_data_example(example)
+
+
+def _question(prompt: list[dict[str, Any]]) -> str:
+    """Names a sample: it has no other name than its first question."""
+    return f"the sample {textwrap.shorten(str(prompt[0]['content']) if prompt else '', 80)!r}"
+
+
+def check_videos(videos: list[Any], sample: str = "a sample") -> None:
+    """Refuse what names no file.
+
+    Args:
+        videos: of one sample, paths or lists of paths.
+        sample: names it, for the message.
+
+    Raises:
+        ClipError: naming the sample, or the address.
+    """
+    for file in (file for video in videos for file in (video if isinstance(video, list) else [video])):
+        if not isinstance(file, (str, os.PathLike)) or not str(file).strip():
+            raise ClipError(sample, f"videos: {file!r} names no file")
+        if re.match(r"[a-z][a-z0-9+.-]+://", str(file), re.IGNORECASE):
+            raise ClipError(str(file), "is an address: download the clip, and give its path in the data set")
 
 
 def changed(path: str, kept: int, needed: int) -> ClipError:
@@ -176,6 +204,7 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
     """Log it when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
     for sample in islice(dataset, CLIPS_LOOKED_AT):
         try:
+            check_videos(videos_of(sample))
             metadata = plugin._get_video_token_metadata(videos_of(sample), processor)
         except MotiontuneError:  # the sample is named, or left out, when it is tokenized
             continue
@@ -220,6 +249,7 @@ def log_source(
     tried_once = source == "raft" or is_provider(source)  # slow; what is wrong shows with any clip
 
     def look(video: Any) -> tuple[str, str]:
+        check_videos([video])
         of_codec = source in ("codec", "codec+flow")
         if count_frames(video) < 2:
             return "none", ONE_FRAME
@@ -246,7 +276,7 @@ def log_source(
     taken: Counter[tuple[str, str]] = Counter()
     for video in islice(videos, CLIPS_LOOKED_AT):
         try:
-            choice, reason = look(video if isinstance(video, list) else os.fspath(video))
+            choice, reason = look(video)
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
         taken[choice, reason] += 1

@@ -1,10 +1,12 @@
 """Supervised fine-tuning with motion, step by step as in LLaMA-Factory's own `run_sft`."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
 from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX, AttentionFunction
 from llamafactory.extras.misc import calculate_tps
@@ -14,10 +16,12 @@ from llamafactory.hparams.training_args import TrainingArguments
 from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
+from transformers import Trainer
 
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
 from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
+from motiontune.evaluation.sums import METRICS as MOTION_METRICS
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
@@ -67,6 +71,7 @@ def run_motion_sft(
     Raises:
         MotiontuneError: on a mistake in the configuration or data; where nothing was learned, or nothing measured.
     """
+    check_packages(training_args)
     config, tokenizer_module, template = load_processor(model_args, data_args)
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
     # before the data sets and the model, which take long: a mistake shows at once
@@ -75,6 +80,8 @@ def run_motion_sft(
     dataset_module, left_out = load_counted_datasets(
         template, model_args, data_args, training_args, tokenizer_module, needs_motion
     )
+
+    check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -108,7 +115,7 @@ def run_motion_sft(
     elif finetuning_args.compute_accuracy:
         compute_metrics = ComputeAccuracy()
     gen_kwargs = generation_arguments(generating_args, tokenizer)
-    with mistakes("", ValueError, ImportError):  # such as an unknown logger in report_to
+    with mistakes("", ValueError, ImportError, RuntimeError):  # such as a logger that is unknown or not installed
         trainer = MotionTrainer(
             model=model,
             args=training_args,
@@ -162,6 +169,46 @@ def run_motion_sft(
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
     for prefix, reason in trainer.unmeasured.items():
         raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
+
+
+def check_packages(training_args: TrainingArguments) -> None:
+    """Refuse an optimizer whose package is not installed, and a hub that cannot be reached: both show late.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if training_args.do_train:
+        with suppress(ValueError), mistakes("optim", ImportError):  # ValueError: one that needs the model
+            Trainer.get_optimizer_cls_and_kwargs(training_args)
+    if training_args.push_to_hub and training_args.process_index == 0:
+        with mistakes("push_to_hub: the hub cannot be reached, or does not know you", Exception):
+            HfApi().whoami(training_args.hub_token)
+
+
+def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: MotionFinetuningArguments) -> None:
+    """Refuse a `metric_for_best_model` that no evaluation of this run measures.
+
+    Raises:
+        ConfigError: with the metrics that there are.
+    """
+    wanted = training_args.metric_for_best_model
+    if wanted is None or training_args.eval_strategy == "no" or not training_args.do_train:
+        return
+    names = [*MOTION_METRICS, "motion_loss"]
+    if training_args.predict_with_generate:
+        names += ["bleu-4", "rouge-1", "rouge-2", "rouge-l"]
+    else:
+        names += ["loss"]
+        if not finetuning_args.use_only_motionvector_loss:
+            names += ["ce_loss"] + ["accuracy"] * finetuning_args.compute_accuracy
+    prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    measured = [f"eval_{prefix}{name}" for prefix in prefixes for name in names]
+    others = ("runtime", "samples_per_second", "steps_per_second", "valid_patches", "clips_left_out")
+    full = wanted if wanted.startswith("eval_") else f"eval_{wanted}"
+    if full not in (*measured, *(f"eval_{prefix}{name}" for prefix in prefixes for name in others)):
+        raise ConfigError(
+            f"metric_for_best_model: {wanted} is not measured, but {', '.join(measured)}" + nearest(full, measured)
+        )
 
 
 def log_caches(collator: MotionDataCollator) -> None:

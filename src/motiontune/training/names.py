@@ -113,6 +113,7 @@ NAMES = [
     Name(_TRAINER, "compute_loss", "computes the loss", "model inputs return_outputs num_items_in_batch"),
     Name(_TRAINER, "log", "adds its losses", "logs start_time"),
     Name(_TRAINER, "create_optimizer", "gives the head a learning rate", ""),
+    Name(_TRAINER, "get_optimizer_cls_and_kwargs", "looks for the optimizer's package", "args"),
     Name(_TRAINER, "_prepare_inputs", "moves batches to the device", "inputs"),
     Name(_TRAINER, "compute_loss_context_manager", "evaluates in the run's precision", ""),
     Name(_TRAINER, "prediction_step", "predicts motion", "model inputs prediction_loss_only ignore_keys"),
