@@ -184,6 +184,8 @@ def test_video_tokens_that_cutoff_len_cuts_are_refused(capfd):
     assert message.startswith(
         f"{clips()[0]}: cutoff_len 30 leaves 10 of the sample's 32 video tokens: raise cutoff_len"
     )
+    message = refused_run(capfd, **BOTH, **data(clips()[0]), cutoff_len=31, neat_packing=True)
+    assert message.startswith(f"{clips()[0]}: cutoff_len 31, less 1 for packing, leaves 10 of the sample's 32 video")
 
 
 # ---- motion files ----
@@ -441,7 +443,7 @@ def test_a_data_set_that_cannot_be_loaded(capfd):
 
 def test_a_data_set_without_videos_is_said(capfd):
     said = trained(capfd, **BOTH, **dataset([sample("Hello?", "It stops.") for _ in range(4)]))
-    assert "Data set toy.json: the first samples have no video" in said
+    assert "Data set toy.json: no sample looked at has a video" in said
 
 
 # ---- keys ----

@@ -1,13 +1,14 @@
 """Mistakes that end in one line before any step, and checkpoints that a run can go on from."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from commands import refused_run, trained
-from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, run, sample, start, weights
+from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, run, sample, start, toy, weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,3 +169,31 @@ def test_pissa_leaves_the_head_beside_the_converted_adapter():
     folder = run(**BOTH, **keys)
     head = weights(folder)["motion_head.weight"]
     assert (weights(folder / "pissa_converted")["motion_head.weight"] == head).all() and head.any()
+
+
+# ---- the table ----
+
+
+def test_one_table_before_training_has_what_the_run_reads(capfd):
+    rows = [sample(PROMPT, "It stops.", videos=[clip]) for clip in clips()]
+    rows += [sample(PROMPT, "It stops. " * 60, videos=[clips()[3]]), sample("Hello?", "It stops.")]
+    output = fresh_folder()
+    said = trained(capfd, **BOTH, **dataset(rows), cutoff_len=200, video_fps=4.0, output_dir=str(output))
+    table = (output / "motiontune_data.txt").read_text()
+    assert table.strip() in said
+    titles, _, row, *rest = table.splitlines()
+    cells = dict(zip(re.split("  +", titles), re.split("  +", row), strict=True))
+    assert cells["data set"] == "toy.json" and cells["samples"] == "8" and cells["looked at"] == "8 (100%)"
+    assert cells["clips"] == "7" and cells["frames"] == "4 (8)" and cells["fps"] == "4 (4.8)"
+    assert cells["cutoff_len"] == "200" and cells["do not fit"] == "1"
+    assert cells["motion"] == "codec+flow 6, blockmatch+flow 1"
+    assert re.fullmatch(r"\d+(\.5)? \(\d+\)", cells["tokens"])
+    assert f"toy.json: {clips()[3]} has {cells['tokens'].split('(')[1][:-1]} tokens, cutoff_len cuts it to 200" in rest
+
+
+def test_the_table_of_tokenized_data(tmp_path, capfd):
+    keys = {**BOTH, **toy(3), "tokenized_path": str(tmp_path / "tokens")}
+    run(**keys)
+    output = fresh_folder()
+    said = trained(capfd, **keys, output_dir=str(output))
+    assert "Motion of data set" in said and f"{tmp_path / 'tokens'} (train)  3        3 (100%)" in said

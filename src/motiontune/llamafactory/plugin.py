@@ -142,17 +142,21 @@ class ClipReadingPlugin(_Plugin):
         rows, cols = height // patching.patch, width // patching.patch
         return VideoGrid(patching.padded(frames), rows, cols, *patching)
 
-    def count_frames(self, video: Any, processor: Any) -> int:
+    def frames_and_rate(self, video: Any, processor: Any) -> tuple[int, float]:
         """Count the frames that will be sampled of a video, by its header; one that is repeated counts once.
+
+        Returns:
+            The number of frames, and how many of them there are per second of the video.
 
         Raises:
             ClipError: if the video cannot be opened.
         """
-        if isinstance(video, list):
-            return len(video)
         settings = reading_settings(processor)
-        metadata = self._get_qwen_video_stream_metadata(video, settings["video_fps"], settings["video_maxlen"])
-        return 0 if metadata is None else len(set(metadata["sample_indices"]))
+        if isinstance(video, list):
+            return len(video), settings["video_fps"]
+        info = _probed(os.fspath(video))
+        frames = len(set(sample_indices(info, settings["video_fps"], settings["video_maxlen"])))
+        return frames, frames / info.duration
 
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""

@@ -15,6 +15,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.llamafactory.names import get_logger, sample_of, videos_of
+from motiontune.llamafactory.overview import spread
 from motiontune.model.families import patching_of
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
@@ -68,10 +69,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         sample = sample_of(examples, index)
-        for turn in [*sample["prompt"], *sample["response"]]:
-            if not isinstance(turn["content"], str):
-                raise ClipError(_question(sample["prompt"]), f"a turn is {turn['content']!r}, it must be text")
-        check_videos(sample["videos"], _question(sample["prompt"]))
+        check_sample(sample)
         encode = type(self.inner)._encode_data_example
         input_ids, labels = encode(self.inner, **sample)
         if sample["videos"]:
@@ -79,9 +77,12 @@ class CheckedDatasetProcessor(DatasetProcessor):
             needed = plugin.count_video_tokens(sample["videos"], self.processor)
             kept = input_ids.count(self.tokenizer.convert_tokens_to_ids(plugin.video_token))
             if kept != needed:
+                limit = str(self.data_args.cutoff_len)
+                if self.data_args.packing:  # LLaMA-Factory has taken one token off
+                    limit = f"{self.data_args.cutoff_len + 1}, less 1 for packing,"
                 raise ClipError(
                     str(sample["videos"][0]),
-                    f"cutoff_len {self.data_args.cutoff_len} leaves {kept} of the sample's {needed} video tokens: "
+                    f"cutoff_len {limit} leaves {kept} of the sample's {needed} video tokens: "
                     f"raise cutoff_len, or lower video_maxlen, video_fps or video_max_pixels",
                 )
         return input_ids, labels
@@ -93,6 +94,18 @@ class CheckedDatasetProcessor(DatasetProcessor):
 def _question(prompt: list[dict[str, Any]]) -> str:
     """Names a sample: it has no other name than its first question."""
     return f"the sample {textwrap.shorten(str(prompt[0]['content']) if prompt else '', 80)!r}"
+
+
+def check_sample(sample: dict[str, Any]) -> None:
+    """Refuse a sample whose turns are no text, or whose videos name no file; `sample` as of `sample_of`.
+
+    Raises:
+        ClipError: naming the sample.
+    """
+    for turn in [*sample["prompt"], *sample["response"]]:
+        if not isinstance(turn["content"], str):
+            raise ClipError(_question(sample["prompt"]), f"a turn is {turn['content']!r}, it must be text")
+    check_videos(sample["videos"], _question(sample["prompt"]))
 
 
 def check_videos(videos: list[Any], sample: str = "a sample") -> None:
@@ -154,23 +167,23 @@ def check_tokenized(dataset: Any, count_tokens: Callable[[list[Any]], int], toke
         raise ConfigError(str(error))
 
 
+def rows_to_look_at(dataset: Any, streaming: bool, number: int = CLIPS_LOOKED_AT) -> Iterable[Any]:
+    """Rows of a data set here and there, or the first ones of a stream."""
+    return islice(dataset, number) if streaming else dataset.select(spread(len(dataset), number))
+
+
 def _rows_to_check(dataset: Any, streaming: bool) -> Iterable[Any]:
     if streaming:
         return islice(dataset, CLIPS_LOOKED_AT)
-    here_and_there = _spread(len(dataset), CLIPS_LOOKED_AT)
+    here_and_there = spread(len(dataset), CLIPS_LOOKED_AT)
     files = [file["filename"] for file in dataset.cache_files]
     if not files or "videos" not in dataset.column_names:
         return dataset.select(here_and_there)
     tokenized = min(os.path.getmtime(file) for file in files)
-    candidates = _spread(len(dataset), STATS)
+    candidates = spread(len(dataset), STATS)
     videos = dataset.select_columns(["videos"]).select(candidates)
     newer = (n for n, row in zip(candidates, videos, strict=True) if _changed_after(row["videos"] or [], tokenized))
     return dataset.select(sorted({*here_and_there, *islice(newer, 8 * CLIPS_LOOKED_AT)}))
-
-
-def _spread(number: int, wanted: int) -> list[int]:
-    """Up to so many numbers below `number`, evenly spread."""
-    return list(range(number)) if number <= wanted else [i * number // wanted for i in range(wanted)]
 
 
 def _changed_after(videos: list[Any], when: float) -> bool:
@@ -200,9 +213,9 @@ def check_names(data_args: Any) -> None:
         check_listed(name, known, data_args.dataset_dir)
 
 
-def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
+def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any, streaming: bool = False) -> None:
     """Log it when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
-    for sample in islice(dataset, CLIPS_LOOKED_AT):
+    for sample in rows_to_look_at(dataset, streaming):
         try:
             check_videos(videos_of(sample))
             metadata = plugin._get_video_token_metadata(videos_of(sample), processor)
@@ -228,17 +241,22 @@ def log_source(
     read_motion: Callable[[str], None],
     count_frames: Callable[[Any], int],
     needs_motion: bool = False,
-) -> None:
-    """Log which source the motion of a data set will come from, after a look at its first clips.
+    find_videos: Callable[[Any], list[Any]] = videos_of,
+) -> Counter[str]:
+    """Log which source the motion of a data set will come from, after a look at clips here and there.
 
     Args:
         name: the data set.
-        dataset: aligned.
+        dataset: its rows.
         data_args: with `motion_source` and `motion_on_error`.
         read_motion: reads the motion of a clip for good. Called where headers do not tell: with `motion_source: file`,
             and with `raft` or a function of the user's until it has worked once.
         count_frames: counts the frames that are sampled of a video, by its header.
         needs_motion: nothing else is trained.
+        find_videos: the videos of a row; those of an aligned data set where not given.
+
+    Returns:
+        How many of the clips have which source; `none` have no motion.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
@@ -270,11 +288,12 @@ def log_source(
             return (source if choice.startswith("codec") else "none"), reason
         return choice, reason
 
-    videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in videos_of(sample)]
+    rows = rows_to_look_at(dataset, data_args.streaming, 4 * CLIPS_LOOKED_AT)
+    videos = [video for sample in rows for video in find_videos(sample)]
     if not videos:
-        logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
+        logger.warning_rank0(f"Data set {name}: no sample looked at has a video, or motion to learn from.")
     taken: Counter[tuple[str, str]] = Counter()
-    for video in islice(videos, CLIPS_LOOKED_AT):
+    for video in (videos[number] for number in spread(len(videos), CLIPS_LOOKED_AT)):
         try:
             choice, reason = look(video)
         except ClipError:  # the sample is named, or left out, when it is tokenized
@@ -282,13 +301,17 @@ def log_source(
         taken[choice, reason] += 1
         if tried_once and choice != "none":
             break
+    sources: Counter[str] = Counter()
+    for (choice, _), count in taken.items():
+        sources[choice] += count
     if not taken:
-        return
+        return sources
     listed = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))
-    logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {listed}")
+    logger.info_rank0(f"Motion of data set {name}, {sum(taken.values())} clips looked at: {listed}")
     if all(choice == "none" for choice, _ in taken):
         (_, reason), _ = taken.most_common(1)[0]
         if all(reason == ONE_FRAME for _, reason in taken) and not needs_motion:
             logger.warning_rank0(f"Data set {name} has no motion: {ONE_FRAME}. Its text is trained.")
-            return
+            return sources
         raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reason}")
+    return sources

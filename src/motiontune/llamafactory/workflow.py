@@ -1,13 +1,16 @@
 """Supervised fine-tuning with motion, step by step as in LLaMA-Factory's own `run_sft`."""
 
+import copy
 import os
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
+from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX, AttentionFunction
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
@@ -22,16 +25,21 @@ from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
 from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
 from motiontune.evaluation.sums import METRICS as MOTION_METRICS
+from motiontune.files import write_text
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
-from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
+from motiontune.llamafactory.names import dataset_hooks, get_logger, sample_of, special_tokens_of, videos_of
+from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
 from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
     check_names,
+    check_sample,
     check_tokenized,
+    check_videos,
     log_enlarged,
     log_source,
+    rows_to_look_at,
 )
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
@@ -41,6 +49,7 @@ from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, needs_vectors
+from motiontune.runs.folder import OVERVIEW
 from motiontune.training.settings import TargetSettings
 
 
@@ -77,7 +86,7 @@ def run_motion_sft(
     # before the data sets and the model, which take long: a mistake shows at once
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
     needs_motion = training_args.do_train and finetuning_args.use_only_motionvector_loss
-    dataset_module, left_out = load_counted_datasets(
+    dataset_module, left_out, overview = load_counted_datasets(
         template, model_args, data_args, training_args, tokenizer_module, needs_motion
     )
 
@@ -128,6 +137,8 @@ def run_motion_sft(
             **tokenizer_module,
         )
 
+    if trainer.is_world_process_zero():
+        write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
@@ -211,6 +222,11 @@ def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: Mo
         )
 
 
+def log_overview(overviews: list[SetOverview]) -> None:
+    """Log the table of the data sets."""
+    logger.info_rank0(f"What the run reads:\n{table(overviews)}")
+
+
 def log_caches(collator: MotionDataCollator) -> None:
     """Log how large the caches have become."""
     assert collator.motion is not None
@@ -263,7 +279,7 @@ def load_datasets(
     template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
 ) -> dict[str, Any]:
     """Load the data sets as `load_counted_datasets`, without the count."""
-    module, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    module, _, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
     return module
 
 
@@ -274,12 +290,13 @@ def load_counted_datasets(
     training_args: Any,
     tokenizer_module: Any,
     needs_motion: bool = False,
-) -> tuple[dict[str, Any], int | None]:
+) -> tuple[dict[str, Any], int | None, str]:
     """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
 
     Returns:
-        LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; and how many
-        samples were left out. That is None where rows are no samples: when streaming, packing, or mixing data sets.
+        LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; how many
+        samples were left out, None where rows are no samples: when streaming, packing, or mixing data sets; and the
+        table of what was seen of them.
 
     Raises:
         MotiontuneError: naming the data set, the sample or the file that cannot be used.
@@ -295,16 +312,40 @@ def load_counted_datasets(
         grid = plugin.grid_of(clip, processor)
         motion_of(clip, grid, motion_options(data_args))
 
+    def frames_and_rate(video: Any) -> tuple[int, float]:
+        check_videos([video])
+        return plugin.frames_and_rate(video, processor)
+
     def count_frames(video: Any) -> int:
-        return plugin.count_frames(video, processor)
+        return frames_and_rate(video)[0]
+
+    whole = copy.copy(data_args)
+    whole.cutoff_len = 1 << 30
+    encoder = SupervisedDatasetProcessor(template, tokenizer_module["tokenizer"], processor, whole)
+
+    def count_tokens(row: Any) -> int:
+        check_sample(sample := sample_of({key: [value] for key, value in row.items()}, 0))
+        return len(encoder._encode_data_example(**sample)[0])
+
+    overviews: list[SetOverview] = []
+
+    def note(name: str, dataset: Any, videos_of_row: Any, tokens_of_row: Any) -> None:
+        streaming = data_args.streaming
+        rows, samples = rows_to_look_at(dataset, streaming, LOOKED_AT), None if streaming else len(dataset)
+        sources = log_source(name, dataset, data_args, read_motion, count_frames, needs_motion, videos_of_row)
+        cutoff = data_args.cutoff_len
+        overview = look_at(name, rows, samples, cutoff, videos_of_row, tokens_of_row, frames_and_rate)
+        overview.sources, overview.packing = sources or {}, bool(data_args.packing)
+        overviews.append(overview)
 
     loaded = 0
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        log_source(attr.dataset_name, dataset, data_args, read_motion, count_frames, needs_motion)
-        log_enlarged(attr.dataset_name, dataset, plugin, processor)
+        note(attr.dataset_name, dataset, videos_of, count_tokens)
+        log_enlarged(attr.dataset_name, dataset, plugin, processor, data_args.streaming)
+        log_overview(overviews[-1:])
 
     check_names(data_args)
     errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
@@ -314,6 +355,12 @@ def load_counted_datasets(
         dataset_hooks(checked, look),
     ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    if not overviews:  # tokenized_path
+        for split in ("train_dataset", "eval_dataset"):
+            for data in _each(module.get(split)):
+                name = f"{data_args.tokenized_path} ({split.partition('_')[0]})"
+                note(name, data, lambda row: row.get("videos") or [], lambda row: len(row["input_ids"]))
+        log_overview(overviews)
     video_token = tokenizer_module["tokenizer"].convert_tokens_to_ids(plugin.video_token)
     for split in ("train_dataset", "eval_dataset"):
         for data in _each(module.get(split)):
@@ -333,7 +380,7 @@ def load_counted_datasets(
             for name, data in datasets.items()
         }
         module["eval_dataset"] = numbered if several else numbered[""]
-    return module, left_out
+    return module, left_out, table(overviews)
 
 
 def _each(data: Any) -> list[Any]:
