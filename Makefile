@@ -16,11 +16,12 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-engines clips figures lint format types lock clean
+.PHONY: help env demo test test-slow test-engines test-configurations clips figures lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
 	@echo 'make test       run the tests; test-slow runs the ones that take long, test-engines all engines'
+	@echo 'make test-configurations   draw configurations and data for half an hour (MOTIONTUNE_MINUTES)'
 	@echo 'make clips      fetch the real clips that some tests use'
 	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
 	@echo 'make lint       check style; format repairs it; types checks types'
@@ -42,6 +43,9 @@ test-slow: $(STAMP)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m pytest -m engines $(ARGS)
+
+test-configurations: $(STAMP)
+	$(BIN)/python -m pytest -m slow -s tests/test_any_configuration.py $(ARGS)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)

@@ -179,7 +179,7 @@ def test_the_source_of_each_data_set_is_said(capfd):
     with logged() as messages:
         inspect(capfd, **BOTH)
     assert any(
-        message.startswith("Motion of data set toy.json, first 6 clips: codec+flow for 5") for message in messages
+        message.startswith("Motion of data set toy.json, 6 clips looked at: codec+flow for 5") for message in messages
     )
 
 

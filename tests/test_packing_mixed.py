@@ -98,12 +98,11 @@ def test_text_and_images_train_among_videos(family, objective, image):
     both = sample("<image><video>Describe the video.", "Spinning.", images=[image], videos=[clips()[3]])
     data = dataset([TEXT, TEXT, picture, video[0], video[1], video[3], TEXT, both])
     folder = run(family, **objective, **data, max_steps=4, finetuning_type="lora")
-    entries = [entry for entry in history(folder) if "loss" in entry]
-    assert [entry["motion_valid"] > 0 for entry in entries] == [False, True, True, True]
-    assert "motion_loss" not in entries[0]
-    assert all(np.isfinite(entry["loss"]) and np.isfinite(entry["grad_norm"]) for entry in entries)
+    entries = [entry for entry in history(folder) if "grad_norm" in entry]
+    assert ["motion_valid" in entry and "motion_loss" in entry for entry in entries] == [False, True, True, True]
+    assert all(np.isfinite(entry.get("loss", 0)) and np.isfinite(entry["grad_norm"]) for entry in entries)
     if objective is MOTION:
-        assert entries[0]["loss"] == 0 and entries[0]["grad_norm"] == 0
+        assert "loss" not in entries[0] and entries[0]["grad_norm"] == 0
     else:
         assert entries[0]["loss"] == pytest.approx(entries[0]["ce_loss"])
     assert all(tensor.isfinite().all() for tensor in weights(folder).values())

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.evaluation.sums import MotionSums
+from motiontune.evaluation.sums import METRICS, MotionSums
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MOVING_PIXELS
 from motiontune.targets import HeadForm
@@ -35,14 +35,16 @@ def form_sums(
     return MotionSums.from_fields(p, t, mask.reshape(p.shape)[..., 0])
 
 
+def metric_names(form: HeadForm) -> dict[str, str]:
+    """The metrics of a form, and what each is called there: of directions no lengths, of pooled vectors own names."""
+    names = ("valid_patches", *METRICS) if form.output == "displacement" else ("valid_patches", "direction_accuracy")
+    return {name: _pooled(name) if form.form == "pooled" else name for name in names}
+
+
 def form_metrics(sums: MotionSums, form: HeadForm) -> dict[str, Any]:
-    """Finish the sums into the metrics of a form: of directions no lengths, of pooled vectors under own names."""
-    metrics = sums.metrics()
-    if form.output == "direction":
-        metrics = {name: metrics[name] for name in ("valid_patches", "direction_accuracy") if name in metrics}
-    if form.form == "pooled":
-        metrics = {_pooled(name): value for name, value in metrics.items()}
-    return metrics
+    """Finish the sums into the metrics of a form, by the names that they have there."""
+    metrics, names = sums.metrics(), metric_names(form)
+    return {names[name]: value for name, value in metrics.items() if name in names}
 
 
 def main_metric(form: HeadForm) -> str:

@@ -188,6 +188,9 @@ RATIOS = (
 TRAINING = 5
 """The first of `RATIOS`, which training logs."""
 
+METRICS = tuple(name for name, _, _ in RATIOS[:TRAINING])
+"""Their names."""
+
 
 def direction_sector(vectors: ArrayLike) -> NDArray[np.float64]:
     """The direction of each vector [..., 2] as 0 to 7: right, down right, down, ..., up right (y points down).

@@ -2,12 +2,13 @@
 
 import math
 import os
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from llamafactory.hparams import DataArguments, FinetuningArguments, ModelArguments
 from llamafactory.hparams.training_args import TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 
 from motiontune.errors import ConfigError
 from motiontune.llamafactory.names import get_logger
@@ -16,6 +17,7 @@ from motiontune.model.losses import MOTION_LOSS_TYPES
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source
 from motiontune.targets import HeadForm
+from motiontune.training.checkpoints import resumable
 
 
 logger = get_logger(__name__)
@@ -299,6 +301,22 @@ OWN_KEYS = {name: field.default for name, field in _OWN_FIELDS.items()}
 """motiontune's keys and their defaults."""
 RENAMED_KEYS = {"motion_target": "motion_direction"}
 """Old names that still work, and the names that keys have now."""
+GONE_KEYS = {
+    "group_by_length": "`train_sampling_strategy: group_by_length`",
+    "no_cuda": "`use_cpu: true`",
+    "evaluation_strategy": "eval_strategy",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "adafactor": "`optim: adafactor`",
+    "dispatch_batches": "`accelerator_config: {dispatch_batches: ...}`",
+    "split_batches": "`accelerator_config: {split_batches: ...}`",
+    "include_inputs_for_metrics": "`include_for_metrics: [inputs]`",
+    "push_to_hub_token": "hub_token",
+    "push_to_hub_model_id": "hub_model_id",
+    "torchdynamo": "torch_compile_backend",
+    "save_safetensors": "nothing: weights are always saved as safetensors",
+}
+"""Keys of earlier versions of transformers, and what there is for them in 5."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "deltadirect": {
@@ -320,13 +338,51 @@ def help_of(key: str) -> str:
     return str(_OWN_FIELDS[key].metadata["help"])
 
 
+REPLACEMENTS = ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt")
+_REPLACES = "replaces the model's forward"
+
+
+def check_replacements(given: Mapping[str, Any]) -> None:
+    """Refuse what replaces the model's forward before LLaMA-Factory asks to install it.
+
+    Args:
+        given: the keys that the user gave.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+
+    def on(key: str) -> bool:
+        return given.get(key) not in (None, False) and str(given[key]).lower() != "false"
+
+    flags = (
+        "train_on_video_tokens",
+        "use_only_motionvector_loss",
+        "use_motionvector_crossentropy_loss",
+        "sparse_logits",
+    )
+    for flag in filter(on, flags):
+        for key in filter(on, REPLACEMENTS):
+            raise ConfigError(f"{key} {_REPLACES}, which {flag} needs: leave it out")
+
+
 def check_together(
     model_args: ModelArguments,
     data_args: MotionDataArguments,
     training_args: TrainingArguments,
     finetuning_args: MotionFinetuningArguments,
+    given: Collection[str],
 ) -> None:
     """Check what one group of arguments cannot see of the others, and switch on what a loss implies.
+
+    `resume_from_checkpoint` becomes the checkpoint that the run goes on from.
+
+    Args:
+        model_args: LLaMA-Factory's.
+        data_args: with motiontune's keys.
+        training_args: LLaMA-Factory's.
+        finetuning_args: with motiontune's keys.
+        given: the keys that the user gave.
 
     Raises:
         ConfigError: in one line, naming the keys.
@@ -336,9 +392,9 @@ def check_together(
         logger.info_rank0("The motion loss needs motion at the video tokens: `train_on_video_tokens` is now true.")
     what = "the motion head" if data_args.train_on_video_tokens else "sparse_logits"
     if data_args.train_on_video_tokens or finetuning_args.sparse_logits:
-        for key in ("use_unsloth", "mixture_of_depths", "shift_attn", "use_kt"):
+        for key in REPLACEMENTS:
             if getattr(model_args, key):
-                raise ConfigError(f"{key} replaces the model's forward, which {what} needs: leave it out")
+                raise ConfigError(f"{key} {_REPLACES}, which {what} needs: leave it out")
         if training_args.use_liger_kernel:
             raise ConfigError(
                 f"use_liger_kernel replaces the model's forward, which {what} needs: use `enable_liger_kernel: true`"
@@ -379,12 +435,14 @@ def check_together(
         raise ConfigError(
             f"motion_raft_weights is only read with `motion_source: raft`, not {data_args.motion_source}"
         )
-    checkpoint = training_args.resume_from_checkpoint
-    if isinstance(checkpoint, str) and not os.path.isdir(checkpoint):
-        raise ConfigError(f"resume_from_checkpoint: {checkpoint} is no folder")
-    # the Trainer writes this file last
-    if isinstance(checkpoint, str) and not os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)):
-        raise ConfigError(
-            f"resume_from_checkpoint: {checkpoint} was not written to its end, {TRAINER_STATE_NAME} is missing: "
-            f"remove that folder, and the run resumes from the checkpoint before it"
-        )
+    evaluates = training_args.eval_strategy != "no" and training_args.metric_for_best_model is not None
+    if finetuning_args.early_stopping_steps is not None and not evaluates:
+        raise ConfigError("early_stopping_steps needs metric_for_best_model, and an eval_strategy that measures it")
+    metric = (training_args.metric_for_best_model or "").removeprefix("eval_")
+    if "greater_is_better" not in given and re.search("(^|_)epe(_|$)", metric):
+        training_args.greater_is_better = False
+    if training_args.do_train:  # LLaMA-Factory has put the last checkpoint there, where none was asked for
+        wanted = training_args.resume_from_checkpoint
+        wanted = True if "resume_from_checkpoint" not in given and wanted is not None else wanted
+        found = resumable(training_args.output_dir, wanted, logger.warning_rank0)
+        training_args.resume_from_checkpoint = found

@@ -9,8 +9,9 @@ from typing import Any
 
 from llamafactory.data import SFTDataCollatorWith4DAttentionMask
 
-from motiontune.errors import ClipError
+from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.llamafactory.samples import changed
 from motiontune.model.families import grids_of, prepare_to_generate
 from motiontune.motion.sources import vectors_for
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error, blank
@@ -24,9 +25,11 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
 
     Arguments:
         motion: what the targets are. `inputs` alone does not need it.
+        skip_changed: leave samples out that were tokenized for other clips or keys. Otherwise they stop the run.
     """
 
     motion: TargetSettings | None = None
+    skip_changed: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +57,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
     def _with_motion(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.motion is not None
         numbers = [feature.pop("motion_sample", None) for feature in features]
-        skipped: list[str] = []
+        skipped: dict[int, str] = {}
         clips: list[ReadClip] = []
         for row, feature in enumerate(features):
             try:
@@ -62,7 +65,7 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
             except ClipError as error:
                 if self.motion.raise_on_error:
                     raise
-                skipped.append(str(error))
+                skipped[row] = str(error)
                 features[row] = self._blank(feature)
             else:
                 feature["videos"] = [one.clip for one in read]
@@ -73,15 +76,17 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
 
     def _read(self, row: int, feature: dict[str, Any], settings: TargetSettings) -> list[ReadClip]:
         plugin = self.template.mm_plugin
-        read = [self._read_one(row, video, settings) for video in feature["videos"] or []]
+        videos = feature.get("videos") or []
+        read = [self._read_one(row, video, settings) for video in videos]
         needed = sum(plugin.grid_of(one.clip, self.processor).num_tokens for one in read)
         kept = list(feature["input_ids"]).count(self.video_token_id)
         if needed != kept:
-            raise ClipError(
-                read[0].clip.path if read else "a sample without videos",
-                f"the sample has {kept} video tokens, its clips need {needed}: cut by cutoff_len, or the file or the "
-                f"video_* keys changed since the data set was tokenized",
-            )
+            name = read[0].clip.path if read else "a sample without videos"
+            promised = plugin.count_video_tokens(videos, self.processor) if videos else 0
+            if promised == kept:
+                raise ClipError(name, f"decodes to {needed} video tokens, its header promises {kept}: re-encode it")
+            error = changed(name, kept, promised)
+            raise ClipError(*error.args) if self.skip_changed else ConfigError(str(error))
         return read
 
     def _read_one(self, row: int, video: Any, settings: TargetSettings) -> ReadClip:

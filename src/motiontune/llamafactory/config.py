@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from motiontune.errors import ConfigError, in_one_line, nearest
-from motiontune.llamafactory.arguments import OWN_KEYS, PRESETS, RENAMED_KEYS
+from motiontune.llamafactory.arguments import GONE_KEYS, OWN_KEYS, PRESETS, RENAMED_KEYS
 from motiontune.llamafactory.names import get_logger
 
 
@@ -36,6 +36,8 @@ def check_keys(args: Any, classes: list[type]) -> None:
         given = [arg[2:].split("=")[0].replace("-", "_") for arg in args or [] if str(arg).startswith("--")]
         known |= {"help"} | {f"no_{name}" for name in known}
     for key in given:
+        if key not in known and key in GONE_KEYS:
+            raise ConfigError(f"{key} was a key of earlier versions of transformers: there is {GONE_KEYS[key]} now")
         if key not in known:
             raise ConfigError(f"unknown key {key!r}" + nearest(str(key), known, cutoff=0.5))
 

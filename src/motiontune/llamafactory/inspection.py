@@ -40,7 +40,7 @@ MEANING = {
     "motion_mask": "where motion_targets is a target",
     "motion_weights": "how much each target counts: its vector's confidence",
     "motion_videos": "per video: clip, grid, times, source",
-    "motion_skipped": "samples that could not be used",
+    "motion_skipped": "rows of samples that could not be used, and why",
 }
 
 
@@ -112,7 +112,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             picture = Path(out) / f"sample_{row}.png"
             save_png(picture, contact_sheet(rows))
             print(f"  picture: {picture}")
-    for line in batch["motion_skipped"]:
+    for line in batch["motion_skipped"].values():
         print(f"\nLeft out: {line}")
 
 
@@ -139,7 +139,7 @@ def _variables(batch: dict[str, Any]) -> list[tuple[str, ...]]:
                 (name, str(list(value.shape)), str(value.dtype).removeprefix("torch."), span, MEANING.get(name, ""))
             )
         else:
-            size = _count(value, "item") if isinstance(value, (list, tuple)) else ""
+            size = _count(value, "item") if isinstance(value, (list, tuple, dict)) else ""
             rows.append((name, size, type(value).__name__, "", MEANING.get(name, "")))
     return rows
 

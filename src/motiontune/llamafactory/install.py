@@ -10,7 +10,12 @@ from transformers import TrainerCallback
 
 from motiontune.errors import mistakes
 from motiontune.llamafactory import names
-from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments, check_together
+from motiontune.llamafactory.arguments import (
+    MotionDataArguments,
+    MotionFinetuningArguments,
+    check_replacements,
+    check_together,
+)
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
@@ -84,10 +89,12 @@ def get_train_args(args: Any = None) -> Any:
     args, classes = with_new_names(args), names.train_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
+    given = given_keys(read_config(sys.argv[1:]) if args is None else args)
+    check_replacements(given)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
     model_args, data_args, training_args, finetuning_args, _ = groups
-    check_together(model_args, data_args, training_args, finetuning_args)
+    check_together(model_args, data_args, training_args, finetuning_args, given)
     return groups
 
 

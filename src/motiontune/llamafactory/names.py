@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from motiontune.errors import mistakes
 from motiontune.training import names as transformers_names
 from motiontune.training.names import Name, check
 
@@ -247,7 +248,8 @@ def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[
         return wrap_processor(make_processor(*args, **kwargs))
 
     def _load_single_dataset(dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
-        dataset = load_single(dataset_attr, *args, **kwargs)
+        with mistakes(f"data set {dataset_attr.dataset_name}: a row is not as described", TypeError, AttributeError):
+            dataset = load_single(dataset_attr, *args, **kwargs)
         after_loading(dataset_attr, dataset)
         return dataset
 

@@ -26,9 +26,6 @@ from motiontune.video.container import probe
 from motiontune.video.vectors import Follower
 
 
-_probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
-
-
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
     defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
@@ -54,6 +51,20 @@ def _content_of(path: str, size: int, changed: int) -> str:
 
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
+
+
+def _probed(path: str) -> Any:
+    """Probe a clip, once while the file stays as it is: tokenizing a sample asks for its clips several times."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return probe(path)  # which tells what is wrong
+    return _probe_once(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _probe_once(path: str, size: int, changed: int) -> Any:
+    return probe(path)
 
 
 class ClipReadingPlugin(_Plugin):
@@ -132,6 +143,22 @@ class ClipReadingPlugin(_Plugin):
         rows, cols = height // patching.patch, width // patching.patch
         return VideoGrid(patching.padded(frames), rows, cols, *patching)
 
+    def frames_and_rate(self, video: Any, processor: Any) -> tuple[int, float]:
+        """Count the frames that will be sampled of a video, by its header; one that is repeated counts once.
+
+        Returns:
+            The number of frames, and how many of them there are per second of the video.
+
+        Raises:
+            ClipError: if the video cannot be opened.
+        """
+        settings = reading_settings(processor)
+        if isinstance(video, list):
+            return len(video), settings["video_fps"]
+        info = _probed(os.fspath(video))
+        frames = len(set(sample_indices(info, settings["video_fps"], settings["video_maxlen"])))
+        return frames, frames / info.duration
+
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""
         metadata = self._get_video_token_metadata(videos, processor)
@@ -160,7 +187,7 @@ class ClipReadingPlugin(_Plugin):
     ) -> dict[str, Any] | None:
         if not isinstance(video, (str, os.PathLike)):
             return None
-        info = _probe_once(os.fspath(video))
+        info = _probed(os.fspath(video))
         return {
             "width": info.width,
             "height": info.height,

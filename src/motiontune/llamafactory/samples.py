@@ -1,8 +1,10 @@
 """What happens to samples before training: clips are checked, and the motion source of each data set is logged."""
 
 import os
+import re
+import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +15,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.llamafactory.names import get_logger, sample_of, videos_of
+from motiontune.llamafactory.overview import spread
 from motiontune.model.families import patching_of
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
@@ -20,7 +23,10 @@ from motiontune.motion.sources import predict_source
 
 logger = get_logger(__name__)
 
+ONE_FRAME = "one frame is sampled of each clip (too short, or video_fps or video_maxlen too low)"
 CLIPS_LOOKED_AT = 32
+STATS = 20_000
+"""Samples whose clips' times of change are compared with that of the tokenized data set."""
 
 
 @dataclass
@@ -63,6 +69,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         sample = sample_of(examples, index)
+        check_sample(sample)
         encode = type(self.inner)._encode_data_example
         input_ids, labels = encode(self.inner, **sample)
         if sample["videos"]:
@@ -70,15 +77,119 @@ class CheckedDatasetProcessor(DatasetProcessor):
             needed = plugin.count_video_tokens(sample["videos"], self.processor)
             kept = input_ids.count(self.tokenizer.convert_tokens_to_ids(plugin.video_token))
             if kept != needed:
+                limit = str(self.data_args.cutoff_len)
+                if self.data_args.packing:  # LLaMA-Factory has taken one token off
+                    limit = f"{self.data_args.cutoff_len + 1}, less 1 for packing,"
                 raise ClipError(
                     str(sample["videos"][0]),
-                    f"cutoff_len {self.data_args.cutoff_len} leaves {kept} of the sample's {needed} video tokens: "
+                    f"cutoff_len {limit} leaves {kept} of the sample's {needed} video tokens: "
                     f"raise cutoff_len, or lower video_maxlen, video_fps or video_max_pixels",
                 )
         return input_ids, labels
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.inner.print_data_example(example)
+
+
+def _question(prompt: list[dict[str, Any]]) -> str:
+    """Names a sample: it has no other name than its first question."""
+    return f"the sample {textwrap.shorten(str(prompt[0]['content']) if prompt else '', 80)!r}"
+
+
+def check_sample(sample: dict[str, Any]) -> None:
+    """Refuse a sample whose turns are no text, or whose videos name no file; `sample` as of `sample_of`.
+
+    Raises:
+        ClipError: naming the sample.
+    """
+    for turn in [*sample["prompt"], *sample["response"]]:
+        if not isinstance(turn["content"], str):
+            raise ClipError(_question(sample["prompt"]), f"a turn is {turn['content']!r}, it must be text")
+    check_videos(sample["videos"], _question(sample["prompt"]))
+
+
+def check_videos(videos: list[Any], sample: str = "a sample") -> None:
+    """Refuse what names no file.
+
+    Args:
+        videos: of one sample, paths or lists of paths.
+        sample: names it, for the message.
+
+    Raises:
+        ClipError: naming the sample, or the address.
+    """
+    for file in (file for video in videos for file in (video if isinstance(video, list) else [video])):
+        if not isinstance(file, (str, os.PathLike)) or not str(file).strip():
+            raise ClipError(sample, f"videos: {file!r} names no file")
+        if re.match(r"[a-z][a-z0-9+.-]+://", str(file), re.IGNORECASE):
+            raise ClipError(str(file), "is an address: download the clip, and give its path in the data set")
+
+
+def changed(path: str, kept: int, needed: int) -> ClipError:
+    """What is wrong with a sample that has other video tokens than its clips need."""
+    return ClipError(
+        path,
+        f"its sample was tokenized to {kept} video tokens, but needs {needed}: the clip, the template or the video_* "
+        f"keys have changed since. Set them as they were, or tokenize again (`overwrite_cache: true`, or another "
+        f"tokenized_path)",
+    )
+
+
+def check_tokenized(dataset: Any, count_tokens: Callable[[list[Any]], int], token: int, data_args: Any) -> None:
+    """Compare the video tokens of tokenized samples with what their clips need now, by the clips' headers.
+
+    Looks at samples here and there, and at those whose clip is newer than the tokens.
+
+    Args:
+        dataset: tokenized, maybe long ago.
+        count_tokens: counts the video tokens of a sample's videos.
+        token: id of the video token.
+        data_args: with `motion_on_error`: with "skip", only a set of which no sample fits is refused.
+
+    Raises:
+        ConfigError: naming a clip.
+        ClipError: if a clip cannot be opened any more.
+    """
+    fits, error = 0, None
+    for row in _rows_to_check(dataset, data_args.streaming):
+        videos = row.get("videos") or []
+        try:
+            needed = count_tokens(videos) if videos else 0
+        except ClipError as gone:
+            if data_args.motion_on_error != "skip":
+                raise ClipError(*_with_hint(gone)) from gone
+            continue
+        kept = list(row["input_ids"]).count(token)
+        fits += kept == needed
+        if kept != needed:
+            error = error or changed(str(videos[0]) if videos else "a sample without videos", kept, needed)
+    if error is not None and (data_args.motion_on_error != "skip" or not fits):
+        raise ConfigError(str(error))
+
+
+def rows_to_look_at(dataset: Any, streaming: bool, number: int = CLIPS_LOOKED_AT) -> Iterable[Any]:
+    """Rows of a data set here and there, or the first ones of a stream."""
+    return islice(dataset, number) if streaming else dataset.select(spread(len(dataset), number))
+
+
+def _rows_to_check(dataset: Any, streaming: bool) -> Iterable[Any]:
+    if streaming:
+        return islice(dataset, CLIPS_LOOKED_AT)
+    here_and_there = spread(len(dataset), CLIPS_LOOKED_AT)
+    files = [file["filename"] for file in dataset.cache_files]
+    if not files or "videos" not in dataset.column_names:
+        return dataset.select(here_and_there)
+    tokenized = min(os.path.getmtime(file) for file in files)
+    candidates = spread(len(dataset), STATS)
+    videos = dataset.select_columns(["videos"]).select(candidates)
+    newer = (n for n, row in zip(candidates, videos, strict=True) if _changed_after(row["videos"] or [], tokenized))
+    return dataset.select(sorted({*here_and_there, *islice(newer, 8 * CLIPS_LOOKED_AT)}))
+
+
+def _changed_after(videos: list[Any], when: float) -> bool:
+    """Whether a file of a sample's videos is newer than a time, or gone."""
+    files = (file for video in videos for file in (video if isinstance(video, list) else [video]))
+    return any(not os.path.exists(file) or os.path.getmtime(file) > when for file in files if isinstance(file, str))
 
 
 def _with_hint(error: MotiontuneError) -> tuple[str, ...]:
@@ -102,10 +213,11 @@ def check_names(data_args: Any) -> None:
         check_listed(name, known, data_args.dataset_dir)
 
 
-def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
+def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any, streaming: bool = False) -> None:
     """Log it when the processor undoes `video_max_pixels`: what is below its own minimum, it enlarges again."""
-    for sample in islice(dataset, CLIPS_LOOKED_AT):
+    for sample in rows_to_look_at(dataset, streaming):
         try:
+            check_videos(videos_of(sample))
             metadata = plugin._get_video_token_metadata(videos_of(sample), processor)
         except MotiontuneError:  # the sample is named, or left out, when it is tokenized
             continue
@@ -123,17 +235,30 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
 
 
 def log_source(
-    name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None], sampling: tuple[float, int]
-) -> None:
-    """Log which source the motion of a data set will come from, after a look at its first clips.
+    name: str,
+    dataset: Any,
+    data_args: Any,
+    read_motion: Callable[[str], None],
+    count_frames: Callable[[Any], int],
+    sampling: tuple[float, int],
+    needs_motion: bool = False,
+    find_videos: Callable[[Any], list[Any]] = videos_of,
+) -> Counter[str]:
+    """Log which source the motion of a data set will come from, after a look at clips here and there.
 
     Args:
         name: the data set.
-        dataset: aligned.
+        dataset: its rows.
         data_args: with `motion_source` and `motion_on_error`.
         read_motion: reads the motion of a clip for good. Called where headers do not tell: with `motion_source: file`,
             and with `raft` or a function of the user's until it has worked once.
+        count_frames: counts the frames that are sampled of a video, by its header.
         sampling: `video_fps` and `video_maxlen`.
+        needs_motion: nothing else is trained.
+        find_videos: the videos of a row; those of an aligned data set where not given.
+
+    Returns:
+        How many of the clips have which source; `none` have no motion.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
@@ -143,8 +268,14 @@ def log_source(
     source = data_args.motion_source
     tried_once = source == "raft" or is_provider(source)  # slow; what is wrong shows with any clip
 
-    def look(video: str) -> tuple[str, str]:
+    def look(video: Any) -> tuple[str, str]:
+        check_videos([video])
         of_codec = source in ("codec", "codec+flow")
+        if count_frames(video) < 2:
+            return "none", ONE_FRAME
+        if isinstance(video, list):  # of frames
+            choice = "blockmatch+flow" if source == "auto" else "none" if of_codec else source
+            return choice, "frames have no bitstream" if source == "auto" or of_codec else "chosen by motion_source"
         choice, reason = predict_source(video, "auto" if of_codec else source, *sampling)
         if source == "file" or tried_once:
             try:
@@ -159,22 +290,30 @@ def log_source(
             return (source if choice.startswith("codec") else "none"), reason
         return choice, reason
 
-    videos = [video for sample in islice(dataset, 4 * CLIPS_LOOKED_AT) for video in videos_of(sample)]
+    rows = rows_to_look_at(dataset, data_args.streaming, 4 * CLIPS_LOOKED_AT)
+    videos = [video for sample in rows for video in find_videos(sample)]
     if not videos:
-        logger.warning_rank0(f"Data set {name}: the first samples have no video, and nothing to learn motion from.")
+        logger.warning_rank0(f"Data set {name}: no sample looked at has a video, or motion to learn from.")
     taken: Counter[tuple[str, str]] = Counter()
-    for video in islice((video for video in videos if isinstance(video, (str, os.PathLike))), CLIPS_LOOKED_AT):
+    for video in (videos[number] for number in spread(len(videos), CLIPS_LOOKED_AT)):
         try:
-            choice, reason = look(os.fspath(video))
+            choice, reason = look(video)
         except ClipError:  # the sample is named, or left out, when it is tokenized
             continue
         taken[choice, reason] += 1
         if tried_once and choice != "none":
             break
+    sources: Counter[str] = Counter()
+    for (choice, _), count in taken.items():
+        sources[choice] += count
     if not taken:
-        return
+        return sources
     listed = ", ".join(f"{choice} for {count} ({reason})" for (choice, reason), count in taken.most_common(4))
-    logger.info_rank0(f"Motion of data set {name}, first {sum(taken.values())} clips: {listed}")
+    logger.info_rank0(f"Motion of data set {name}, {sum(taken.values())} clips looked at: {listed}")
     if all(choice == "none" for choice, _ in taken):
         (_, reason), _ = taken.most_common(1)[0]
+        if all(reason == ONE_FRAME for _, reason in taken) and not needs_motion:
+            logger.warning_rank0(f"Data set {name} has no motion: {ONE_FRAME}. Its text is trained.")
+            return sources
         raise ConfigError(f"motion_source: {source} gives no motion for data set {name}: {reason}")
+    return sources

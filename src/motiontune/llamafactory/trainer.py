@@ -1,8 +1,10 @@
 """LLaMA-Factory's SFT trainer with motion."""
 
+import os
 from typing import Any
 
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from typing_extensions import override
 
 from motiontune.llamafactory.arguments import MotionFinetuningArguments
 from motiontune.llamafactory.names import get_logger
@@ -23,6 +25,51 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
     def __init__(self, *, finetuning_args: MotionFinetuningArguments, **kwargs: Any) -> None:
         settings = motion_settings(finetuning_args)
         super().__init__(motion=settings, finetuning_args=finetuning_args, **kwargs)
+        self._given_gen_kwargs: dict[str, Any] = dict(kwargs.get("gen_kwargs") or {})
+
+    @override
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and generate as the keys ask.
+
+        transformers 5.6 forgets the arguments of `generate()` in evaluations while training, and in those of each of
+        several data sets; LLaMA-Factory pads on the left, where the text goes on, only once training is over.
+        """
+        generates = getattr(self.args, "predict_with_generate", False)
+        side = self.processing_class.padding_side
+        if generates:
+            kwargs = self._given_gen_kwargs | kwargs
+            self.processing_class.padding_side = "left"
+        try:
+            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self.processing_class.padding_side = side
+
+    def predict_each(self, datasets: dict[str, Any], skip_special_tokens: bool, **gen_kwargs: Any) -> dict[str, float]:
+        """Predict several data sets, each into a folder of its own: `predict_NAME/` in the output folder.
+
+        Args:
+            datasets: by their names.
+            skip_special_tokens: leave special tokens out of the predicted text.
+            gen_kwargs: arguments of `generate()`.
+
+        Returns:
+            All metrics, which begin with `predict_NAME_`. In the folders' own `predict_results.json` they begin with
+            `predict_`.
+        """
+        metrics: dict[str, float] = {}
+        output = self.args.output_dir
+        for name, dataset in datasets.items():
+            prefix = f"predict_{name}"
+            self.args.output_dir = os.path.join(output, prefix.replace(os.sep, "_"))
+            try:
+                results = self.predict(dataset, metric_key_prefix=prefix, **gen_kwargs)
+                own = {key.replace(prefix, "predict", 1): value for key, value in results.metrics.items()}
+                self.save_metrics("predict", own, combined=False)
+                self.save_predictions(dataset, results, skip_special_tokens)
+            finally:
+                self.args.output_dir = output
+            metrics |= results.metrics
+        return metrics
 
 
 def motion_settings(finetuning_args: MotionFinetuningArguments) -> MotionSettings:

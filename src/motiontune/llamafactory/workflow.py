@@ -1,11 +1,16 @@
 """Supervised fine-tuning with motion, step by step as in LLaMA-Factory's own `run_sft`."""
 
+import copy
 import os
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
+from huggingface_hub import HfApi
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
+from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX, AttentionFunction
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
@@ -14,16 +19,28 @@ from llamafactory.hparams.training_args import TrainingArguments
 from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
+from transformers import Trainer
 
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
-from motiontune.errors import ConfigError, HeadError, in_one_line, mistakes, nearest
-from motiontune.evaluation.forms import main_metric
+from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
+from motiontune.evaluation.forms import main_metric, metric_names
+from motiontune.files import write_text
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
-from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
+from motiontune.llamafactory.names import dataset_hooks, get_logger, sample_of, special_tokens_of, videos_of
+from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
 from motiontune.llamafactory.plugin import check_template, with_motion
-from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
+from motiontune.llamafactory.samples import (
+    CheckedDatasetProcessor,
+    check_names,
+    check_sample,
+    check_tokenized,
+    check_videos,
+    log_enlarged,
+    log_source,
+    rows_to_look_at,
+)
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
@@ -32,6 +49,7 @@ from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
+from motiontune.runs.folder import OVERVIEW
 from motiontune.training.settings import TargetSettings
 
 
@@ -58,12 +76,21 @@ def run_motion_sft(
         finetuning_args: with the motion loss and head.
         generating_args: LLaMA-Factory's.
         callbacks: LLaMA-Factory's.
+
+    Raises:
+        MotiontuneError: on a mistake in the configuration or data; where nothing was learned, or nothing measured.
     """
+    check_packages(training_args)
     config, tokenizer_module, template = load_processor(model_args, data_args)
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
     # before the data sets and the model, which take long: a mistake shows at once
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
-    dataset_module, left_out = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    needs_motion = training_args.do_train and finetuning_args.use_only_motionvector_loss
+    dataset_module, left_out, overview = load_counted_datasets(
+        template, model_args, data_args, training_args, tokenizer_module, needs_motion
+    )
+
+    check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
@@ -90,6 +117,7 @@ def run_motion_sft(
         attn_implementation=getattr(model.config, "_attn_implementation", None),
         compute_dtype=model_args.compute_dtype,
         motion=target_settings(head.config, data_args, finetuning_args),
+        skip_changed=data_args.motion_on_error == "skip",
         **tokenizer_module,
     )
     compute_metrics: Any = None
@@ -98,7 +126,7 @@ def run_motion_sft(
     elif finetuning_args.compute_accuracy:
         compute_metrics = ComputeAccuracy()
     gen_kwargs = generation_arguments(generating_args, tokenizer)
-    with mistakes("", ValueError, ImportError):  # such as an unknown logger in report_to
+    with mistakes("", ValueError, ImportError, RuntimeError):  # such as a logger that is unknown or not installed
         trainer = MotionTrainer(
             model=model,
             args=training_args,
@@ -111,6 +139,8 @@ def run_motion_sft(
             **tokenizer_module,
         )
 
+    if trainer.is_world_process_zero():
+        write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
@@ -125,6 +155,7 @@ def run_motion_sft(
         if trainer.is_world_process_zero() and finetuning_args.plot_loss:
             plot_loss(training_args.output_dir, keys=loss_keys(dataset_module, finetuning_args))
 
+    trainer.unmeasured.clear()
     if training_args.predict_with_generate:
         tokenizer.padding_side = "left"
 
@@ -135,16 +166,67 @@ def run_motion_sft(
 
     if training_args.do_predict:
         eval_dataset = dataset_module["eval_dataset"]
-        results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+        if isinstance(eval_dataset, dict):  # `eval_on_each_dataset`
+            metrics = trainer.predict_each(eval_dataset, generating_args.skip_special_tokens, **gen_kwargs)
+        else:
+            results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
+            metrics = results.metrics
+            trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
         if left_out:
-            results.metrics[PREDICT_LEFT_OUT] = left_out
-        trainer.log_metrics("predict", results.metrics)
-        trainer.save_metrics("predict", results.metrics)
-        trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
+            metrics[PREDICT_LEFT_OUT] = left_out
+        trainer.log_metrics("predict", metrics)
+        trainer.save_metrics("predict", metrics)
 
     if trainer.is_world_process_zero():
         log_caches(collator)
     create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+    for prefix, reason in trainer.unmeasured.items():
+        raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
+
+
+def check_packages(training_args: TrainingArguments) -> None:
+    """Refuse an optimizer whose package is not installed, and a hub that cannot be reached: both show late.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if training_args.do_train:
+        with suppress(ValueError), mistakes("optim", ImportError):  # ValueError: one that needs the model
+            Trainer.get_optimizer_cls_and_kwargs(training_args)
+    if training_args.push_to_hub and training_args.process_index == 0:
+        with mistakes("push_to_hub: the hub cannot be reached, or does not know you", Exception):
+            HfApi().whoami(training_args.hub_token)
+
+
+def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: MotionFinetuningArguments) -> None:
+    """Refuse a `metric_for_best_model` that no evaluation of this run measures.
+
+    Raises:
+        ConfigError: with the metrics that there are.
+    """
+    wanted = training_args.metric_for_best_model
+    if wanted is None or training_args.eval_strategy == "no" or not training_args.do_train:
+        return
+    names = [*metric_names(finetuning_args.head_form).values(), "motion_loss"]
+    if training_args.predict_with_generate:
+        names += ["bleu-4", "rouge-1", "rouge-2", "rouge-l"]
+    else:
+        names += ["loss"]
+        if not finetuning_args.use_only_motionvector_loss:
+            names += ["ce_loss"] + ["accuracy"] * finetuning_args.compute_accuracy
+    prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    measured = [f"eval_{prefix}{name}" for prefix in prefixes for name in names]
+    others = ("runtime", "samples_per_second", "steps_per_second", "clips_left_out")
+    full = wanted if wanted.startswith("eval_") else f"eval_{wanted}"
+    if full not in (*measured, *(f"eval_{prefix}{name}" for prefix in prefixes for name in others)):
+        raise ConfigError(
+            f"metric_for_best_model: {wanted} is not measured, but {', '.join(measured)}" + nearest(full, measured)
+        )
+
+
+def log_overview(overviews: list[SetOverview]) -> None:
+    """Log the table of the data sets."""
+    logger.info_rank0(f"What the run reads:\n{table(overviews)}")
 
 
 def log_caches(collator: MotionDataCollator) -> None:
@@ -199,18 +281,24 @@ def load_datasets(
     template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
 ) -> dict[str, Any]:
     """Load the data sets as `load_counted_datasets`, without the count."""
-    module, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    module, _, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
     return module
 
 
 def load_counted_datasets(
-    template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
-) -> tuple[dict[str, Any], int | None]:
+    template: Any,
+    model_args: Any,
+    data_args: MotionDataArguments,
+    training_args: Any,
+    tokenizer_module: Any,
+    needs_motion: bool = False,
+) -> tuple[dict[str, Any], int | None, str]:
     """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
 
     Returns:
-        LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; and how many
-        samples were left out. That is None where rows are no samples: when streaming, packing, or mixing data sets.
+        LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; how many
+        samples were left out, None where rows are no samples: when streaming, packing, or mixing data sets; and the
+        table of what was seen of them.
 
     Raises:
         MotiontuneError: naming the data set, the sample or the file that cannot be used.
@@ -219,19 +307,49 @@ def load_counted_datasets(
     def checked(inner: Any) -> CheckedDatasetProcessor:
         return CheckedDatasetProcessor(inner.template, inner.tokenizer, inner.processor, inner.data_args, inner)
 
+    plugin, processor = template.mm_plugin, tokenizer_module["processor"]
+
     def read_motion(path: str) -> None:
-        plugin, processor = template.mm_plugin, tokenizer_module["processor"]
         options = motion_options(data_args)
         clip = plugin.read(path, processor, vectors_for(options, lambda clip: plugin.grid_of(clip, processor)))
         motion_of(clip, plugin.grid_of(clip, processor), options)
+
+    def frames_and_rate(video: Any) -> tuple[int, float]:
+        check_videos([video])
+        return plugin.frames_and_rate(video, processor)
+
+    def count_frames(video: Any) -> int:
+        return frames_and_rate(video)[0]
+
+    whole = copy.copy(data_args)
+    whole.cutoff_len = 1 << 30
+    encoder = SupervisedDatasetProcessor(template, tokenizer_module["tokenizer"], processor, whole)
+
+    def count_tokens(row: Any) -> int:
+        check_sample(sample := sample_of({key: [value] for key, value in row.items()}, 0))
+        return len(encoder._encode_data_example(**sample)[0])
+
+    overviews: list[SetOverview] = []
+
+    def note(name: str, dataset: Any, videos_of_row: Any, tokens_of_row: Any) -> None:
+        streaming = data_args.streaming
+        rows, samples = rows_to_look_at(dataset, streaming, LOOKED_AT), None if streaming else len(dataset)
+        sampling = model_args.video_fps, model_args.video_maxlen
+        looks = read_motion, count_frames, sampling
+        sources = log_source(name, dataset, data_args, *looks, needs_motion, videos_of_row)
+        cutoff = data_args.cutoff_len
+        overview = look_at(name, rows, samples, cutoff, videos_of_row, tokens_of_row, frames_and_rate)
+        overview.sources, overview.packing = sources or {}, bool(data_args.packing)
+        overviews.append(overview)
 
     loaded = 0
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        log_source(attr.dataset_name, dataset, data_args, read_motion, (model_args.video_fps, model_args.video_maxlen))
-        log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
+        note(attr.dataset_name, dataset, videos_of, count_tokens)
+        log_enlarged(attr.dataset_name, dataset, plugin, processor, data_args.streaming)
+        log_overview(overviews[-1:])
 
     check_names(data_args)
     errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
@@ -241,10 +359,20 @@ def load_counted_datasets(
         dataset_hooks(checked, look),
     ):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
+    if not overviews:  # tokenized_path
+        for split in ("train_dataset", "eval_dataset"):
+            for data in _each(module.get(split)):
+                name = f"{data_args.tokenized_path} ({split.partition('_')[0]})"
+                note(name, data, lambda row: row.get("videos") or [], lambda row: len(row["input_ids"]))
+        log_overview(overviews)
+    video_token = tokenizer_module["tokenizer"].convert_tokens_to_ids(plugin.video_token)
+    for split in ("train_dataset", "eval_dataset"):
+        for data in _each(module.get(split)):
+            check_tokenized(data, lambda videos: plugin.count_video_tokens(videos, processor), video_token, data_args)
     left_out = None
     if loaded and not data_args.packing and data_args.mix_strategy == "concat":
         parts = [module.get("train_dataset"), module.get("eval_dataset")]
-        kept = sum(len(one) for part in parts if part for one in (part.values() if isinstance(part, dict) else [part]))
+        kept = sum(len(one) for part in parts for one in _each(part))
         left_out = loaded - kept
         if left_out:
             logger.warning_rank0(f"{left_out} of {loaded} samples were left out before training.")
@@ -256,7 +384,12 @@ def load_counted_datasets(
             for name, data in datasets.items()
         }
         module["eval_dataset"] = numbered if several else numbered[""]
-    return module, left_out
+    return module, left_out, table(overviews)
+
+
+def _each(data: Any) -> list[Any]:
+    """The data sets of one split, which are a dictionary with `eval_on_each_dataset`."""
+    return [] if data is None else list(data.values()) if isinstance(data, dict) else [data]
 
 
 def target_settings(

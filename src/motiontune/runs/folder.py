@@ -24,6 +24,7 @@ PICTURES_FOLDER = "motion_pictures"
 TEXTS = "generated_predictions.jsonl"
 EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
+OVERVIEW = "motiontune_data.txt"
 STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
 
 _PACKAGES = (

@@ -6,13 +6,13 @@
 | `motion_mask` | bool [T, D], where `motion_targets` is a target |
 | `motion_weights` | float32 [T, D], the vectors' confidence; only in training with `TargetSettings.weighting` |
 | `motion_videos` | list of `VideoRecord`, in the order of the tokens |
-| `motion_skipped` | list of str, one line for each sample that was left out |
+| `motion_skipped` | dict, the row of each sample that was left out, and why in one line |
 | `motion_samples` | list of int, in evaluation: the number of each row's sample in its data set |
 
 From a data loader's worker, an error that stops the run comes as a batch of one key, `motion_error`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ def add_motion(
     grids: Sequence[VideoGrid],
     settings: TargetSettings,
     numbers: Sequence[int | None],
-    skipped: Iterable[str] = (),
+    skipped: Mapping[int, str] | None = None,
 ) -> None:
     """Put the motion of its clips into a batch, under the keys above.
 
@@ -94,7 +94,7 @@ def add_motion(
         grids: the patch grid of each clip.
         settings: what the targets are.
         numbers: of each row, the number of its sample in the data set, or None in training.
-        skipped: one line for each sample that was left out.
+        skipped: the row of each sample that was left out, and why.
 
     Raises:
         HeadError: if a grid is of another geometry than the head.
@@ -115,7 +115,7 @@ def add_motion(
     if settings.weighting and None in numbers:
         batch["motion_weights"] = torch.from_numpy(np.concatenate(empty + weights))
     batch["motion_videos"] = records
-    batch["motion_skipped"] = list(skipped)
+    batch["motion_skipped"] = dict(skipped or {})
     if None not in numbers:
         batch["motion_samples"] = list(numbers)
 

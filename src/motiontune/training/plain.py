@@ -114,14 +114,14 @@ class MotionCollator:
         rows: list[dict[str, Tensor]] = []
         clips: list[ReadClip] = []
         numbers: list[int | None] = []
-        skipped: list[str] = []
+        skipped: dict[int, str] = {}
         for path, question, answer, *number in samples:
             try:
                 clip = self.read(path)
             except ClipError as error:
                 if self.settings.raise_on_error:
                     raise
-                skipped.append(str(error))
+                skipped[len(rows)] = str(error)
                 clip = None
             clips += [] if clip is None else [ReadClip(len(rows), clip)]
             rows.append(self._row(clip, question, "" if clip is None else answer))

@@ -6,7 +6,9 @@ From top to bottom: the loss of a step, what is logged, the head's learning rate
 prediction.
 """
 
+import functools
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +23,9 @@ from transformers import EvalPrediction, Seq2SeqTrainer
 from typing_extensions import override
 
 from motiontune.drawing.images import save_png
+from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison
-from motiontune.evaluation.forms import form_metrics, form_sums
+from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import as_bits, captured_motion, whole_head
@@ -36,6 +39,9 @@ from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.settings import MotionSettings
 
+
+STEPS_OF_NOTHING = 100
+"""A run whose first steps, so many, had nothing to learn ends there."""
 
 _Trainer: Any = Seq2SeqTrainer if TYPE_CHECKING else object  # what the mixin is mixed over; Any, as transformers is
 
@@ -65,12 +71,23 @@ class MotionTrainerMixin(_Trainer):
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
-        self._window = torch.zeros(6, dtype=torch.float64)
+        self._window = torch.zeros(8, dtype=torch.float64)
+        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
         self._sources: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+        self._without_motion: Counter[str] = Counter()
+        self._noted: set[str] = set()
         self._sums: dict[tuple[int, int], MotionSums] = {}
         self._text_losses: dict[int, tuple[float, int]] = {}
         self._motion_losses: dict[tuple[int, int], tuple[float, int]] = {}
+        self._batch_losses: dict[int, tuple[float, int]] = {}
+        self._kinds: dict[tuple[int, int], tuple[str, str]] = {}
+        self._unread: dict[int, str] = {}
+        self._rows = 0
+        self._held: EvalPrediction | None = None
+        self._measured: dict[str, float] = {}
+        self.unmeasured: dict[str, str] = {}
+        """Evaluations that measured nothing, by the prefix of their metrics, and why."""
         self._predictions_dir: Path | None = None
         self._pictured: dict[tuple[int, int], tuple[NDArray[np.uint8], MotionComparison]] = {}
         self._num_samples: int | None = None
@@ -86,18 +103,30 @@ class MotionTrainerMixin(_Trainer):
         With weights the motion numbers count with these: float64 [2].
         """
         raise_error_of_worker(*batch_samples)
-        if self.motion.control or not batch_samples or "motion_mask" not in batch_samples[0]:
+        if not batch_samples or "motion_mask" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        each = torch.stack([counts(batch).to(device) for batch in batch_samples])
+        if self.motion.control:  # its loss is the mean of the micro-batches'
+            self._count_step((each[:, 0] > 0).double().mean())
             return super()._get_num_items_in_batch(batch_samples, device)
         self._micro_batches = len(batch_samples)
-        total = torch.stack([counts(batch).to(device) for batch in batch_samples]).sum(0)
-        return self.accelerator.reduce(total, "sum")
+        total = self.accelerator.reduce(each.sum(0), "sum")
+        self._count_step((total if self.motion.with_text else total[1:]).any())
+        return total
+
+    def _count_step(self, learned: Tensor) -> None:
+        """Count a step, and which part of it has anything to learn; on the device, as the rest of the window."""
+        self._window = self._window.to(learned.device)
+        self._window[6] += 1
+        self._window[7] += learned
 
     @override
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss of one micro-batch, as its part of the global batch's mean."""
-        inputs = self._note_problems(inputs)
+        left_out, inputs = inputs.get("motion_skipped"), self._note_problems(inputs)
         if self.motion.control:
-            return super().compute_loss(model, _without_motion(inputs), return_outputs=return_outputs, **kwargs)
+            result = super().compute_loss(model, _without_motion(inputs), return_outputs=return_outputs, **kwargs)
+            return _or_zero(result, _has_labels(inputs)) if left_out else result  # else a mean over nothing
 
         own = counts(inputs)
         total = kwargs.get("num_items_in_batch")
@@ -110,7 +139,8 @@ class MotionTrainerMixin(_Trainer):
         if total is not None:  # DDP averages gradients over processes, the counts are of all of them
             loss = loss * self.accelerator.num_processes
         if outputs.router_loss is not None:  # a mean over the micro-batches, as it is without motion
-            loss = loss + outputs.router_loss / (1 if total is None else self._micro_batches)
+            router_loss = outputs.router_loss / (1 if total is None else self._micro_batches)
+            loss = loss + torch.where((own if total is None else total).any(), router_loss, 0 * router_loss)
 
         if self.model.training:
             # on the device until it is logged: reading a number here would wait for the step
@@ -119,7 +149,8 @@ class MotionTrainerMixin(_Trainer):
             numbers = [ce_sum, own[0], outputs.motion_sum.detach(), own[1], mask.sum()]
             numbers.append(loss.new_full((), mask.numel(), dtype=torch.float64))
             numbers = [number.to(loss.device, torch.float64) for number in numbers]
-            self._window = self._window.to(loss.device) + torch.stack(numbers)
+            self._window = self._window.to(loss.device)
+            self._window[:6] += torch.stack(numbers)
         return (loss, outputs) if return_outputs else loss
 
     @override
@@ -132,41 +163,99 @@ class MotionTrainerMixin(_Trainer):
     def _note_problems(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Take out of a batch what is no tensor; count the sources, and log each problem once."""
         records: list[VideoRecord] = inputs.get("motion_videos", [])
-        self._sources.update(record.source for record in records)
-        for problem in [*inputs.get("motion_skipped", []), *(record.problem for record in records if record.problem)]:
-            if problem not in self._reasons:
-                self.motion_logger.warning(f"Left out of a batch: {problem}")
-            self._reasons[problem] += 1
+        skipped: dict[int, str] = inputs.get("motion_skipped", {})
+        numbers: list[int] | None = inputs.get("motion_samples")
+        problems = [record.problem for record in records if record.problem]
+        if numbers is None:
+            self._sources.update(record.source for record in records)
+            self._left_out.update(skipped.values())
+            self._without_motion.update(problems)
+        else:  # a sample that fills the last batch comes twice
+            self._unread.update((numbers[row], why) for row, why in skipped.items())
+            seen: Counter[int] = Counter()
+            for record in records:
+                self._kinds[numbers[record.row], seen[record.row]] = record.source, record.problem
+                seen[record.row] += 1
+        for what, reasons in (("Left out of a batch", skipped.values()), ("No motion", problems)):
+            for why in reasons:
+                if why not in self._noted:
+                    self.motion_logger.warning(f"{what}: {why}")
+                    self._noted.add(why)
         return {key: value for key, value in inputs.items() if key not in NOT_TENSORS}
 
     def log_sources(self) -> dict[str, int]:
-        """Log where the motion came from and what was left out; return the counts of all processes."""
-        sources = sum((Counter(one) for one in gather_object([dict(self._sources)])), Counter())
-        reasons = sum((Counter(one) for one in gather_object([dict(self._reasons)])), Counter())
+        """Log where the motion of the training came from and what was left out; return all processes' counts.
+
+        Returns:
+            `clips_left_out`, samples that took no part because a clip could not be read; and for each source
+            `clips_<source>`, where `clips_none` have no motion and trained their text.
+        """
+        sources, left_out = _gather_counts(self._sources), _gather_counts(self._left_out)
+        without = _gather_counts(self._without_motion)
         if self.is_world_process_zero():
             listed = ", ".join(f"{name} {count}" for name, count in sources.most_common())
             self.motion_logger.info(f"Motion came from: {listed or 'nothing'}")
-            if reasons:
-                worst = "; ".join(f"{reason} ({count}x)" for reason, count in reasons.most_common(5))
-                self.motion_logger.warning(
-                    f"Left out {reasons.total()} clips during the run, {len(reasons)} different: {worst}"
-                )
-        return {**{f"clips_{name}": count for name, count in sources.items()}, "clips_left_out": reasons.total()}
+            if left_out:
+                self.motion_logger.warning(f"Left out {_counted(left_out)}")
+            if without:
+                self.motion_logger.warning(f"Without motion were {_counted(without)}")
+            if self._learned and self.motion.loss_weight and not self._motion_learned:
+                self.motion_logger.warning(f"The run learned no motion: {_why(without or left_out)}")
+        return {**{f"clips_{name}": count for name, count in sources.items()}, "clips_left_out": left_out.total()}
+
+    @override
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the trainer below.
+
+        Raises:
+            MotiontuneError: if there was not one target and not one label in all steps.
+        """
+        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
+        for counter in (self._sources, self._left_out, self._without_motion):
+            counter.clear()
+        output = super().train(*args, **kwargs)
+        if self._steps and not self._learned:
+            self._refuse_nothing()
+        return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
+
+    def _refuse_nothing(self) -> None:
+        reasons = _gather_counts(self._left_out + self._without_motion)
+        what = "label" if self.motion.control else "motion target and no label"
+        what = what if self.motion.with_text else "motion target"
+        raise MotiontuneError(f"nothing was learned: {self._steps:.0f} steps had no valid {what}: {_why(reasons)}")
 
     # ---- logging ----
 
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `motion_loss`, `ce_loss` and `motion_valid` (share of valid targets) since the last log."""
-        if "loss" in logs and not self.motion.control:
-            window = self.accelerator.reduce(self._window.to(self.args.device), "sum").tolist()
+        """Add `motion_loss`, `ce_loss` and `motion_valid` (share of valid targets) since the last log.
+
+        Steps that had nothing to learn take no part in `loss` and `train_loss`; where there was no other, these are
+        absent.
+
+        Raises:
+            MotiontuneError: if an epoch or `STEPS_OF_NOTHING` had nothing to learn; what follows would not either.
+        """
+        if "loss" in logs or "train_loss" in logs:
+            window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
             self._window.zero_()
-            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total = window
-            if ce_count and self.motion.with_text:
-                logs["ce_loss"] = ce_sum / ce_count
-            if motion_count:
-                logs["motion_loss"] = motion_sum / motion_count
-            logs["motion_valid"] = motion_valid / max(motion_total, 1)
+            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, steps, learned = window.tolist()
+            steps, learned = steps / self.accelerator.num_processes, learned / self.accelerator.num_processes
+            self._steps, self._learned = self._steps + steps, self._learned + learned
+            self._motion_learned += motion_count
+            _take_mean(logs, "loss", steps, learned)
+            # the Trainer divides by the steps before a checkpoint, too, whose losses it does not know
+            all_steps = self._steps if self.motion.control else self.state.global_step
+            _take_mean(logs, "train_loss", all_steps if self._steps else 0.0, self._learned)
+            if "loss" in logs and not self.motion.control:
+                if ce_count and self.motion.with_text:
+                    logs["ce_loss"] = ce_sum / ce_count
+                if motion_count:
+                    logs["motion_loss"] = motion_sum / motion_count
+                if motion_total:
+                    logs["motion_valid"] = motion_valid / motion_total
+            if not self._learned and self._steps and (self._steps >= STEPS_OF_NOTHING or (self.state.epoch or 0) >= 1):
+                self._refuse_nothing()
         super().log(logs, start_time)
 
     # ---- optimizer ----
@@ -271,6 +360,8 @@ class MotionTrainerMixin(_Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.motion.control:
                 loss = super().compute_loss(model, _without_motion(inputs))
+                count = int(_has_labels(inputs))
+                self._batch_losses.update((number, (loss.item() if count else 0.0, count)) for number in numbers)
             outputs = model(**_through_engine(inputs))
         if not self.motion.control:
             loss = outputs.motion_sum  # `evaluation_loop` puts the mean over the whole data set in its place
@@ -326,25 +417,52 @@ class MotionTrainerMixin(_Trainer):
         """Run the loop, then add the motion metrics; samples repeated to fill the last batch count once.
 
         They count all valid vectors alike, `motion_loss` too, so that runs with and without weights can be compared.
+        Samples that were left out take no part in any metric, and are counted as `clips_left_out`; `clips_none` had
+        no motion. A metric of nothing is absent.
         """
         prefix = kwargs.get("metric_key_prefix", "eval")
-        self._sums, self._text_losses, self._motion_losses = {}, {}, {}
+        self._sums, self._text_losses, self._motion_losses, self._batch_losses = {}, {}, {}, {}
+        self._kinds, self._unread, self._rows, self._held = {}, {}, 0, None
         self._num_samples = len(dataloader.dataset) if hasattr(dataloader.dataset, "__len__") else None
         self._in_loop = True
         try:
             output = super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
             self._in_loop = False
+        metrics = output.metrics
         sums = sum(_gather_dict(self._sums).values(), MotionSums.zero())
-        metrics = form_metrics(sums, base_of(self.model).motion_head.config)
-        output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+        form = base_of(self.model).motion_head.config
+        metrics.update({f"{prefix}_{name}": value for name, value in form_metrics(sums, form).items()})
+        unread = self._unread = _gather_dict(self._unread)
         text_loss, motion_loss = _mean(self._text_losses), _mean(self._motion_losses)
         if text_loss is not None:
-            output.metrics[f"{prefix}_ce_loss"] = text_loss
+            metrics[f"{prefix}_ce_loss"] = text_loss
         if motion_loss is not None:
-            output.metrics[f"{prefix}_motion_loss"] = motion_loss
-        if f"{prefix}_loss" in output.metrics and not self.motion.control:
-            output.metrics[f"{prefix}_loss"] = self.motion.loss_weight * (motion_loss or 0.0) + (text_loss or 0.0)
+            metrics[f"{prefix}_motion_loss"] = motion_loss
+        if f"{prefix}_loss" in metrics:
+            if not self.motion.control:
+                losses = (None if motion_loss is None else self.motion.loss_weight * motion_loss, text_loss)
+                measured = [loss for loss in losses if loss is not None]
+                loss = sum(measured) if measured else None
+            elif unread or not all(count for _, count in _gather_dict(self._batch_losses).values()):
+                loss = _mean({number: one for number, one in self._batch_losses.items() if number not in unread})
+            else:
+                loss = metrics[f"{prefix}_loss"]
+            if loss is None:
+                del metrics[f"{prefix}_loss"]
+            else:
+                metrics[f"{prefix}_loss"] = loss
+        counted = (metric_names(form)["valid_patches"], "model_preparation_time")
+        if {key.removeprefix(f"{prefix}_") for key in metrics} <= {*counted}:
+            problems = Counter([*unread.values(), *(why for _, why in _gather_dict(self._kinds).values() if why)])
+            self.unmeasured[prefix] = _why(problems)
+            self.motion_logger.warning(f"The evaluation {prefix!r} measured nothing: {_why(problems)}")
+        else:
+            self.unmeasured.pop(prefix, None)
+        metrics[f"{prefix}_clips_left_out"] = len(unread)
+        without = sum(source == "none" for source, _ in _gather_dict(self._kinds).values())
+        if without:
+            metrics[f"{prefix}_clips_none"] = without
         return output
 
     @override
@@ -353,7 +471,7 @@ class MotionTrainerMixin(_Trainer):
         self._pictured = {}
         metrics = cast(dict[str, float], super().evaluate(*args, **kwargs))
         # with several data sets, the Trainer comes here once for each, and at last with nothing to draw
-        pictured, self._pictured = _gather_dict(self._pictured), {}
+        pictured, self._pictured, self._measured = _gather_dict(self._pictured), {}, metrics
         if pictured and self.is_world_process_zero():
             prefix, step, sheet = kwargs.get("metric_key_prefix", "eval"), self.state.global_step, draw(pictured)
             save_png(Path(self.args.output_dir, PICTURES_FOLDER, f"{prefix}-{step:06d}.png"), sheet)
@@ -377,18 +495,56 @@ class MotionTrainerMixin(_Trainer):
         finally:
             self._predictions_dir = None
         rows = self._num_samples
-        return output._replace(predictions=_first(output.predictions, rows), label_ids=_first(output.label_ids, rows))
+        predictions, labels = _first(output.predictions, rows), _first(output.label_ids, rows)
+        if predictions is not None:  # what was generated without the clip is no prediction
+            predictions[[number for number in self._unread if number < len(predictions)]] = IGNORE_INDEX
+        return output._replace(predictions=predictions, label_ids=labels)
+
+    @override
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate while training; a learning rate that follows a metric stays where it was not measured."""
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except KeyError:
+            if self._has_best_metric(self._measured):
+                raise
+            return self._measured
+
+    @override
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if self.args.metric_for_best_model is not None and not self._has_best_metric(metrics):
+            self.motion_logger.warning(
+                f"metric_for_best_model: {self.args.metric_for_best_model} was not measured at step "
+                f"{self.state.global_step}, which cannot be the best one"
+            )
+            return False
+        return bool(super()._determine_best_metric(metrics=metrics, trial=trial))
+
+    def _has_best_metric(self, metrics: dict[str, float]) -> bool:
+        name = str(self.args.metric_for_best_model)
+        return name in metrics or f"eval_{name}" in metrics
 
     def _without_duplicates(self, compute_metrics: Any) -> Any:
         # Seq2SeqTrainer gathers with plain `gather`, which keeps the samples that filled the last batch
         if compute_metrics is None:
             return None
 
+        @functools.wraps(compute_metrics, updated=())  # with `batch_eval_metrics` the Trainer looks at its parameters
         def compute(prediction: EvalPrediction, **kwargs: Any) -> dict[str, float]:
-            rows = self._num_samples
-            metrics: dict[str, float] = compute_metrics(
-                EvalPrediction(_first(prediction.predictions, rows), _first(prediction.label_ids, rows)), **kwargs
-            )
+            rows = None if self._num_samples is None else max(self._num_samples - self._rows, 0)
+            predictions, labels = _first(prediction.predictions, rows), _first(prediction.label_ids, rows)
+            if labels is None:
+                return compute_metrics(EvalPrediction(predictions, labels), **kwargs)
+            self._rows += len(labels)
+            labelled = (labels[:, 1:] != IGNORE_INDEX).any(-1)  # other rows were left out, or cut: nothing to compare
+            if labelled.any():
+                if self._held is not None:
+                    compute_metrics(self._held, compute_result=False)
+                self._held = EvalPrediction(predictions[labelled], labels[labelled])
+            if self._held is None or not kwargs.get("compute_result", True):
+                return {}  # the last batch may have no row, and asks for the result
+            held, self._held = self._held, None
+            metrics: dict[str, float] = compute_metrics(held, **kwargs)
             return metrics
 
         return compute
@@ -406,6 +562,35 @@ def _through_engine(inputs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _has_labels(inputs: dict[str, Any]) -> Tensor:
+    return (inputs["labels"][:, 1:] != IGNORE_INDEX).any()
+
+
+def _or_zero(result: Any, learned: Tensor) -> Any:
+    """Put zero, with a graph, in the place of a loss that is the mean over no label; `result` as of `compute_loss`."""
+    if isinstance(result, tuple):
+        return _or_zero(result[0], learned), *result[1:]
+    return torch.where(learned, result, torch.zeros_like(result))
+
+
+def _take_mean(logs: dict[str, float], name: str, steps: float, learned: float) -> None:
+    """Make the mean over all steps one over those that learned; take it out where none did."""
+    if name in logs and steps and learned != steps:
+        if learned:
+            logs[name] *= steps / learned
+        else:
+            del logs[name]
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return f"{reasons.total()} clips during the run, {len(reasons)} different: {_why(reasons)}"
+
+
+def _why(reasons: Counter[str]) -> str:
+    worst = "; ".join(f"{reason} ({count}x)" for reason, count in reasons.most_common(5))
+    return worst or "no clip had a vector that is valid, and no sample a label"
+
+
 def _without_motion(inputs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in inputs.items() if key not in MOTION_TENSORS}
 
@@ -413,6 +598,10 @@ def _without_motion(inputs: dict[str, Any]) -> dict[str, Any]:
 def _gather_dict(mine: dict[Any, Any]) -> dict[Any, Any]:
     """Merge the dictionaries of all processes; a key that several have counts once."""
     return {key: value for part in gather_object([mine]) for key, value in part.items()}
+
+
+def _gather_counts(mine: Counter[str]) -> Counter[str]:
+    return sum((Counter(one) for one in gather_object([dict(mine)])), Counter())
 
 
 def _mean(mine: dict[Any, tuple[float, int]]) -> float | None:

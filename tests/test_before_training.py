@@ -1,0 +1,199 @@
+"""Mistakes that end in one line before any step, and checkpoints that a run can go on from."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from commands import refused_run, trained
+from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, run, sample, start, toy, weights
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    start()
+
+
+def with_videos(*videos, answer="It stops."):
+    return dataset([{**sample(PROMPT, answer), "videos": list(videos)}])
+
+
+# ---- samples ----
+
+SAMPLES = [
+    ((None,), "'<video>Explain the action happening the video.': videos: None names no file"),
+    ((123,), "'<video>Explain the action happening the video.': videos: 123 names no file"),
+    (("",), "'<video>Explain the action happening the video.': videos: '' names no file"),
+    ((" ",), "'<video>Explain the action happening the video.': videos: ' ' names no file"),
+    (({"a": 1},), "'<video>Explain the action happening the video.': videos: {'a': 1} names no file"),
+    (("https://a.example/b.mp4",), "https://a.example/b.mp4: is an address: download the clip, and give its path"),
+]
+
+
+@pytest.mark.parametrize(("videos", "reason"), SAMPLES, ids=[str(videos) for videos, _ in SAMPLES])
+def test_what_names_no_file_is_refused_by_name(videos, reason, capfd):
+    assert reason in refused_run(capfd, **BOTH, **with_videos(*videos))
+
+
+def test_turns_that_are_no_text_are_refused_by_name(capfd):
+    message = refused_run(capfd, **BOTH, **with_videos(str(clips()[0]), answer=None))
+    assert message.startswith(f"the sample '{PROMPT}': a turn is None, it must be text")
+    keys = with_videos(str(clips()[0]))
+    file = Path(keys["dataset_dir"], "toy.json")
+    file.write_text(json.dumps([{**json.loads(file.read_text())[0], "messages": None}]))
+    assert refused_run(capfd, **BOTH, **keys).startswith("data set toy.json: a row is not as described: ")
+
+
+# ---- keys ----
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+BEST = {**EVALUATED, "load_best_model_at_end": True, "eval_dataset": "toy"}
+GENERATED = {"predict_with_generate": True, "max_new_tokens": 2}
+KEYS = [
+    ({**BEST, "metric_for_best_model": "eval_los"}, "metric_for_best_model: eval_los is not measured, but eval_epe"),
+    ({**BEST, "metric_for_best_model": "accuracy"}, "metric_for_best_model: accuracy is not measured, but eval_epe"),
+    ({**BEST, **GENERATED}, "metric_for_best_model: loss is not measured, but eval_epe"),
+    ({**BEST, "eval_on_each_dataset": True}, "metric_for_best_model: loss is not measured, but eval_toy_epe"),
+    ({"early_stopping_steps": 2}, "early_stopping_steps needs metric_for_best_model, and an eval_strategy"),
+    ({"resume_from_checkpoint": True}, "resume_from_checkpoint: "),
+    ({"resume_from_checkpoint": "true"}, "resume_from_checkpoint: "),
+    ({"optim": "adamw_8bit"}, "optim: You need to install `bitsandbytes`"),
+    ({"report_to": "wandb"}, "WandbCallback requires wandb to be installed"),
+    (
+        {"use_unsloth": True},
+        "use_unsloth replaces the model's forward, which use_motionvector_",
+    ),
+    ({"group_by_length": True}, "group_by_length was a key of earlier versions of transformers: there is `train_sam"),
+]
+
+
+@pytest.mark.parametrize(("keys", "reason"), KEYS, ids=[str(keys) for keys, _ in KEYS])
+def test_keys_that_cannot_work_are_refused(keys, reason, capfd):
+    output = fresh_folder()
+    message = refused_run(capfd, **{**BOTH, **keys, "output_dir": str(output)})
+    assert message.startswith(reason) and not output.exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_refused(capfd, monkeypatch):
+    def offline(*arguments):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("motiontune.llamafactory.workflow.HfApi.whoami", offline)
+    message = refused_run(capfd, **BOTH, push_to_hub=True)
+    assert message == "push_to_hub: the hub cannot be reached, or does not know you: no network"
+
+
+def test_the_best_end_point_error_is_the_smallest():
+    folder = run(**BOTH, **BEST, metric_for_best_model="epe", learning_rate=0.01)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["best_metric"] == min(entry["eval_epe"] for entry in state["log_history"] if "eval_epe" in entry)
+
+
+# ---- checkpoints ----
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    """A run of 3 steps with a checkpoint after each."""
+    return run(**BOTH, save_strategy="steps", save_steps=1, max_steps=3)
+
+
+def cut(name, length):
+    def tear(checkpoint):
+        (checkpoint / name).write_bytes((checkpoint / name).read_bytes()[:length])
+
+    return tear
+
+
+def without(*names):
+    def tear(checkpoint):
+        for name in names:
+            (checkpoint / name).unlink()
+
+    return tear
+
+
+LATE = ("scheduler.pt", "rng_state.pth", "trainer_state.json")
+TORN = {
+    "before the head": without("motion_head.safetensors", "motion_head_config.json", "optimizer.pt", *LATE),
+    "before the optimizer": without("optimizer.pt", *LATE),
+    "before the state": without("trainer_state.json"),
+    "empty state": cut("trainer_state.json", 0),
+    "empty weights": cut("model.safetensors", 0),
+    "half the weights": cut("model.safetensors", 50_000),
+    "half the optimizer": cut("optimizer.pt", 50_000),
+    "no optimizer": without("optimizer.pt"),
+    "nothing": lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()],
+}
+
+
+@pytest.mark.parametrize("how", TORN)
+def test_torn_checkpoints_are_told_from_whole_ones(how, stopped, tmp_path):
+    from motiontune.errors import ConfigError
+    from motiontune.training.checkpoints import resumable, torn
+
+    for number in (2, 3):
+        shutil.copytree(stopped / f"checkpoint-{number}", tmp_path / f"checkpoint-{number}")
+    last, before = tmp_path / "checkpoint-3", tmp_path / "checkpoint-2"
+    assert not torn(last)
+    TORN[how](last)
+    assert torn(last)
+    passed = []
+    assert resumable(str(tmp_path), True, passed.append) == str(before)
+    assert len(passed) == 1 and passed[0].startswith(f"{last} is passed over: ")
+    with pytest.raises(ConfigError, match=f"^resume_from_checkpoint: {last}: .*; take {before}$"):
+        resumable(str(tmp_path), str(last), passed.append)
+    TORN[how](before)
+    with pytest.raises(ConfigError, match="^resume_from_checkpoint: no checkpoint is whole: "):
+        resumable(str(tmp_path), True, passed.append)
+
+
+@pytest.mark.parametrize("asked", [{}, {"resume_from_checkpoint": True}], ids=["by itself", "asked"])
+def test_a_run_goes_on_from_the_last_whole_checkpoint(asked, stopped, capfd):
+    output = fresh_folder()
+    shutil.copytree(stopped, output)
+    TORN["before the optimizer"](output / "checkpoint-3")
+    keys = {**BOTH, "save_strategy": "steps", "save_steps": 1, "max_steps": 3, "output_dir": str(output)}
+    said = trained(capfd, **keys, **asked)
+    assert f"{output}/checkpoint-3 is passed over: trainer_state.json is missing" in said
+    assert distance(weights(output), weights(stopped)) == 0
+    TORN["empty weights"](output / "checkpoint-2")
+    message = refused_run(capfd, **keys, resume_from_checkpoint=str(output / "checkpoint-2"))
+    assert message.startswith(f"resume_from_checkpoint: {output}/checkpoint-2: model.safetensors cannot be read")
+
+
+def test_pissa_leaves_the_head_beside_the_converted_adapter():
+    keys = {"finetuning_type": "lora", "pissa_init": True, "pissa_iter": 1, "pissa_convert": True}
+    folder = run(**BOTH, **keys)
+    head = weights(folder)["motion_head.weight"]
+    assert (weights(folder / "pissa_converted")["motion_head.weight"] == head).all() and head.any()
+
+
+# ---- the table ----
+
+
+def test_one_table_before_training_has_what_the_run_reads(capfd):
+    rows = [sample(PROMPT, "It stops.", videos=[clip]) for clip in clips()]
+    rows += [sample(PROMPT, "It stops. " * 60, videos=[clips()[3]]), sample("Hello?", "It stops.")]
+    output = fresh_folder()
+    said = trained(capfd, **BOTH, **dataset(rows), cutoff_len=200, video_fps=4.0, output_dir=str(output))
+    table = (output / "motiontune_data.txt").read_text()
+    assert table.strip() in said
+    titles, _, row, *rest = table.splitlines()
+    cells = dict(zip(re.split("  +", titles), re.split("  +", row), strict=True))
+    assert cells["data set"] == "toy.json" and cells["samples"] == "8" and cells["looked at"] == "8 (100%)"
+    assert cells["clips"] == "7" and cells["frames"] == "4 (8)" and cells["fps"] == "4 (4.8)"
+    assert cells["cutoff_len"] == "200" and cells["do not fit"] == "1"
+    assert cells["motion"] == "codec+flow 6, blockmatch+flow 1"
+    assert re.fullmatch(r"\d+(\.5)? \(\d+\)", cells["tokens"])
+    assert f"toy.json: {clips()[3]} has {cells['tokens'].split('(')[1][:-1]} tokens, cutoff_len cuts it to 200" in rest
+
+
+def test_the_table_of_tokenized_data(tmp_path, capfd):
+    keys = {**BOTH, **toy(3), "tokenized_path": str(tmp_path / "tokens")}
+    run(**keys)
+    output = fresh_folder()
+    said = trained(capfd, **keys, output_dir=str(output))
+    assert "Motion of data set" in said and f"{tmp_path / 'tokens'} (train)  3        3 (100%)" in said
