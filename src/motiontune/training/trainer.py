@@ -23,6 +23,7 @@ from typing_extensions import override
 from motiontune.drawing.images import save_png
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.sums import MotionSums
+from motiontune.files import remove
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import captured_motion
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
@@ -323,8 +324,8 @@ class MotionTrainerMixin(_Trainer):
         """Predict text and motion; the motion of each video goes to `motion_predictions/` in the output folder."""
         self._predictions_dir = Path(self.args.output_dir) / PREDICTIONS_FOLDER
         self._predictions_dir.mkdir(parents=True, exist_ok=True)
-        for old in self._predictions_dir.glob("*.npz") if self.is_world_process_zero() else ():
-            old.unlink()
+        if self.is_world_process_zero():
+            remove(self._predictions_dir.glob("*.npz"))
         self.accelerator.wait_for_everyone()
         try:
             output = super().predict(*args, **kwargs)
