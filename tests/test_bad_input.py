@@ -177,7 +177,7 @@ def test_prediction_keeps_the_place_of_a_torn_clip(torn, capfd):
     keys |= {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 4}
     folder = run(**keys, model_name_or_path=str(run(**BOTH)))
     assert len((folder / "generated_predictions.jsonl").read_text().splitlines()) == 3
-    assert sorted(file.name for file in (folder / "motion_predictions").glob("*")) == ["000000.npz", "000002.npz"]
+    assert sorted(file.name for file in (folder / "motion_predictions").glob("*.npz")) == ["000000.npz", "000002.npz"]
 
 
 def test_video_tokens_that_cutoff_len_cuts_are_refused(capfd):

@@ -6,6 +6,7 @@ was written there. A file is replaced or removed only while it is as the list ha
 killed in between leaves nothing that a later one would take for another's.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -15,7 +16,6 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from motiontune.errors import OutputError
@@ -34,13 +34,13 @@ def claim_empty(folder: str | Path) -> None:
     folder = Path(folder)
     claim(folder)
     with _refusing(folder, "read"):
-        first = next(folder.iterdir(), None)
+        first = next(folder.iterdir(), None) if folder.exists() else None
     if first is not None:
         raise OutputError(f"{folder} is not empty, it holds {first.name}: remove it, or choose another folder")
 
 
 def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str | Path] = ()) -> None:
-    """Refuse outputs that cannot be written, or must not be, before any work is done; make their folder.
+    """Refuse outputs that cannot be written, or must not be, before any work is done.
 
     Args:
         folder: the output folder.
@@ -52,17 +52,19 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
     """
     folder, files = Path(folder), list(files)
     read = {_identity(path) for path in inputs if os.path.exists(path)}
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file: choose another output folder")
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise OutputError(f"{there} is no folder: choose another output folder")
     for file in files:
         with _refusing(file):
             if os.path.exists(file) and _identity(file) in read:
                 raise OutputError(f"{file} is an input and would be written over: choose another output folder")
         _check_own(file)
+        with _refusing(file), contextlib.suppress(FileNotFoundError):
+            (there / file.name).lstat()  # which a name that is too long fails, though its folder is not made yet
     with _refusing(folder, "written to"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".claim-", suffix=".part") as probe:
-            capitals_count = not os.path.exists(folder / Path(probe.name).name.upper())
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".claim-", suffix=".part") as probe:
+            capitals_count = not os.path.exists(there / Path(probe.name).name.upper())
     names: dict[str, Path] = {}
     for file in files:
         other = names.setdefault(str(file) if capitals_count else str(file).casefold(), file)
@@ -75,7 +77,7 @@ def _identity(path: str | Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-@contextmanager
+@contextlib.contextmanager
 def write_whole(path: str | Path, *, listed: bool = True) -> Iterator[Path]:
     """Make a file in one step: write to the path that is given, and it takes the file's place at the end.
 
@@ -231,7 +233,7 @@ class _List:
 _list_of = functools.lru_cache(maxsize=4096)(_List)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _refusing(path: Path, action: str = "written") -> Iterator[None]:
     try:
         yield

@@ -52,7 +52,7 @@ def run_exp(
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     keys = given_keys(args)
     if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
-        claim_run(keys["output_dir"], keys.get("do_train") not in (None, False, "false", "False"))
+        claim_run(keys["output_dir"], keys)
     _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys)])
 
 

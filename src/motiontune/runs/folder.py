@@ -5,6 +5,7 @@ Any stands for what JSON holds: keys and values are the user's own, or the Train
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
@@ -110,12 +111,12 @@ def given_keys(args: "Mapping[str, Any] | Sequence[str]") -> dict[str, Any]:
     return keys
 
 
-def claim_run(folder: str | Path, trains: bool) -> None:
+def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     """Refuse an output folder that a run cannot write to, or where it would write over what no run made.
 
     Args:
         folder: the output folder.
-        trains: whether the run trains: then the Trainer writes a model card.
+        keys: the run's. If it trains, it writes a model and a model card.
 
     Raises:
         MotiontuneError: naming the file that is in the way.
@@ -124,8 +125,14 @@ def claim_run(folder: str | Path, trains: bool) -> None:
     made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
     claim(folder, made)
     read_runs(folder)
+    if keys.get("do_train") in (None, False, "false", "False"):
+        return
+    for key in ("model_name_or_path", "adapter_name_or_path"):
+        for model in str(keys.get(key) or "").split(","):
+            if os.path.isdir(model) and os.path.samefile(model, folder):
+                raise OutputError(f"output_dir: {folder} is also {key} and would be written over: choose another")
     card = folder / MODEL_CARD
-    if trains and card.is_file():
+    if card.is_file():
         with _reading(card):
             text = card.read_text("utf-8", errors="replace")
         if not any(mark in text for mark in _OF_A_CARD):

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError, MotiontuneError
-from motiontune.files import claim
 from motiontune.evaluation.comparison import MotionComparison
+from motiontune.files import claim
 from motiontune.runs.folder import (
     EVALUATION,
     MODEL_CARD,
