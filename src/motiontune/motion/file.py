@@ -22,6 +22,7 @@ Signs are those of `MotionField`. Optical flow from frame i to frame i+1 is "fut
 pair i is minus the optical flow from frame i+1 to frame i.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -343,8 +344,9 @@ def write_npy(path: Path, field: MotionField) -> None:
 
     A `.npy` keeps neither its direction nor its frame's size: prefer `write_npz`.
     """
-    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
-        np.save(file, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
+    data = io.BytesIO()  # written to a file, numpy does not notice a disk that is full
+    np.save(data, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
+    write_bytes(path, data.getvalue())
 
 
 def read_flo(path: str) -> Pairs:
