@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from datasets.exceptions import DatasetsError
@@ -22,7 +23,13 @@ from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetun
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import dataset_hooks, get_logger, special_tokens_of
 from motiontune.llamafactory.plugin import check_template, with_motion
-from motiontune.llamafactory.samples import CheckedDatasetProcessor, check_names, log_enlarged, log_source
+from motiontune.llamafactory.samples import (
+    CheckedDatasetProcessor,
+    check_motion_files,
+    check_names,
+    log_enlarged,
+    log_source,
+)
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
@@ -223,10 +230,12 @@ def load_counted_datasets(
         motion_of(clip, grid, motion_options(data_args))
 
     loaded = 0
+    motion_files: dict[Path, str] = {}
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
+        check_motion_files(dataset, data_args, motion_files)
         log_source(attr.dataset_name, dataset, data_args, read_motion)
         log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
 
