@@ -176,7 +176,7 @@ def test_prediction_keeps_the_place_of_a_torn_clip(torn, capfd):
     keys |= {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 4}
     folder = run(**keys, model_name_or_path=str(run(**BOTH)))
     assert len((folder / "generated_predictions.jsonl").read_text().splitlines()) == 3
-    assert sorted(file.name for file in (folder / "motion_predictions").glob("*")) == ["000000.npz", "000002.npz"]
+    assert sorted(file.name for file in (folder / "motion_predictions").glob("*.npz")) == ["000000.npz", "000002.npz"]
 
 
 def test_video_tokens_that_cutoff_len_cuts_are_refused(capfd):
@@ -234,6 +234,31 @@ def test_motion_files_that_are_missing(capfd):
     assert message == f"motion_dir: {folder}-of-nobody is no folder"
     said = trained(capfd, **BOTH, **keys, motion_dir=motion_files(field(16)))
     assert "file for 1" in said and "none for 1" in said
+
+
+def test_two_clips_that_take_one_motion_file_are_refused(capfd):
+    folder = motion_files(field(16))
+    other = fresh_folder("other") / clips()[0].with_suffix(".mkv").name
+    other.parent.mkdir()
+    other.write_bytes(clips()[0].read_bytes())
+    message = refused_run(capfd, **BOTH, **data(clips()[0], other), motion_source="file", motion_dir=folder)
+    assert message.startswith(f"{folder}/0.npy would be the motion of both {clips()[0]} and {other}: ")
+
+
+def test_an_output_folder_where_a_run_would_write_over_something(tmp_path, capfd):
+    """Before the model is loaded, which there is none of."""
+    (tmp_path / "file").write_text("mine")
+    keys = BOTH | {"model_name_or_path": "/nowhere"}
+    message = refused_run(capfd, **keys, output_dir=str(tmp_path / "file" / "run"))
+    assert message == f"{tmp_path}/file is no folder: choose another output folder"
+    for number, name in enumerate(("README.md", "motion_predictions/000000.npz", "motion_pictures/eval-000001.png")):
+        file = tmp_path / str(number) / name
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+        message = refused_run(capfd, **keys, output_dir=str(tmp_path / str(number)))
+        assert message.startswith(f"{file} ") and file.read_text() == "mine"
+    message = refused_run(capfd, **BOTH, output_dir=str(tiny()), overwrite_output_dir=True)
+    assert message == f"output_dir: {tiny()} is also model_name_or_path and would be written over: choose another"
 
 
 def test_motion_files_train():

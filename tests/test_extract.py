@@ -11,9 +11,9 @@ import pytest
 from commands import command, refused
 from make_clips import pan_clip
 from motiontune.commands.extract import extract
-from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.grid import VideoGrid
-from motiontune.motion.file import FORMATS, read_flo
+from motiontune.motion.file import FORMATS, find_motion, read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
@@ -60,12 +60,13 @@ def test_the_files(tmp_path: Path) -> None:
             "size": (2,),
             "source": (),
             "direction": (),
+            "clip": (),
         }
         assert saved["size"].tolist() == [140, 168] and str(saved["direction"]) == "past"
     about = json.loads((tmp_path / "extract.json").read_text())
     assert about["options"]["fps"] == 7.0 and about["clips"][0]["source"] == "codec+flow" and "av" in about["versions"]
-    assert (tmp_path / f"{NAMES[0]}.png").read_bytes().startswith(b"\x89PNG")
-    with av.open(str(tmp_path / f"{NAMES[0]}.mp4")) as film:
+    assert (tmp_path / f"{NAMES[0]}.motion.png").read_bytes().startswith(b"\x89PNG")
+    with av.open(str(tmp_path / f"{NAMES[0]}.motion.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
     assert len(frames) == 11 and frames[0].shape == (400, 960, 3)
     extract([str(CLIPS[0])], str(tmp_path), frames=FrameReader(fps=7.0), form="flo")
@@ -103,19 +104,21 @@ def test_folders_keep_their_structure_and_names_do_not_clash(tmp_path: Path) -> 
 def test_clips_and_foreign_files_are_never_written_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     clip = tmp_path / "a.mp4"
     clip.write_bytes(CLIPS[0].read_bytes())
-    with pytest.raises(ConfigError, match=r"a\.mp4 is a clip and would be written over"):
-        extract([str(clip)], str(tmp_path), preview=True)
-    assert clip.read_bytes() == CLIPS[0].read_bytes() and [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
-    extract([str(clip)], str(tmp_path))  # motion beside its clip, where `motion_source: file` looks for it
+    for _ in range(2):  # motion beside its clip, where `motion_source: file` looks for it; the film is no clip
+        (row,) = extract([str(tmp_path)], str(tmp_path), preview=True)
+    assert row.problem == "" and clip.read_bytes() == CLIPS[0].read_bytes()
+    made = {"a.motion.mp4", "a.motion.png", "a.mp4", "a.npz", "extract.json"}
+    assert {path.name for path in tmp_path.glob("[!.]*")} == made
     (tmp_path / "a").mkdir()
     frame = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     (tmp_path / "a" / "00000.png").write_bytes(frame)
-    (row,) = extract([str(clip)], str(tmp_path), form="png")
-    assert "00000.png: is no motion" in row.problem and (tmp_path / "a" / "00000.png").read_bytes() == frame
+    with pytest.raises(OutputError, match=r"a/00000\.png was not made by motiontune"):
+        extract([str(clip)], str(tmp_path), form="png")
+    assert (tmp_path / "a" / "00000.png").read_bytes() == frame
     (tmp_path / "a" / "00000.png").unlink()
     for fps, form in ((7.0, "flo"), (2.0, "png")):  # the second has fewer pairs, and none of the first is left
         (row,) = extract([str(clip)], str(tmp_path), frames=FrameReader(fps=fps), form=form)
-        names = sorted(path.name for path in (tmp_path / "a").iterdir())
+        names = sorted(path.name for path in (tmp_path / "a").glob("[!.]*"))
         assert row.problem == "" and names == [f"{i:05d}.{form}" for i in range(row.frames - 1)]
 
 
@@ -159,14 +162,83 @@ def test_a_video_of_the_users_is_not_written_over(tmp_path: Path) -> None:
     clip, out = CLIPS[0], tmp_path / "out"
     extract([str(clip)], str(out), preview=True)
     extract([str(clip)], str(out), preview=True)  # its own film is replaced
-    other = out / f"{clip.stem}.mp4"
+    other = out / f"{clip.stem}.motion.mp4"
     other.write_bytes(clip.read_bytes())
-    with pytest.raises(ConfigError, match=r"was not made by motiontune and would be written over"):
+    with pytest.raises(ConfigError, match=r"was not made by motiontune, or was changed since, and would be"):
         extract([str(clip)], str(out), preview=True)
     assert other.read_bytes() == clip.read_bytes()
 
 
 def test_an_output_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match=r"file is a file: choose a folder with --out"):
+    with pytest.raises(ConfigError, match=r"file is no folder: choose another output folder"):
         extract([str(CLIPS[0])], str(tmp_path / "file"))
+
+
+FOREIGN = [("npz", "a.npz"), ("npy", "a.npy"), ("flo", "a/7.flo"), ("png", "a/cat.png"), ("npz", "a.motion.png")]
+FOREIGN += [("npz", "a.motion.mp4"), ("npz", "extract.json"), ("flo", "a")]
+
+
+@pytest.mark.parametrize(("form", "name"), FOREIGN)
+def test_one_foreign_file_in_the_way_stops_before_any_work(form: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    for clip in ("a.mp4", "b/a.mp4"):
+        (tmp_path / "in" / clip).write_bytes(CLIPS[0].read_bytes())
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"mine")
+    with pytest.raises(OutputError) as raised:
+        extract([str(tmp_path / "in")], str(tmp_path / "out"), form=form, preview=True)
+    assert str(foreign) in str(raised.value) and "\n" not in str(raised.value)
+    assert foreign.read_bytes() == b"mine"
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [foreign]
+
+
+def test_clips_of_one_stem_are_all_written_and_found_again(tmp_path: Path) -> None:
+    """As `extract FOLDER --out motion` and `motion_dir: motion` have it, whatever lies below the folder."""
+    films = tmp_path / "films"
+    for name, clip in {"a.mp4": 0, "a.webm": 1, "left/a.mp4": 1, "right/a.mp4": 0, "right/12:30:05.mp4": 0}.items():
+        (films / name).parent.mkdir(parents=True, exist_ok=True)
+        (films / name).write_bytes(CLIPS[clip].read_bytes())
+    out = tmp_path / "motion"
+    reader = FrameReader(fps=7.0)
+    rows = extract([str(films)], str(out), frames=reader)
+    assert not [row.problem for row in rows if row.problem]
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.npz"))
+    assert written == ["a.mp4.npz", "a.webm.npz", "left/a.npz", "right/12:30:05.npz", "right/a.npz"]
+    found = {Path(row.clip).relative_to(films).as_posix(): find_motion(row.clip, str(out)) for row in rows}
+    assert {clip: [path.relative_to(out).as_posix() for path in paths] for clip, paths in found.items()} == {
+        "a.mp4": ["a.mp4.npz"],
+        "a.webm": ["a.webm.npz"],
+        "left/a.mp4": ["left/a.npz"],
+        "right/a.mp4": ["right/a.npz"],
+        "right/12:30:05.mp4": ["right/12:30:05.npz"],
+    }
+    for row in rows:
+        clip = reader.read(row.clip, False)
+        grid = reader.grid_of(clip).unpadded(len(clip.frames))
+        assert motion_of(clip, grid, MotionOptions("file", motion_dir=str(out))).valid.any()
+
+
+def test_films_of_every_suffix_and_of_any_name_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = CLIPS[0].read_bytes()
+    for name in "2019-05-06T12:30:05.mp4 file:a.mp4 http:b.mp4 50%d.mp4 c.gif d.VOB e.asf f.m2ts".split():
+        Path(name).write_bytes(data)
+    rows = extract(["."], "out:1", preview=True)
+    assert len(rows) == 8 and not [row.problem for row in rows if row.problem]
+    rows = extract(["2019-05-06T12:30:05.mp4", "http:b.mp4"], "motion")  # relative, where FFmpeg sees a protocol
+    assert not [row.problem for row in rows if row.problem]
+
+
+@pytest.mark.parametrize(("length", "preview"), [(253, False), (253, True), (255, False)])
+def test_names_as_long_as_a_file_system_has_them(length: int, preview: bool, tmp_path: Path) -> None:
+    clip = tmp_path / ("n" * (length - 4) + ".gif")
+    clip.write_bytes(CLIPS[0].read_bytes())
+    arguments = [str(CLIPS[1]), str(clip)], str(tmp_path / "out")
+    if not preview:
+        assert not [row.problem for row in extract(*arguments) if row.problem]
+        return
+    with pytest.raises(OutputError, match=r"n\.motion\.png cannot be written: File name too long"):
+        extract(*arguments, preview=True)
+    assert not (tmp_path / "out").exists()

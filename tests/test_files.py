@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from motiontune.files import write_bytes, write_text, write_whole
+from motiontune import files
+from motiontune.errors import OutputError
+from motiontune.files import LIST, claim, claim_empty, remove, write_bytes, write_text, write_whole
 from motiontune.tables import text_table
 
 
@@ -17,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    return sorted(name for name in os.listdir(folder) if name != LIST)
 
 
 def test_what_is_written_is_there(tmp_path: Path) -> None:
@@ -28,16 +30,22 @@ def test_what_is_written_is_there(tmp_path: Path) -> None:
     assert names(tmp_path) == ["b", "new"] and names(tmp_path / "new") == ["a.txt"]
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt(), SystemExit(1)])
-def test_a_failure_in_between_keeps_the_old_file_and_leaves_no_other(error: BaseException, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [(OSError(28, "disk full"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt), (SystemExit(1), SystemExit)],
+)
+def test_a_failure_in_between_keeps_the_old_file_and_leaves_no_other(
+    error: BaseException, seen: type[BaseException], tmp_path: Path
+) -> None:
     file = tmp_path / "a.npz"
     for old in (None, b"old"):
         if old is not None:
-            file.write_bytes(old)
-        with pytest.raises(type(error)), write_whole(file) as unfinished:
+            write_bytes(file, old)
+        with pytest.raises(seen) as raised, write_whole(file) as unfinished:
             unfinished.write_bytes(b"half")
             assert not file.exists() or file.read_bytes() == b"old"
             raise error
+        assert seen is not OutputError or str(raised.value) == f"{file} cannot be written: disk full"
         assert names(tmp_path) == ([] if old is None else ["a.npz"])
     assert file.read_bytes() == b"old"
 
@@ -50,7 +58,7 @@ def test_text_that_cannot_be_encoded_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_nothing_was_written(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), write_whole(tmp_path / "a"):
+    with pytest.raises(OutputError), write_whole(tmp_path / "a"):
         pass
     assert names(tmp_path) == []
 
@@ -94,6 +102,111 @@ def test_threads_that_write_one_file_never_mix(tmp_path: Path) -> None:
     done.set()
     watcher.join()
     assert seen and seen <= contents and names(tmp_path) == ["a"]
+
+
+def test_only_what_was_written_here_is_replaced_or_removed(tmp_path: Path) -> None:
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    write_text(own, "1")
+    write_text(own, "2")
+    foreign.write_text("1")  # the name and the folder do not make it ours, nor does a content that another file has
+    changes = [lambda: write_text(foreign, "2"), lambda: remove([own, foreign]), lambda: claim(tmp_path, [foreign])]
+    for change in changes:
+        with pytest.raises(OutputError, match=f"{foreign} was not made by motiontune, or was changed since"):
+            change()
+    assert own.read_text() == "2" and foreign.read_text() == "1"
+    own.write_text("3")  # changed by somebody
+    with pytest.raises(OutputError, match="changed since"):
+        write_text(own, "4")
+    own.write_text("1")  # an earlier version, brought back
+    remove([own])
+    assert names(tmp_path) == ["foreign"]
+    write_text(foreign, "mine", listed=False)
+
+
+def test_a_folder_that_was_moved_copied_or_made_anew_is_known(tmp_path: Path) -> None:
+    import shutil
+
+    write_text(tmp_path / "a" / "x", "1")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "c")
+    for folder in ("b", "c"):
+        write_text(tmp_path / folder / "x", "2")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")  # no list: not known any more
+    with pytest.raises(OutputError, match="not made by motiontune"):
+        claim(tmp_path / "a", [tmp_path / "a" / "x"])
+    (tmp_path / "a" / "x").unlink()
+    write_text(tmp_path / "a" / "x", "3")
+    write_text(tmp_path / "a" / "x", "4")
+
+
+def test_a_torn_line_of_the_list_costs_no_other(tmp_path: Path) -> None:
+    for torn in (b"", b'\n["a", 1, "', b"12", b"\0\xff{"):
+        write_text(tmp_path / "a", "1")
+        with open(tmp_path / LIST, "ab") as file:
+            file.write(torn)
+        write_text(tmp_path / "b", "2")
+        claim(tmp_path, [tmp_path / "a", tmp_path / "b"])
+        (tmp_path / LIST).unlink()
+        (tmp_path / "a").unlink()
+        (tmp_path / "b").unlink()
+
+
+def test_an_output_is_no_input_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = tmp_path / "in" / "clip"
+    write_text(clip, "ours, and yet an input")
+    (tmp_path / "link").symlink_to(clip.parent)
+    (tmp_path / "hard").hardlink_to(clip)
+    monkeypatch.chdir(tmp_path)
+    for spelled in (clip, Path("in/clip"), Path("link/clip"), tmp_path / "link" / ".." / "in" / "clip", Path("hard")):
+        with pytest.raises(OutputError, match="is an input and would be written over"):
+            claim(tmp_path, [spelled], [clip])
+        with pytest.raises(OutputError, match="is an input and would be written over"):
+            claim(tmp_path, [clip], [str(spelled)])
+    claim(tmp_path, [clip], ["gone"])
+
+
+def test_links_are_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "far").write_text("far")
+    for target in ("far", "nowhere"):
+        (tmp_path / "a").symlink_to(target)
+        with pytest.raises(OutputError, match="not made by motiontune"):
+            write_text(tmp_path / "a", "1")
+        (tmp_path / "a").unlink()
+    assert (tmp_path / "far").read_text() == "far" and names(tmp_path) == ["far"]
+
+
+def test_names_that_are_one_file_where_capitals_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = [tmp_path / "A.npz", tmp_path / "a.npz"]
+    claim(tmp_path, pair)
+    exists = os.path.exists
+    lower = lambda path: exists(path) or exists(Path(path).with_name(Path(path).name.lower()))  # noqa: E731
+    monkeypatch.setattr(files.os.path, "exists", lower)
+    with pytest.raises(OutputError, match=r"A\.npz and .*a\.npz would be one file"):
+        claim(tmp_path, pair)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match=r"file is no folder: choose another output folder"):
+        claim(tmp_path / "file", [tmp_path / "file" / "a"])
+    with pytest.raises(OutputError, match=r"file is no folder: choose another output folder"):
+        claim(tmp_path / "file" / "below")
+    with pytest.raises(OutputError, match=r"x cannot be written: File name too long"):
+        claim(tmp_path, [tmp_path / ("x" * 256)])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        write_text(tmp_path / "folder", "1")
+    with pytest.raises(OutputError, match="is not empty, it holds "):
+        claim_empty(tmp_path)
+    claim_empty(tmp_path / "new")
+
+    def refuse(*arguments: object, **keys: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)  # who runs the tests may be root
+    with pytest.raises(OutputError, match=r"new cannot be written to: Permission denied"):
+        claim(tmp_path / "new")
 
 
 def test_columns() -> None:

@@ -1,5 +1,6 @@
 """Motion from the user's files: formats, shapes and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,19 @@ import cv2
 import numpy as np
 import pytest
 
-from motiontune.errors import MotiontuneError, MotionUnavailable
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion.file import file_motion, read_flo, read_kitti_png, write_flo, write_kitti_png
+from motiontune.motion.field import MotionField
+from motiontune.motion.file import (
+    check_unshared,
+    file_motion,
+    find_motion,
+    read_flo,
+    read_kitti_png,
+    write_flo,
+    write_kitti_png,
+    write_motion,
+)
 from motiontune.video.clip import Clip, clip_from_frames
 
 
@@ -194,3 +205,61 @@ def test_pairs_of_different_size_are_refused(tmp_path: Path) -> None:
         write_flo(str(tmp_path / f"film_{i:03d}.flo"), vectors_of(1, 56, 84 + i)[0])
     with pytest.raises(MotiontuneError, match="differ in size"):
         file_motion(clip_at(tmp_path), GRID)
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path: Path) -> None:
+    vectors = np.stack([np.full((56, 84, 2), i, np.float32) for i in range(12)])
+    grid = VideoGrid(14, 4, 6)
+    for place in (tmp_path / "film" / "flow_", tmp_path / "numbered" / "film_"):
+        place.parent.mkdir()
+        for i in (11, 3, 0, 10, 2, 1, 9, 8, 4, 7, 5, 6):
+            write_flo(f"{place}{i}.flo", vectors[i])
+    for folder in (None, str(tmp_path / "numbered")):
+        read = file_motion(clip_at(tmp_path, 13), grid, motion_dir=folder)
+        assert read.vectors[1:13, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_relative_paths_come_before_bare_names(tmp_path: Path) -> None:
+    motion = tmp_path / "motion"
+    clip = tmp_path / "data" / "left" / "film.webm"
+    places = ["film", "film.webm", "left/film", "left/film.webm", "data/left/film", "data/left/film.webm"]
+    for place in places:
+        file = motion / f"{place}.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, vectors=vectors_of(2))
+        assert find_motion(str(clip), str(motion)) == [file]
+    assert find_motion(str(tmp_path / "data" / "right" / "film.webm"), str(motion)) == [motion / "film.webm.npz"]
+    assert find_motion(str(tmp_path / "right" / "other.webm"), str(motion)) == []
+
+
+def test_two_clips_that_take_one_file_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "film.npz", vectors=vectors_of(2))
+    (tmp_path / "link.webm").symlink_to("left/film.webm")
+    taken: dict[Path, str] = {}
+    check_unshared(["left/film.webm", "left/film.webm", "left/other.webm"], str(tmp_path), taken)
+    with pytest.raises(ConfigError, match=r"film\.npz would be the motion of both left/film\.webm and right/"):
+        check_unshared(["right/film.mp4"], str(tmp_path), taken)
+
+
+def test_a_motion_file_knows_its_clip(tmp_path: Path) -> None:
+    """A file without the digest, as earlier versions and users write it, is read for any clip that it fits."""
+    (tmp_path / "film.webm").write_bytes(b"one")
+    clip, field = clip_at(tmp_path), file_motion_of(tmp_path)
+    write_motion(tmp_path / "film", clip, field, GRID, "npz")
+    assert file_motion(clip, GRID).valid.any()
+    with pytest.raises(MotiontuneError, match="was extracted for other frames of .*video_fps"):
+        file_motion(replace(clip, times=clip.times * 2), GRID)
+    (tmp_path / "film.webm").write_bytes(b"two")
+    with pytest.raises(MotiontuneError, match=r"film\.npz: is the motion of another clip than .*film\.webm"):
+        file_motion(clip, GRID)
+    with np.load(tmp_path / "film.npz") as saved:
+        arrays = {key: saved[key] for key in saved if key != "clip"}
+    np.savez(tmp_path / "film.npz", **arrays)
+    assert file_motion(clip, GRID).valid.any()
+
+
+def file_motion_of(folder: Path) -> MotionField:
+    other = folder / "other"
+    other.mkdir()
+    np.save(other / "film.npy", vectors_of(3))
+    return file_motion(clip_at(folder), GRID, motion_dir=str(other))

@@ -198,7 +198,7 @@ def test_the_files_of_the_command(model, tmp_path, capfd):
         np.testing.assert_allclose(
             again.vectors[: len(clip.frames)], model.predict(path, max_new_tokens=4).field.vectors, atol=1e-5
         )
-        with av.open(str(out / f"{path.stem}.mp4")) as film:
+        with av.open(str(out / f"{path.stem}.motion.mp4")) as film:
             frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
             assert float(film.streams.video[0].average_rate) == 8
         assert len(frames) == len(read_clip(str(path), fps=100).frames) and frames[0].shape[1] == 2 * 240
@@ -210,7 +210,7 @@ def test_no_target_and_no_film(model, tmp_path, capfd):
     code, said, err = command(capfd, "predict", training.clips()[2], *arguments, "--show", "none")
     assert code == 0 and "vp9 has no exported vectors" in said
     assert "--target is called --compare-with now; the old name still works\n" in err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.npz", "predictions.json"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["2.npz", "predictions.json"]
     message = refused(capfd, "predict", training.clips()[2], "--model", folder, "--compare-with", "radar")
     assert "'radar' is none of" in message
 

@@ -1,12 +1,11 @@
 """Predictions on disk: round trip, no pickles, no half files, and errors that name file and key."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from motiontune.errors import MotiontuneError
+from motiontune.errors import MotiontuneError, OutputError
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.grid import VideoGrid
 
@@ -75,13 +74,20 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeyp
 
     def half(file, **arrays):
         file.write(b"PK half a file")
-        raise OSError("no space left on device")
+        raise OSError(28, "no space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", half)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match=r"a\.npz cannot be written: no space left on device"):
         prediction(seed=2).save(path)
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.npz"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["a.npz"] and not list(tmp_path.glob(".*.part"))
+
+
+def test_folder_is_read_in_order_of_samples_and_their_clips(tmp_path):
+    names = ["000000", "000000-1", "000000-2", "999999", "1000000", "1000000-1"]
+    for name in reversed(names):
+        prediction(path=name).save(tmp_path / f"{name}.npz")
+    assert [item.path for item in load_predictions(tmp_path)] == names
 
 
 def test_folder_is_read_in_order(tmp_path):

@@ -158,7 +158,7 @@ def test_a_damaged_prediction_and_a_page_that_cannot_be_written(predicted, tmp_p
     file = folder / "motion_predictions" / "000002.npz"
     file.write_bytes(file.read_bytes()[:200])
     assert refused(capfd, "report", folder).startswith(f"{file}: not a readable prediction")
-    assert "Is a directory" in refused(capfd, "report", predicted, "--out", tmp_path)
+    assert "is a folder" in refused(capfd, "report", predicted, "--out", tmp_path)
 
 
 def test_a_run_of_llamafactory_alone(capfd):

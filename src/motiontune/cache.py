@@ -24,8 +24,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ConfigError, in_one_line
-from motiontune.files import write_whole
+from motiontune.errors import ConfigError, OutputError, in_one_line
+from motiontune.files import file_digest, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
@@ -80,10 +80,10 @@ class Cache:
         """Keep arrays under a key; warn where that fails, such as on a full disk."""
         path = self._path(key)
         try:
-            with write_whole(path) as unfinished, open(unfinished, "wb") as file:
+            with write_whole(path, listed=False) as unfinished, open(unfinished, "wb") as file:
                 np.savez(file, allow_pickle=False, **arrays)
-        except OSError as error:
-            warnings.warn(f"{path} cannot be written: {error.strerror}; what it is for is not kept", stacklevel=3)
+        except OutputError as error:
+            warnings.warn(f"{error}; what it is for is not kept", stacklevel=3)
 
     @contextlib.contextmanager
     def _mended(self, key: str) -> Iterator[None]:
@@ -143,16 +143,6 @@ class MotionCache(Cache):
         """Keep a field."""
         arrays = {f.name: np.asarray(getattr(field, f.name)) for f in fields(field)}
         self.put(key, arrays)
-
-
-def file_digest(path: str) -> str:
-    """A digest of a file's content.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def frames_key(content: str, reading: Mapping[str, Any]) -> str:

@@ -18,6 +18,10 @@ class ConfigError(MotiontuneError):
     """A key, or a combination of keys, that cannot be run."""
 
 
+class OutputError(ConfigError):
+    """A file that cannot be written, or must not be because another's would be lost."""
+
+
 class ClipError(MotiontuneError):
     """A clip that cannot be read: missing, empty, truncated, without video, or with fewer frames than in its header.
 

@@ -1,13 +1,84 @@
-"""Files that are there whole or not at all, however a run ends."""
+"""Files that are there whole or not at all, however a run ends, and never in the place of what others made.
 
+Each folder that is written to has a list, `.motiontune.jsonl`: a line with name, bytes and digest for each file that
+was written there. A file is replaced or removed only while it is as the list has it; any other stands in the way, and
+`claim` finds it before the work begins. A file enters the list before it takes its place, so that a run which is
+killed in between leaves nothing that a later one would take for another's.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import stat
+import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from motiontune.errors import OutputError
 
-@contextmanager
-def write_whole(path: str | Path) -> Iterator[Path]:
+
+LIST = ".motiontune.jsonl"
+"""The list of what was written to a folder."""
+
+
+def claim_empty(folder: str | Path) -> None:
+    """Refuse an output folder that holds anything, for what is written by others under names that are theirs.
+
+    Raises:
+        OutputError: naming it.
+    """
+    folder = Path(folder)
+    claim(folder)
+    with _refusing(folder, "read"):
+        first = next(folder.iterdir(), None) if folder.exists() else None
+    if first is not None:
+        raise OutputError(f"{folder} is not empty, it holds {first.name}: remove it, or choose another folder")
+
+
+def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str | Path] = ()) -> None:
+    """Refuse outputs that cannot be written, or must not be, before any work is done.
+
+    Args:
+        folder: the output folder.
+        files: what will be written, replaced or removed, in it or below it.
+        inputs: what is read meanwhile. Through links and other spellings, too, an output is none of these.
+
+    Raises:
+        OutputError: naming the first file in the way, or the folder.
+    """
+    folder, files = Path(folder), list(files)
+    read = {_identity(path) for path in inputs if os.path.exists(path)}
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise OutputError(f"{there} is no folder: choose another output folder")
+    for file in files:
+        with _refusing(file):
+            if os.path.exists(file) and _identity(file) in read:
+                raise OutputError(f"{file} is an input and would be written over: choose another output folder")
+        _check_own(file)
+        with _refusing(file), contextlib.suppress(FileNotFoundError):
+            (there / file.name).lstat()  # which a name that is too long fails, though its folder is not made yet
+    with _refusing(folder, "written to"):
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".claim-", suffix=".part") as probe:
+            capitals_count = not os.path.exists(there / Path(probe.name).name.upper())
+    names: dict[str, Path] = {}
+    for file in files:
+        other = names.setdefault(str(file) if capitals_count else str(file).casefold(), file)
+        if other is not file:
+            raise OutputError(f"{other} and {file} would be one file: give their clips apart, or rename one")
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def write_whole(path: str | Path, *, listed: bool = True) -> Iterator[Path]:
     """Make a file in one step: write to the path that is given, and it takes the file's place at the end.
 
     Where writing fails, what was there before stays and nothing is left over. A process that is killed may leave
@@ -15,35 +86,156 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: the file. Its folder is made.
+        listed: false for names that nothing but this package gives (a digest, `motion_head.safetensors`), and for
+            files of others that keep what they hold (`dataset_info.json`): these replace whatever is there.
 
     Yields:
         A path in the same folder. It does not keep the file's suffix: give the format to writers that go by it.
 
     Raises:
-        OSError: if the folder cannot be written to.
+        OutputError: if the file cannot be written, or another's is in the way.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if listed:
+        _check_own(path)
+    with _refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            if listed:
+                _enter(path, unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write bytes, whole or not at all."""
-    with write_whole(path) as unfinished:
+def write_bytes(path: str | Path, data: bytes, *, listed: bool = True) -> None:
+    """Write bytes as `write_whole` does."""
+    with write_whole(path, listed=listed) as unfinished:
         unfinished.write_bytes(data)
 
 
-def write_text(path: str | Path, text: str, errors: str = "strict") -> None:
-    """Write text as UTF-8, whole or not at all.
+def write_text(path: str | Path, text: str, errors: str = "strict", *, listed: bool = True) -> None:
+    """Write text as UTF-8, as `write_whole` does.
 
     Args:
         path: the file.
         text: its content.
         errors: what becomes of a letter that has no UTF-8, as `str.encode` takes it.
+        listed: as in `write_whole`.
     """
-    write_bytes(path, text.encode("utf-8", errors))
+    write_bytes(path, text.encode("utf-8", errors), listed=listed)
+
+
+def remove(files: Iterable[Path]) -> None:
+    """Remove files that an earlier run wrote; where one of them is another's, none.
+
+    Raises:
+        OutputError: naming it.
+    """
+    files = list(files)
+    for file in files:
+        _check_own(file)
+    for file in files:
+        with _refusing(file, "removed"):
+            file.unlink(missing_ok=True)
+
+
+def file_digest(path: str | Path) -> str:
+    """A digest of a file's content.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def as_url(path: str | Path) -> str:
+    """A file's path for FFmpeg, which takes a colon in a plain one for the end of a protocol's name."""
+    return f"file:{path}"
+
+
+def _check_own(path: Path) -> None:
+    """Refuse a path where something lies that is not as a list has it.
+
+    Raises:
+        OutputError: naming it.
+    """
+    with _refusing(path):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            raise OutputError(f"{path} is a folder: choose another output folder")
+        known = _list_of(os.path.abspath(path.parent)).read().get(path.name, set())
+        if stat.S_ISREG(status.st_mode) and any(size == status.st_size for size, _ in tuple(known)):
+            if (status.st_size, file_digest(path)) in known:
+                return
+    raise OutputError(
+        f"{path} was not made by motiontune, or was changed since, and would be written over: "
+        f"move it away, or choose another output folder"
+    )
+
+
+def _enter(path: Path, unfinished: Path) -> None:
+    """Enter a file in its folder's list, before it gets its name."""
+    entry = unfinished.stat().st_size, file_digest(unfinished)
+    if entry in _list_of(os.path.abspath(path.parent)).read().get(path.name, set()):
+        return
+    file = path.with_name(LIST)
+    # One call to the system for each line: those of several processes do not mix. A line that a kill or a full disk
+    # has torn ends where the next one begins.
+    lines = f"\n{json.dumps([path.name, *entry])}\n".encode()
+    place = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        if os.fstat(place).st_size == 0:
+            lines = json.dumps(uuid.uuid4().hex).encode() + lines  # tells a new list from one that it replaced
+        if os.write(place, lines) < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(place)
+
+
+class _List:
+    """What a folder's list holds; each line is read once, however often it is asked for."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, LIST)
+        # first line, bytes read, and what they held; one value, which threads exchange as a whole
+        self._state = b"", 0, dict[str, set[tuple[int, str]]]()
+
+    def read(self) -> dict[str, set[tuple[int, str]]]:
+        """The bytes and digests that each name had."""
+        start, begin, known = self._state
+        try:
+            with open(self.path, "rb") as file:
+                first = file.readline()
+                if first != start or os.fstat(file.fileno()).st_size < begin:  # another list than before
+                    start, begin, known = first, 0, {}
+                file.seek(begin)
+                lines = file.read()
+        except FileNotFoundError:
+            return {}
+        whole = lines.rfind(b"\n") + 1
+        for line in lines[:whole].splitlines():
+            try:
+                name, size, digest = json.loads(line)
+            except (ValueError, TypeError):  # an empty line, the first one, or one that is torn
+                continue
+            known.setdefault(name, set()).add((size, digest))
+        self._state = start, begin + whole, known
+        return known
+
+
+_list_of = functools.lru_cache(maxsize=4096)(_List)
+
+
+@contextlib.contextmanager
+def _refusing(path: Path, action: str = "written") -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be {action}: {error.strerror or error}") from error

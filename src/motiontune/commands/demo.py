@@ -7,7 +7,6 @@ given to `motiontune train` again.
 import argparse
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,10 +24,9 @@ from motiontune.datasets.scenes import true_motion
 from motiontune.datasets.stories import write_synthetic
 from motiontune.drawing.images import encode_image
 from motiontune.drawing.sheets import contact_sheet
-from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums, constant_epe
-from motiontune.files import write_bytes, write_text
+from motiontune.files import claim_empty, write_bytes, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction
 from motiontune.motion.sources import motion_of
@@ -55,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the demo.
 
     Raises:
-        MotiontuneError: if the folder holds something else, or a step fails.
+        MotiontuneError: if the folder holds anything, or a step fails.
     """
     run_demo(arguments.out, arguments.seed)
 
@@ -64,7 +62,7 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
     """Train a tiny Qwen2-VL on synthetic and real clips, measure it on held-out ones and write `report.html`.
 
     Args:
-        out: the folder; what an earlier demo left in it is overwritten.
+        out: the folder, which must be empty or not be there yet.
         seed: of data and training.
 
     Returns:
@@ -73,11 +71,11 @@ def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
         Lengths in pixels of the resized frame.
 
     Raises:
-        MotiontuneError: if the folder holds something else, or a step fails.
+        MotiontuneError: if the folder holds anything, or a step fails.
     """
     start = time.monotonic()
     out = Path(out)
-    _clear(out)
+    claim_empty(out)
     log = out / "log.txt"
 
     print(f"1/5  data: {TRAIN_CLIPS} + {HELD_OUT_CLIPS} synthetic clips, and real ones", flush=True)
@@ -189,18 +187,6 @@ def _configuration(out: Path, name: str, seed: int, template: str, **keys: Any) 
     }
     write_text(out / f"{name}.yaml", yaml.safe_dump(configuration, sort_keys=False))
     return configuration
-
-
-def _clear(out: Path) -> None:
-    marker = out / "metrics.json"
-    if out.exists() and any(out.iterdir()) and not marker.exists() and not (out / "log.txt").exists():
-        raise MotiontuneError(f"{out} is not empty and not a demo's folder: choose another with --out")
-    for name in ("data", "model", "train", "predict_synthetic_heldout", "predict_real_heldout"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for file in out.glob("*"):
-        if file.is_file():
-            file.unlink()
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _measure(out: Path, data: Path) -> dict[str, float]:

@@ -20,7 +20,7 @@ from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.measure import Evaluation, MotionMeter, measure_text
 from motiontune.evaluation.templates import read_templates
-from motiontune.files import write_text
+from motiontune.files import claim, write_text
 from motiontune.runs.folder import EVALUATION, prediction_files, read_json, read_texts
 from motiontune.runs.page import prediction_rows
 from motiontune.video.clip import read_clip
@@ -139,6 +139,8 @@ def evaluate(
     from motiontune.model.head import find_head
 
     known = read_templates(templates) if templates else []
+    drawn = Path(out, "plots")
+    claim(out, [Path(out, EVALUATION), *drawn.glob("[0-9]*-[0-9]*.png")], [templates] if templates else [])
     with quiet_loggers():
         own = model_keys(model, base, template)
         places = [own[key] for key in ("adapter_name_or_path", "model_name_or_path") if key in own]
@@ -175,7 +177,7 @@ def evaluate(
         motion_clips=len(files),
         left_out=len(texts) - len(readable) + before,
         no_motion=no_motion,
-        motion=measure_motion(files, Path(out) / "plots", plots, configuration).metrics(rounds),
+        motion=measure_motion(files, drawn, plots, configuration).metrics(rounds),
         text=measure_text(labelled, similarity(labelled), template_of, known, rounds) if labelled else {},
     )
     about = {"model": model, "dataset": dataset, "keys": configuration, "bootstrap_rounds": rounds}

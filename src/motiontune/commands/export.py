@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from motiontune.errors import mistakes
+from motiontune.files import claim_empty
 
 
 DESCRIPTION = """motiontune export cfg.yaml [key=value ...]
@@ -42,7 +43,7 @@ def export(args: "dict[str, Any] | list[str]") -> None:
         args: the keys of an export YAML, or a list of command-line arguments.
 
     Raises:
-        MotiontuneError: on a mistake in the configuration.
+        MotiontuneError: on a mistake in the configuration, or if `export_dir` holds anything.
     """
     from llamafactory.train import tuner
 
@@ -53,9 +54,11 @@ def export(args: "dict[str, Any] | list[str]") -> None:
 
     logger = get_logger(__name__)
     install()
+    model_args, *_ = tuner.get_infer_args(args)
+    if model_args.export_dir is not None:
+        claim_empty(model_args.export_dir)
     with mistakes("", OSError, ValueError, ImportError, NotImplementedError):
         tuner.export_model(args)
-    model_args, *_ = tuner.get_infer_args(args)
     found = find_head(head_places(model_args), **hub_arguments(model_args))
     if found is None:
         logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.drawing.films import write_preview
+from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError
-from motiontune.files import write_text
+from motiontune.errors import ConfigError, MotiontuneError, OutputError
+from motiontune.files import claim, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
-from motiontune.motion.file import FORMATS, Format, write_motion
+from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source, motion_of, vectors_for
 from motiontune.tables import shorten_middle, text_table
@@ -30,7 +30,12 @@ from motiontune.video.find import find_clips
 from motiontune.video.reader import FrameReader, Reader
 
 
-DESCRIPTION = "Write the motion of clips to files that `motion_source: file` reads. Existing ones are replaced."
+DESCRIPTION = (
+    "Write the motion of clips to files that `motion_source: file` reads. What an earlier run wrote is replaced; any "
+    "other file in the way stops it before it begins."
+)
+
+ABOUT = "extract.json"
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
     add("--out", required=True, help="output folder")
-    add("--preview", action="store_true", help="also write NAME.png and NAME.mp4 to look at")
+    add("--preview", action="store_true", help="also write NAME.motion.png and NAME.motion.mp4 to look at")
     add(
         "--format",
         choices=FORMATS,
@@ -155,17 +160,26 @@ def extract(
         reader: reads the clips instead of `frames`, as some model needs them.
 
     Raises:
-        ConfigError: if there is no clip, two have one name, one would be written over, or there is no such source.
+        ConfigError: if there is no clip, two have one name, or there is no such source.
+        OutputError: if a file is in the way of one that is to be written, or one cannot be written.
     """
     options, frames = options or MotionOptions(), frames or FrameReader()
     check_source(options.source)
-    clips = find_clips(paths, out, (".mp4",) if preview else ())
+    clips = find_clips(paths, out)
+    pictures = (SHEET, FILM) if preview else ()
+    outputs = [file for place in clips for file in motion_files(place, form)]
+    outputs += [place.with_name(place.name + suffix) for place in clips for suffix in pictures]
+    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    if options.source == "file":
+        check_unshared(clips.values(), options.motion_dir, {})
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
             bar.set_postfix_str(shorten_middle(Path(clip).name, 30))
             try:
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
+            except OutputError:  # a full disk is full for every clip
+                raise
             except MotiontuneError as error:
                 rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
     about: dict[str, Any] = {
@@ -173,14 +187,14 @@ def extract(
         "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
         "clips": [asdict(row) for row in rows],
     }
-    write_text(Path(out, "extract.json"), json.dumps(about, indent=1) + "\n")
+    write_text(Path(out, ABOUT), json.dumps(about, indent=1) + "\n")
     return rows
 
 
 def extract_clip(
     path: str, target: Path, options: MotionOptions, reader: Reader, form: Format, preview: bool
 ) -> Extracted:
-    """Write one clip's motion to `target` + ".npz", or to pairs in the folder `target`; overwrite what is there.
+    """Write one clip's motion to `target` + ".npz", or to pairs in the folder `target`.
 
     Raises:
         ClipError: if the clip cannot be read.
@@ -190,7 +204,7 @@ def extract_clip(
     clip = reader.read(path, vectors_for(options, reader.grid_of))
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
     field = motion_of(clip, grid, options)
-    write_motion(target, field, grid, form)
+    write_motion(target, clip, field, grid, form)
     if preview:
         _preview(target, clip, grid, field)
     pairs = max(len(clip.frames) - 1, 1)
@@ -211,8 +225,8 @@ def _preview(target: Path, clip: Clip, grid: VideoGrid, field: MotionField) -> N
     """Write a contact sheet, and the frames with arrows beside the colour wheel's colours as a film."""
     title = f"{Path(clip.path).name} · {field.source}, {field.direction}"
     row = SheetRow.of(title, clip.frames, field.vectors, field.valid, field.times, grid.patch)
-    save_png(target.with_name(target.name + ".png"), contact_sheet([row]))
-    film = target.with_name(target.name + ".mp4")
+    save_png(target.with_name(target.name + SHEET), contact_sheet([row]))
+    film = target.with_name(target.name + FILM)
     write_preview(film, row.frames, field.vectors, field.valid, field.times, grid.patch)
 
 

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
 from motiontune.datasets.dataset_info import PROMPT
-from motiontune.drawing.films import frame_size, motion_between, write_overlay
+from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
-from motiontune.errors import MotiontuneError
+from motiontune.errors import MotiontuneError, OutputError
 from motiontune.evaluation.prediction import MotionPrediction
-from motiontune.files import write_text
-from motiontune.motion.file import FORMATS, Format, write_motion
+from motiontune.files import claim, write_text
+from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.sources import check_source
 from motiontune.tables import shorten_middle, text_table
 from motiontune.video.find import find_clips
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Predict text and motion of clips with a model, and write them as files and films."
 NO_SOURCE = "none"
+ABOUT = "predictions.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def run(arguments: argparse.Namespace) -> None:
     check_reading(arguments)
     if arguments.compare_with != NO_SOURCE:
         check_source(arguments.compare_with)
-    find_clips(arguments.clips, arguments.out, _suffixes(arguments.show))  # before the model, which takes long
+    _clips_to_predict(  # before the model, which takes long
+        arguments.clips, arguments.out, arguments.compare_with, arguments.show, arguments.format
+    )
     model = load_model(arguments)
     if model.no_motion:
         print(f"{arguments.model} has {model.no_motion}: text alone, no motion", file=sys.stderr)
@@ -126,7 +129,8 @@ def predict(
     Args:
         model: the model.
         paths: clips, and folders of clips.
-        out: the output folder: `NAME.npz` or as `form` asks for, as `motion_source: file` reads it, and `NAME.mp4`.
+        out: the output folder: `NAME.npz` or as `form` asks for, as `motion_source: file` reads it, and the film
+            `NAME.motion.mp4`.
         prompt: the question.
         compare_with: the source to compare with, as `motion_source`; "none" for no comparison.
         show: how the film shows motion; "none" for no film.
@@ -134,9 +138,10 @@ def predict(
         form: how the motion is written, as `motiontune extract` writes it; text and target go into a `.npz` alone.
 
     Raises:
-        ConfigError: if there is no clip, two have one name, one would be written over, or there is no such source.
+        ConfigError: if there is no clip, two have one name, or there is no such source.
+        OutputError: if a file is in the way of one that is to be written, or one cannot be written.
     """
-    clips = find_clips(paths, out, _suffixes(show))
+    clips = _clips_to_predict(paths, out, compare_with, show, form)
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for place, path in bar:
@@ -145,17 +150,27 @@ def predict(
             try:
                 prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
                 _write(prediction, place, show, form)
+            except OutputError:  # a full disk is full for every clip
+                raise
             except MotiontuneError as error:
                 rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
             else:
                 rows.append(_row(path, prediction, time.perf_counter() - start))
     about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
-    write_text(Path(out, "predictions.json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_text(Path(out, ABOUT), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     return rows
 
 
-def _suffixes(show: Show) -> tuple[str, ...]:
-    return () if show == "none" else (".mp4",)
+def _clips_to_predict(paths: Sequence[str], out: str, compare_with: str, show: Show, form: Format) -> dict[Path, str]:
+    """The clips by the places of what will be made of them, once nothing is in its way."""
+    clips = find_clips(paths, out)
+    outputs = [file for place in clips for file in motion_files(place, form)]
+    if show != "none":
+        outputs += [place.with_name(place.name + FILM) for place in clips]
+    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    if compare_with == "file":
+        check_unshared(clips.values(), None, {})
+    return clips
 
 
 def _write(prediction: MotionPrediction, place: Path, show: Show, form: Format) -> None:
@@ -165,9 +180,9 @@ def _write(prediction: MotionPrediction, place: Path, show: Show, form: Format) 
     if prediction.target is not None:
         more |= {"target": prediction.target.vectors, "target_valid": prediction.target.valid}
         more |= {"target_source": np.array(prediction.target.source)}
-    write_motion(place, prediction.field, prediction.grid, form, **more)
+    write_motion(place, prediction.clip, prediction.field, prediction.grid, form, **more)
     if show != "none":
-        _write_film(prediction, place.with_name(f"{place.name}.mp4"), show)
+        _write_film(prediction, place.with_name(place.name + FILM), show)
 
 
 def _write_film(prediction: MotionPrediction, path: Path, show: Show) -> None:

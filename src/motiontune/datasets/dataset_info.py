@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import ConfigError, in_one_line, nearest
-from motiontune.files import write_text, write_whole
+from motiontune.errors import ConfigError, OutputError, in_one_line, nearest
+from motiontune.files import claim, write_text, write_whole
 
 
 INFO_FILE = "dataset_info.json"
@@ -154,6 +154,33 @@ def make_sample(video: str, prompt: str, answer: str, **columns: Any) -> dict[st
     return {"messages": messages, "videos": [video], **columns}
 
 
+def claim_dataset(folder: Path, name: str, files: Iterable[Path] = ()) -> dict[str, Any]:
+    """Refuse to write a data set where another has its name, or other files are in its way.
+
+    Args:
+        folder: the `dataset_dir`.
+        name: of the data set.
+        files: more that will be written.
+
+    Returns:
+        The entries of the folder's `dataset_info.json`, with that of the data set.
+
+    Raises:
+        ConfigError: if `dataset_info.json` cannot be read, or naming what is in the way.
+    """
+    info = load_info(folder, or_empty=True)
+    entry = {
+        "file_name": f"{name}.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages", "videos": "videos"},
+        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+    }
+    if info.setdefault(name, entry) != entry:
+        raise OutputError(f"{folder / INFO_FILE} has another data set {name!r}: rename it, or choose another folder")
+    claim(folder, [folder / f"{name}.json", *files])
+    return info
+
+
 def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Path:
     """Write `<name>.json` and enter it in the folder's `dataset_info.json`, whose other entries stay.
 
@@ -166,18 +193,12 @@ def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Pat
         The JSON file with the samples.
 
     Raises:
-        ConfigError: if the folder's `dataset_info.json` cannot be read.
+        ConfigError: as `claim_dataset`.
     """
-    info = load_info(folder, or_empty=True)
-    info[name] = {
-        "file_name": f"{name}.json",
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages", "videos": "videos"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
-    }
+    info = claim_dataset(folder, name)
     path = folder / f"{name}.json"
     write_rows(path, samples)
-    write_text(folder / INFO_FILE, json.dumps(info, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / INFO_FILE, json.dumps(info, ensure_ascii=False, indent=2) + "\n", listed=False)
     return path
 
 

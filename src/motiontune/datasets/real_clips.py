@@ -11,6 +11,7 @@ import cv2
 
 from motiontune.datasets.dataset_info import PROMPT, make_sample, write_dataset
 from motiontune.errors import ConfigError
+from motiontune.files import as_url, write_whole
 
 
 def add_real_clips(
@@ -78,8 +79,12 @@ def write_real_clips(data: Path, caption: str) -> bool:
 
 def cut(video: Path, out: Path, second: int, codec: str, width: int = 112, height: int = 56) -> None:
     """Write one second of a video, its middle cropped to 2:1, at 16 frames a second."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(video)) as source, av.open(str(out), "w") as target:
+    form = out.suffix.removeprefix(".")
+    with (
+        write_whole(out) as unfinished,
+        av.open(as_url(video)) as source,
+        av.open(as_url(unfinished), "w", format=form) as target,
+    ):
         stream = cast(av.VideoStream, target.add_stream(codec, rate=16))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate, stream.time_base = 400_000, Fraction(1, 16)

@@ -16,14 +16,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from motiontune.datasets.dataset_info import PROMPT, make_sample, write_dataset, write_rows
+from motiontune.datasets.dataset_info import PROMPT, claim_dataset, make_sample, write_dataset, write_rows
 from motiontune.errors import ClipError, ConfigError
 from motiontune.tables import text_table
 from motiontune.video.container import probe
+from motiontune.video.find import VIDEO_SUFFIXES
 
 
 SPLITS = ("train", "validation", "test")
-CLIP_SUFFIXES = (".webm", ".mp4", ".mkv", ".avi", ".mov")  # the first is the original; the others are people's own
+_FIRST = (".webm", ".mp4", ".mkv", ".avi", ".mov")  # the first is the original; the others are people's own
+CLIP_SUFFIXES = (*_FIRST, *sorted(VIDEO_SUFFIXES - {*_FIRST}))
 CLIPS_PER_PROCESS = 64  # fewer are not worth starting one
 
 
@@ -123,7 +125,8 @@ def prepare(
     if not any(entry["id"] in files for entries in splits.values() for entry in entries):
         wanted = next((entry["id"] for entries in splits.values() for entry in entries), "74225")
         raise ConfigError(f"{videos} holds none of the clips, for example {wanted}{CLIP_SUFFIXES[0]}{_nested(videos)}")
-    out.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        claim_dataset(out, _dataset_of(split), [out / _skipped_file(split)])
     reports = []
     for split, entries in splits.items():
         paths = [files.get(entry["id"], "") for entry in entries]
@@ -269,13 +272,17 @@ def _write_split(
             continue
         more = {"template": entry.get("template", ""), "placeholders": entry.get("placeholders", [])}
         samples.append(make_sample(path, prompt, entry.get("label", ""), id=entry["id"], **more))
-    dataset = f"something_something_{split}" if samples else ""
+    dataset = _dataset_of(split) if samples else ""
     if samples:
         write_dataset(out, dataset, samples)
     write_rows(out / _skipped_file(split), skipped)
     missing = tuple(row["id"] for row in skipped if not row["video"])
     unreadable = tuple(row["id"] for row in skipped if row["video"])
     return SplitReport(split, dataset, len(entries), len(samples), missing, unreadable)
+
+
+def _dataset_of(split: str) -> str:
+    return f"something_something_{split}"
 
 
 def _skipped_file(split: str) -> str:

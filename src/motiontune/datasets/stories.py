@@ -9,9 +9,10 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.datasets.dataset_info import PROMPT, make_sample, write_dataset
+from motiontune.datasets.dataset_info import PROMPT, claim_dataset, make_sample, write_dataset
 from motiontune.datasets.scenes import SHAPES, Scene, Sprite, draw, scene_file
 from motiontune.errors import ConfigError
+from motiontune.files import as_url, write_whole
 
 
 ACTIONS = ("move", "stop", "speed_up", "turn", "spin", "still", "cross")
@@ -91,13 +92,13 @@ def write_synthetic(
         raise ConfigError(f"size must be even and at least 28, with 4 frames or more; not {size} and {frames}")
     out_dir = Path(out_dir)
     folder = out_dir / name
-    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:05d}{_ENCODERS[codec][0]}" for i in range(clips)]
+    claim_dataset(out_dir, name, [*paths, *map(scene_file, paths)])
     samples = []
-    for i in range(clips):
+    for i, path in enumerate(paths):
         rng = np.random.default_rng([seed, i])
         action = actions[i % len(actions)]
         scene, caption = make_scene(rng, action, size=size, fps=fps, frames=frames)
-        path = folder / f"{i:05d}{_ENCODERS[codec][0]}"
         _encode(path, draw(scene, rng), fps, codec)
         scene.save(scene_file(path))
         video = path.relative_to(out_dir).as_posix()
@@ -241,7 +242,8 @@ _TELL: dict[str, Callable[[_Story], _Told]] = {
 
 def _encode(path: Path, frames: NDArray[np.uint8], fps: int, codec: str) -> None:
     """Write frames [frames, height, width, 3] as a video file."""
-    with av.open(str(path), "w") as container:
+    form = path.suffix.removeprefix(".")
+    with write_whole(path) as unfinished, av.open(as_url(unfinished), "w", format=form) as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=fps, options=_ENCODERS[codec][1]))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

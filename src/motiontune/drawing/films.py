@@ -17,7 +17,7 @@ from motiontune.drawing.arrows import arrow_length, draw_arrows
 from motiontune.drawing.colours import colour_wheel_legend, flow_to_rgb
 from motiontune.drawing.panels import Panel, Show, long_motion
 from motiontune.drawing.text import printable, shorten, write_texts
-from motiontune.files import write_whole
+from motiontune.files import as_url, write_whole
 
 
 # frames are made smaller, or larger, to lie between these heights, and the whole film not wider, in pixels
@@ -30,12 +30,17 @@ _HEAD = _LINE + 6
 _OPACITY = 0.65  # of colours; the frame stays visible below
 _MAX_RATE = 240  # frames per second; a header that promises more is wrong
 
+FILM, SHEET = ".motion.mp4", ".motion.png"
+"""What follows a clip's name in those of its film and its contact sheet."""
+
 _MARK = "made by motiontune"  # the comment in a film's header
 
 Picture = NDArray[np.uint8]
 
 
-def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quality: int = 25) -> int:
+def write_film(
+    path: str | Path, pictures: Iterable[Picture], rate: float, quality: int = 25, *, listed: bool = True
+) -> int:
     """Write pictures as H.264 in MP4, whole or not at all.
 
     Args:
@@ -43,6 +48,7 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
         pictures: uint8 [h, w, 3], RGB, all of one size. An odd last row or column is cut off: H.264 has none.
         rate: pictures per second.
         quality: x264's `crf`: lower is better and larger.
+        listed: as in `motiontune.files.write_whole`.
 
     Returns:
         The number of pictures.
@@ -53,7 +59,7 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
     frame_rate = Fraction(min(max(rate, 0.1), _MAX_RATE)).limit_denominator(1001)
     options = {"crf": str(quality), "preset": "ultrafast"}
     count = 0
-    with write_whole(path) as unfinished, av.open(str(unfinished), "w", format="mp4") as film:
+    with write_whole(path, listed=listed) as unfinished, av.open(as_url(unfinished), "w", format="mp4") as film:
         film.metadata["comment"] = _MARK
         # PyAV's types do not tell a stream of video from others by the codec's name
         stream: Any = film.add_stream("libx264", rate=frame_rate, options=options)
@@ -74,7 +80,7 @@ def write_film(path: str | Path, pictures: Iterable[Picture], rate: float, quali
 def is_film(path: str | Path) -> bool:
     """Whether a file is one that `write_film` wrote."""
     try:
-        with av.open(str(path)) as film:
+        with av.open(as_url(path)) as film:
             comment = film.metadata.get("comment")
     except (OSError, av.FFmpegError):
         return False
@@ -90,6 +96,7 @@ def write_overlay(
     *,
     text: str | None = None,
     columns: int | None = None,
+    listed: bool = True,
 ) -> int:
     """Write frames with motion drawn on them, the panels side by side and a text below.
 
@@ -102,6 +109,7 @@ def write_overlay(
         patch: side of a patch in pixels of the frame that the vectors are in.
         text: stands below, with the colour wheel; None for neither.
         columns: panels in a row; None puts all into one.
+        listed: as in `motiontune.files.write_whole`.
 
     Returns:
         The number of frames that were written.
@@ -110,7 +118,7 @@ def write_overlay(
         ValueError: without a frame.
     """
     columns = min(columns or len(panels), len(panels))
-    return write_film(path, _overlaid(iter(frames), panels, patch, text, columns), rate)
+    return write_film(path, _overlaid(iter(frames), panels, patch, text, columns), rate, listed=listed)
 
 
 def write_sampled_overlay(
@@ -123,6 +131,7 @@ def write_sampled_overlay(
     size: tuple[int, int] | None = None,
     text: str | None = None,
     columns: int | None = None,
+    listed: bool = True,
 ) -> int:
     """Write sampled frames as `write_overlay` does, as large as the model sees them, at their own times.
 
@@ -130,7 +139,7 @@ def write_sampled_overlay(
         path: the film to write.
         frames: uint8 [F, h, w, 3], RGB.
         times: float64 [F], seconds.
-        panels: as in `write_overlay`, and so are `patch`, `text` and `columns`.
+        panels: as in `write_overlay`, and so are `patch`, `text`, `columns` and `listed`.
         size: width and height of the clip, whose aspect and size the film has; None is that of the frames.
 
     Returns:
@@ -139,7 +148,8 @@ def write_sampled_overlay(
     width, height = (frames.shape[2], frames.shape[1]) if size is None else size
     size = frame_size(width, height, min(columns or len(panels), len(panels)), _SAMPLED_WIDTH)
     sized = (np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8) for frame in frames)
-    return write_overlay(path, enumerate(sized), _rate_of(times), panels, patch, text=text, columns=columns)
+    more: Any = {"text": text, "columns": columns, "listed": listed}
+    return write_overlay(path, enumerate(sized), _rate_of(times), panels, patch, **more)
 
 
 def write_preview(

@@ -1,5 +1,6 @@
 """Predicted motion of a clip beside its target, and its file: one `.npz` per clip, readable without motiontune."""
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ class MotionComparison:
 
 
 def load_predictions(folder: str | Path) -> Iterator[MotionComparison]:
-    """Read every `.npz` directly in a folder, one at a time, sorted by file name.
+    """Read every `.npz` directly in a folder, one at a time, sorted by the numbers in their names.
 
     Raises:
         MotiontuneError: if there is no such folder (at once), or a file cannot be read (when its turn comes).
@@ -122,7 +123,12 @@ def load_predictions(folder: str | Path) -> Iterator[MotionComparison]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder of predictions")
-    return (MotionComparison.load(path) for path in sorted(folder.glob("*.npz")) if not path.name.startswith("."))
+    files = sorted(folder.glob("[!.]*.npz"), key=_numbers)
+    return (MotionComparison.load(path) for path in files)
+
+
+def _numbers(path: Path) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
 def _check(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError
+from motiontune.files import claim
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.install import get_train_args, install
 from motiontune.llamafactory.names import quiet_transformers
@@ -55,6 +56,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
     Raises:
         MotiontuneError: on a mistake in the configuration or the data.
     """
+    claim(out, [_picture(out, row) for row in range(samples)])
     install()
     with quiet_transformers():
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(_to_look_at(args, str(out), samples))
@@ -109,11 +111,15 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             motion = (field.vectors, field.valid, field.times)
             rows.append(SheetRow.of(title, frames, *motion, grid.patch, grid.temporal_patch - 1))
         if rows:
-            picture = Path(out) / f"sample_{row}.png"
+            picture = _picture(out, row)
             save_png(picture, contact_sheet(rows))
             print(f"  picture: {picture}")
     for line in batch["motion_skipped"].values():
         print(f"\nLeft out: {line}")
+
+
+def _picture(out: str | Path, row: int) -> Path:
+    return Path(out) / f"sample_{row}.png"
 
 
 def _to_look_at(args: dict[str, Any], out: str, samples: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Puts motiontune's keys and workflow into LLaMA-Factory, in this process. Without a motion flag nothing changes."""
 
+import os
 import sys
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +22,7 @@ from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import mend_flash_attention
-from motiontune.runs.folder import given_keys, note_run
+from motiontune.runs.folder import claim_run, given_keys, note_run
 
 
 _originals: dict[str, Any] = {}
@@ -54,7 +55,10 @@ def run_exp(
     """
     install()
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
-    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(given_keys(args))])
+    keys = given_keys(args)
+    if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
+        claim_run(keys["output_dir"], keys)
+    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys)])
 
 
 class InstallInWorker(TrainerCallback):

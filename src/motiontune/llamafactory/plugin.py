@@ -16,38 +16,23 @@ from llamafactory.data.template import Template
 from llamafactory.extras.constants import VIDEO_PLACEHOLDER
 from PIL import Image
 
-from motiontune.cache import FrameCache, file_digest, frames_key, motion_key
+from motiontune.cache import FrameCache, frames_key, motion_key
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import probe
+from motiontune.video.container import content_of, probe
 from motiontune.video.vectors import Follower
+
+
+_probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
 
 
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
     defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
     return {key: getattr(processor, key, default) for key, default in defaults.items()}
-
-
-def content_of(path: str) -> str:
-    """A digest of a clip's content, read once per process while the file stays as it is.
-
-    Raises:
-        ClipError: if it cannot be read.
-    """
-    try:
-        status = os.stat(path)
-        return _content_of(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise ClipError(path, f"cannot be read ({error.strerror})") from error
-
-
-@functools.lru_cache(maxsize=1024)
-def _content_of(path: str, size: int, changed: int) -> str:
-    return file_digest(path)
 
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over

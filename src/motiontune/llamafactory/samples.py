@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from llamafactory.data.processor import SupervisedDatasetProcessor
@@ -17,6 +18,7 @@ from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUna
 from motiontune.llamafactory.names import get_logger, sample_of, videos_of
 from motiontune.llamafactory.overview import spread
 from motiontune.model.families import patching_of
+from motiontune.motion.file import check_unshared
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
 
@@ -232,6 +234,25 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any, streaming
                 f"video_max_pixels, or lower `size.shortest_edge` in the model's video_preprocessor_config.json."
             )
         return
+
+
+def check_motion_files(dataset: Any, data_args: Any, taken: dict[Path, str]) -> None:
+    """With `motion_source: file`, refuse two clips that take one motion file; of a stream, its first clips.
+
+    Args:
+        dataset: aligned.
+        data_args: with `motion_source` and `motion_dir`.
+        taken: the clip of each motion file that was found in earlier data sets; these are added.
+
+    Raises:
+        ConfigError: naming the file and two of its clips.
+    """
+    if data_args.motion_source != "file":
+        return
+    samples = islice(dataset, 4 * CLIPS_LOOKED_AT) if data_args.streaming else dataset
+    videos = (video for sample in samples for video in videos_of(sample))
+    paths = (os.fspath(video) for video in videos if isinstance(video, (str, os.PathLike)))
+    check_unshared(paths, data_args.motion_dir, taken)
 
 
 def log_source(

@@ -33,6 +33,7 @@ from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, ta
 from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
+    check_motion_files,
     check_names,
     check_sample,
     check_tokenized,
@@ -343,10 +344,12 @@ def load_counted_datasets(
         overviews.append(overview)
 
     loaded = 0
+    motion_files: dict[Path, str] = {}
 
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
+        check_motion_files(dataset, data_args, motion_files)
         note(attr.dataset_name, dataset, videos_of, count_tokens)
         log_enlarged(attr.dataset_name, dataset, plugin, processor, data_args.streaming)
         log_overview(overviews[-1:])

@@ -218,16 +218,16 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
             f"{folder}: the motion head was not saved, its shapes are {shapes} and not {whole}: an engine has split "
             f"it over the processes; save through motiontune's trainer, or give save_pretrained the whole state_dict"
         )
-    with write_whole(Path(folder) / WEIGHTS_NAME) as unfinished:
+    with write_whole(Path(folder) / WEIGHTS_NAME, listed=False) as unfinished:
         tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
         save_file(tensors, unfinished, metadata={"format": "pt"})
-    write_text(Path(folder) / CONFIG_NAME, json.dumps(asdict(head.config), indent=2) + "\n")
+    write_text(Path(folder) / CONFIG_NAME, json.dumps(asdict(head.config), indent=2) + "\n", listed=False)
     model = Path(folder) / SAFE_WEIGHTS_NAME
     if model.is_file():
         with safe_open(model, "pt") as file:
             names = dict.fromkeys(file.keys(), model.name)
         index = {"metadata": {"total_size": model.stat().st_size}, "weight_map": names}
-        write_text(Path(folder) / SAFE_WEIGHTS_INDEX_NAME, json.dumps(index, indent=2) + "\n")
+        write_text(Path(folder) / SAFE_WEIGHTS_INDEX_NAME, json.dumps(index, indent=2) + "\n", listed=False)
 
 
 def head_of_state(state_dict: dict[str, Tensor] | None) -> dict[str, Tensor]:

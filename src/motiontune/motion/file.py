@@ -2,11 +2,16 @@
 
 For a clip `NAME.mp4` these are looked for, in this order:
 
-* `NAME.npz` with the key `vectors`, and `valid` if some vectors are not; `direction` and `size` (height and width of
-  the frame that patch vectors are made for), which `motiontune extract` writes, are compared with the run's;
+* `NAME.npz` with the key `vectors`, and `valid` if some vectors are not; what `motiontune extract` writes besides is
+  compared with the run's: `direction`, `size` (height and width of the frame that patch vectors are made for), `times`
+  of the frames, and `clip`, a digest of the clip's content;
 * `NAME.npy` with the vectors alone, not a number where there is none;
 * `NAME/*.flo` or `NAME/*.png` (KITTI's 16-bit format), one file per pair of neighbouring sampled frames, by name;
 * `NAME_000.flo` or `NAME_000.png` and so on, the same without a folder.
+
+Numbers in these names count as numbers: `flow_2.flo` comes before `flow_10.flo`. `NAME.mp4.npz` and so on come first,
+for clips that differ in their suffix alone. In a folder of their own, files that lie as the clips do come first: for
+`data/left/001.mp4` that is `data/left/001.npz`, `left/001.npz`, `001.npz`.
 
 Vectors are float [F or F-1, R, C, 2] on the patch grid, in pixels of the frame that the vision encoder sees, or dense
 float [F or F-1, H, W, 2] at any resolution that is not smaller than the grid and has its proportions, in pixels of
@@ -17,29 +22,31 @@ Signs are those of `MotionField`. Optical flow from frame i to frame i+1 is "fut
 pair i is minus the optical flow from frame i+1 to frame i.
 """
 
+import io
+import os
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import MotiontuneError, MotionUnavailable
-from motiontune.files import write_bytes, write_whole
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
+from motiontune.files import remove, write_bytes, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.motion.patches import patch_median
 from motiontune.video.clip import Clip
+from motiontune.video.container import content_of
 
 
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
-
-_RGB_16 = b"\x10\x02"  # bit depth and colour type in a .png's header
 
 Format = Literal["npz", "npy", "flo", "png"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -63,7 +70,7 @@ def file_motion(
         MotiontuneError: if a file cannot be read, or its shape, dtype or values do not fit.
     """
     times = padded_times(clip, grid)
-    path, vectors, valid = _find(clip.path, motion_dir, direction, grid)
+    path, vectors, valid = _find(clip, motion_dir, direction, grid)
     _check(path, vectors, valid, clip, grid)
     count = len(clip.frames)
     if len(vectors) == count - 1:
@@ -78,33 +85,85 @@ def file_motion(
     return MotionField(np.where(good[..., None], field, np.float32(0)), good, times, "file", direction)
 
 
-def _find(
-    clip_path: str, motion_dir: str | None, direction: Direction, grid: VideoGrid
-) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
-    clip = Path(clip_path)
-    folder, stem = Path(motion_dir) if motion_dir else clip.parent, clip.stem
-    for suffix in (".npz", ".npy"):
-        path = folder / (stem + suffix)
-        if path.is_file():
-            return str(path), *_read_numpy(path, direction, grid)
-    for suffix, read in ((".flo", read_flo), (".png", read_kitti_png)):
-        paths = sorted((folder / stem).glob(f"*{suffix}"))
-        if not paths and folder.is_dir():
-            name = re.compile(re.escape(stem) + r"_\d+" + re.escape(suffix))
-            paths = sorted(path for path in folder.iterdir() if name.fullmatch(path.name))
-        if paths:
-            pairs = [read(str(path)) for path in paths]
-            if len({vectors.shape for vectors, _ in pairs}) > 1:
-                raise MotiontuneError(
-                    f"{paths[0]} and the files after it differ in size; all pairs must have one size"
+def find_motion(clip_path: str, motion_dir: str | None = None) -> list[Path]:
+    """The motion file of a clip, or its files of pairs in their order; empty where there is none.
+
+    Args:
+        clip_path: the clip.
+        motion_dir: the folder to look in; None is the clip's own.
+    """
+    clip = Path(os.path.abspath(clip_path))
+    folders = [clip.parent]
+    if motion_dir is not None:
+        around = clip.parent.parts[1:]
+        folders = [Path(motion_dir, *around[begin:]) for begin in range(len(around) + 1)]
+    for folder in filter(Path.is_dir, folders):
+        places = [folder / clip.name, folder / clip.stem]
+        for place in places:
+            for suffix in (".npz", ".npy"):
+                file = place.with_name(place.name + suffix)
+                if file.is_file():
+                    return [file]
+            if place.is_dir() and (files := _pairs(place.iterdir())):
+                return files
+        for place in places:  # at last, because it lists a folder that may be large
+            numbered = re.compile(re.escape(place.name) + r"_\d+")
+            if files := _pairs(file for file in folder.iterdir() if numbered.fullmatch(file.stem)):
+                return files
+    return []
+
+
+def _pairs(files: Iterable[Path]) -> list[Path]:
+    """The `.flo` files among some, or else the `.png` files, in their order."""
+    files = sorted((file for file in files if not file.name.startswith(".")), key=_by_number)
+    return [file for file in files if file.suffix == ".flo"] or [file for file in files if file.suffix == ".png"]
+
+
+def _by_number(file: Path) -> list[str | int]:
+    """Sorts the numbers in names as numbers."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", file.name))]
+
+
+def check_unshared(clips: Iterable[str], motion_dir: str | None, taken: dict[Path, str]) -> None:
+    """Refuse clips that take one motion file: it is that of one of them at most.
+
+    Args:
+        clips: their paths.
+        motion_dir: the folder to look in; None is each clip's own.
+        taken: the clip of each motion file that was found before; these are added.
+
+    Raises:
+        ConfigError: naming two clips and the file.
+    """
+    for clip in clips:
+        for file in find_motion(clip, motion_dir)[:1]:
+            other = taken.setdefault(file, clip)
+            if other != clip and os.path.realpath(other) != os.path.realpath(clip):
+                raise ConfigError(
+                    f"{file} would be the motion of both {other} and {clip}: write it where each has its own, "
+                    f"as `motiontune extract FOLDER` does"
                 )
-            name_of_all = f"{paths[0]} to {paths[-1].name}"
-            return name_of_all, np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
-    names = f"{stem}.npz, {stem}.npy, {stem}/*.flo, {stem}/*.png, {stem}_000.flo or {stem}_000.png"
-    raise MotionUnavailable(f"{clip_path}: no motion file; put {names} into {folder}, or set motion_dir")
 
 
-def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
+def _find(
+    clip: Clip, motion_dir: str | None, direction: Direction, grid: VideoGrid
+) -> tuple[str, NDArray[np.floating], NDArray[np.bool_]]:
+    files = find_motion(clip.path, motion_dir)
+    if not files:
+        stem, folder = Path(clip.path).stem, motion_dir or Path(clip.path).parent
+        names = f"{stem}.npz, {stem}.npy, {stem}/*.flo, {stem}/*.png, {stem}_000.flo or {stem}_000.png"
+        raise MotionUnavailable(f"{clip.path}: no motion file; put {names} into {folder}, or set motion_dir")
+    if files[0].suffix in (".npz", ".npy"):
+        return str(files[0]), *_read_numpy(files[0], clip, direction, grid)
+    read = read_flo if files[0].suffix == ".flo" else read_kitti_png
+    pairs = [read(str(path)) for path in files]
+    if len({vectors.shape for vectors, _ in pairs}) > 1:
+        raise MotiontuneError(f"{files[0]} and the files after it differ in size; all pairs must have one size")
+    name_of_all = f"{files[0]} to {files[-1].name}"
+    return name_of_all, np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+
+
+def _read_numpy(path: Path, clip: Clip, direction: Direction, grid: VideoGrid) -> Pairs:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -116,19 +175,7 @@ def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
                 if "vectors" not in loaded:
                     raise MotiontuneError(f"{path}: has the keys {sorted(loaded)}, needs vectors (and valid)")
                 vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
-                if "direction" in loaded and str(loaded["direction"]) != direction:
-                    raise MotiontuneError(
-                        f"{path}: has motion of the {loaded['direction']}, motion_direction is {direction}: "
-                        f"extract again"
-                    )
-                # else vectors on a patch grid of another size would pass for dense ones
-                size = loaded["size"].tolist() if "size" in loaded else None
-                if size and (size != [grid.height, grid.width] or vectors.shape[1] != grid.rows):
-                    made = f"{size[1]}x{size[0]} px in {vectors.shape[1]} rows of patches"
-                    raise MotiontuneError(
-                        f"{path}: was extracted for frames of {made}, this run has {grid.width}x{grid.height} px in "
-                        f"{grid.rows}: extract again for its sizes"
-                    )
+                _check_made_for(path, loaded, vectors, clip, direction, grid)
     except (OSError, ValueError, EOFError) as error:
         raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
     except Exception as error:
@@ -136,6 +183,45 @@ def _read_numpy(path: Path, direction: Direction, grid: VideoGrid) -> Pairs:
             raise
         raise MotiontuneError(f"{path}: is damaged ({type(error).__name__}); write it again") from error
     return vectors, np.ones(vectors.shape[:-1], np.bool_) if valid is None else valid
+
+
+def _check_made_for(
+    path: Path,
+    loaded: Mapping[str, NDArray[Any]],
+    vectors: NDArray[np.floating],
+    clip: Clip,
+    direction: Direction,
+    grid: VideoGrid,
+) -> None:
+    """Refuse a file that was extracted for something else, as far as it tells.
+
+    Raises:
+        MotiontuneError: naming what.
+    """
+    if "direction" in loaded and str(loaded["direction"]) != direction:
+        raise MotiontuneError(
+            f"{path}: has motion of the {loaded['direction']}, motion_direction is {direction}: extract again"
+        )
+    # else vectors on a patch grid of another size would pass for dense ones
+    size = loaded["size"].tolist() if "size" in loaded else None
+    if size and (size != [grid.height, grid.width] or vectors.shape[1] != grid.rows):
+        made = f"{size[1]}x{size[0]} px in {vectors.shape[1]} rows of patches"
+        raise MotiontuneError(
+            f"{path}: was extracted for frames of {made}, this run has {grid.width}x{grid.height} px in "
+            f"{grid.rows}: extract again for its sizes"
+        )
+    if "clip" not in loaded or not os.path.isfile(clip.path):
+        return
+    if str(loaded["clip"]) != content_of(clip.path):
+        raise MotiontuneError(f"{path}: is the motion of another clip than {clip.path}, or it changed: extract again")
+    if "times" in loaded:
+        times = loaded["times"]
+        known = min(len(times), len(clip.times))
+        if not np.allclose(times[:known], clip.times[:known], rtol=0, atol=1e-3):
+            raise MotiontuneError(
+                f"{path}: was extracted for other frames of {clip.path}: extract again with this run's video_fps and "
+                f"video_maxlen"
+            )
 
 
 def _check(path: str, vectors: NDArray[np.floating], valid: NDArray[np.bool_], clip: Clip, grid: VideoGrid) -> None:
@@ -183,19 +269,36 @@ def _on_grid(
     return median, share >= 0.5
 
 
+def motion_files(place: Path, form: Format) -> list[Path]:
+    """The files that `write_motion` will write, replace or remove, as far as is known before."""
+    if form in ("npz", "npy"):
+        return [place.with_name(f"{place.name}.{form}")]
+    return list(dict.fromkeys([place / f"00000.{form}", *_pairs_in(place)]))
+
+
+def _pairs_in(folder: Path) -> list[Path]:
+    return [*folder.glob("*.flo"), *folder.glob("*.png")] if folder.is_dir() else []
+
+
 def write_motion(
-    place: Path, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
+    place: Path, clip: Clip, field: MotionField, grid: VideoGrid, form: Format, /, **more: NDArray[np.generic]
 ) -> None:
     """Write a field as `file_motion` reads it: to `place` + ".npz" or ".npy", or to pairs in the folder `place`.
 
     Args:
         place: the place without a suffix; its folder is made.
-        field: the motion of a clip's sampled frames.
+        clip: the clip; a `.npz` keeps a digest of it.
+        field: the motion of its sampled frames.
         grid: its patches.
         form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
         more: further arrays, which only a `.npz` can hold.
+
+    Raises:
+        OutputError: if a file cannot be written, or one that was not written by this is in the way.
     """
     if form == "npz":
+        if os.path.isfile(clip.path):
+            more["clip"] = np.array(content_of(clip.path))
         write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
     elif form == "npy":
         write_npy(place.with_name(place.name + ".npy"), field)
@@ -205,16 +308,7 @@ def write_motion(
 
 def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
     write = write_flo if form == "flo" else write_kitti_png
-    earlier = [*folder.glob("*.flo"), *folder.glob("*.png")]  # perhaps more than there will be now
-    for old in earlier:
-        with open(old, "rb") as file:
-            start = file.read(26)
-        if not (start.startswith(b"PIEH") or (start.startswith(b"\x89PNG") and start[24:] == _RGB_16)):
-            raise MotiontuneError(
-                f"{old}: is no motion, and {folder} is for motion alone: choose another output folder"
-            )
-    for old in earlier:
-        old.unlink()
+    remove(_pairs_in(folder))  # perhaps more than there will be now
     kept = slice(1, None) if field.direction == "past" else slice(0, -1)
     for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
         dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
@@ -250,8 +344,9 @@ def write_npy(path: Path, field: MotionField) -> None:
 
     A `.npy` keeps neither its direction nor its frame's size: prefer `write_npz`.
     """
-    with write_whole(path) as unfinished, open(unfinished, "wb") as file:
-        np.save(file, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
+    data = io.BytesIO()  # written to a file, numpy does not notice a disk that is full
+    np.save(data, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)
+    write_bytes(path, data.getvalue())
 
 
 def read_flo(path: str) -> Pairs:

@@ -5,6 +5,7 @@ Any stands for what JSON holds: keys and values are the user's own, or the Train
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import sys
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import mistakes
-from motiontune.files import write_text
+from motiontune.errors import OutputError, mistakes
+from motiontune.files import claim, write_text
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -30,6 +31,8 @@ STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.m
 _PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
 )
+
+_OF_A_CARD = ("generated_from_trainer", "library_name: peft", "library_name: transformers")
 
 _SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
 
@@ -109,6 +112,34 @@ def given_keys(args: "Mapping[str, Any] | Sequence[str]") -> dict[str, Any]:
     return keys
 
 
+def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
+    """Refuse an output folder that a run cannot write to, or where it would write over what no run made.
+
+    Args:
+        folder: the output folder.
+        keys: the run's. If it trains, it writes a model and a model card.
+
+    Raises:
+        MotiontuneError: naming the file that is in the way.
+    """
+    folder = Path(folder)
+    made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
+    claim(folder, made)
+    read_runs(folder)
+    if keys.get("do_train") in (None, False, "false", "False"):
+        return
+    for key in ("model_name_or_path", "adapter_name_or_path"):
+        for model in str(keys.get(key) or "").split(","):
+            if os.path.isdir(model) and os.path.samefile(model, folder):
+                raise OutputError(f"output_dir: {folder} is also {key} and would be written over: choose another")
+    card = folder / MODEL_CARD
+    if card.is_file():
+        with _reading(card):
+            text = card.read_text("utf-8", errors="replace")
+        if not any(mark in text for mark in _OF_A_CARD):
+            raise OutputError(f"{card} is no model card and would be written over: choose another output_dir")
+
+
 def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:
     """Add a run to the folder's `motiontune_runs.json`; one that is started again in the same way counts once."""
     folder = Path(folder)
@@ -116,7 +147,7 @@ def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: in
     run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
     runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
     text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
-    write_text(folder / RUNS, text + "\n")
+    write_text(folder / RUNS, text + "\n", listed=False)  # the runs that it held are in it
 
 
 def read_runs(folder: Path) -> list[Run]:

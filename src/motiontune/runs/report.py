@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ClipError, MotiontuneError, mistakes
+from motiontune.errors import ClipError, MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison
+from motiontune.files import claim
 from motiontune.runs.folder import (
     EVALUATION,
     MODEL_CARD,
@@ -58,10 +59,13 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
 
     Raises:
         MotiontuneError: if the folder is no run's, or a file in it is damaged.
+        OutputError: if the page cannot be written, or another file is in its place.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder")
+    page = Path(folder / "report.html" if out is None else out)
+    claim(page.parent, [page])
     state, texts, files = read_state(folder), read_texts(folder), prediction_files(folder)
     # the last evaluation that was logged is all that there is of a run that did not evaluate at its end
     metrics = {key: value for entry in state.history for key, value in entry.items() if key.startswith("eval_")}
@@ -80,21 +84,19 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
         f"Earlier run into this folder, {run.started}": run.configuration | {"versions": run.versions}
         for run in reversed(runs[:-1])
     }
-    page = Path(folder / "report.html" if out is None else out)
-    with mistakes(str(page), OSError):
-        return write_report(
-            page,
-            title=f"Run {folder.resolve().name}",
-            metrics=metrics,
-            log_history=state.history,
-            clips=shown,
-            answers=[] if shown else texts[:ANSWERS],
-            configuration=configuration,
-            versions=used,
-            notes="\n\n".join(note for note in notes if note),
-            pictures=_pictures(folder / PICTURES_FOLDER),
-            folds=earlier,
-        )
+    return write_report(
+        page,
+        title=f"Run {folder.resolve().name}",
+        metrics=metrics,
+        log_history=state.history,
+        clips=shown,
+        answers=[] if shown else texts[:ANSWERS],
+        configuration=configuration,
+        versions=used,
+        notes="\n\n".join(note for note in notes if note),
+        pictures=_pictures(folder / PICTURES_FOLDER),
+        folds=earlier,
+    )
 
 
 def _about(state: State, metrics: Mapping[str, Any], keys: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from motiontune.errors import MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
+from motiontune.files import remove
 from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import as_bits, captured_motion, whole_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
@@ -483,8 +484,8 @@ class MotionTrainerMixin(_Trainer):
         """Predict text and motion; dense motion of each video goes to `motion_predictions/` in the output folder."""
         form, folder = base_of(self.model).motion_head.config, Path(self.args.output_dir) / PREDICTIONS_FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("*.npz") if self.is_world_process_zero() else ():
-            old.unlink()
+        if self.is_world_process_zero():
+            remove(folder.glob("*.npz"))
         if form.has_field:
             self._predictions_dir = folder
         elif self.is_world_process_zero():

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from motiontune.errors import ClipError
+from motiontune.files import as_url, file_digest
 
 
 Opened = tuple[InputContainer, VideoStream]
@@ -64,12 +66,30 @@ def open_video(path: str) -> Iterator[Opened]:
         raise ClipError(path, "is empty (0 bytes)")
     try:
         # old AVI files carry titles in other encodings than UTF-8
-        with av.open(path, "r", metadata_errors="ignore") as container:
+        with av.open(as_url(path), "r", metadata_errors="ignore") as container:
             if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
                 raise ClipError(path, "is a text file, not a video")
             yield container, _video_stream(path, container)
     except av.error.FFmpegError as error:
         raise ClipError(path, f"cannot be read as a video ({in_words(error)})") from error
+
+
+def content_of(path: str) -> str:
+    """A digest of a clip's content, read once per process while the file stays as it is.
+
+    Raises:
+        ClipError: if it cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        return _content_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ClipError(path, f"cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _content_of(path: str, size: int, changed: int) -> str:
+    return file_digest(path)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,9 @@ class View:
         """Write the pictures as a film of the sampled frames, and return where it is."""
         panels = [panel if panel.show == "heat" else replace(panel, show=show) for panel in self.panels]
         clip, size = self.clip, (self.clip.info.width, self.clip.info.height)
-        write_sampled_overlay(path, clip.frames, clip.times, panels, self.grid.patch, size=size, columns=self.columns)
+        # not listed: the folder is served, and the list would give away names that nobody can guess
+        more: Any = {"size": size, "columns": self.columns, "listed": False}
+        write_sampled_overlay(path, clip.frames, clip.times, panels, self.grid.patch, **more)
         return path
 
 
