@@ -26,9 +26,6 @@ from motiontune.video.container import content_of, probe
 from motiontune.video.vectors import Follower
 
 
-_probe_once = functools.lru_cache(maxsize=256)(probe)  # tokenizing a sample asks for its clips several times
-
-
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
     defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
