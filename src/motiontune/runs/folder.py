@@ -130,7 +130,7 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
         return
     for key in ("model_name_or_path", "adapter_name_or_path"):
         for model in str(keys.get(key) or "").split(","):
-            if os.path.isdir(model) and os.path.samefile(model, folder):
+            if folder.is_dir() and os.path.isdir(model) and os.path.samefile(model, folder):
                 raise OutputError(f"output_dir: {folder} is also {key} and would be written over: choose another")
     card = folder / MODEL_CARD
     if card.is_file():
