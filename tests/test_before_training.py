@@ -184,7 +184,7 @@ def test_one_table_before_training_has_what_the_run_reads(capfd):
     titles, _, row, *rest = table.splitlines()
     cells = dict(zip(re.split("  +", titles), re.split("  +", row), strict=True))
     assert cells["data set"] == "toy.json" and cells["samples"] == "8" and cells["looked at"] == "8 (100%)"
-    assert cells["clips"] == "7" and cells["frames"] == "4 (8)" and cells["fps"] == "4 (4.8)"
+    assert cells["clips"] == "7" and cells["frames"] == "4 (8)" and cells["fps"] == "3.69 (4)"
     assert cells["cutoff_len"] == "200" and cells["do not fit"] == "1"
     assert cells["motion"] == "codec+flow 6, blockmatch+flow 1"
     assert re.fullmatch(r"\d+(\.5)? \(\d+\)", cells["tokens"])

@@ -124,10 +124,10 @@ class MotionTrainerMixin(_Trainer):
     @override
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss of one micro-batch, as its part of the global batch's mean."""
-        left_out, inputs = inputs.get("motion_skipped"), self._note_problems(inputs)
+        inputs = self._note_problems(inputs)
         if self.motion.control:
             result = super().compute_loss(model, _without_motion(inputs), return_outputs=return_outputs, **kwargs)
-            return _or_zero(result, _has_labels(inputs)) if left_out else result  # else a mean over nothing
+            return _or_zero(result, _has_labels(inputs))  # the mean over no label is not a number
 
         own = counts(inputs)
         total = kwargs.get("num_items_in_batch")
