@@ -2,16 +2,19 @@
 
 import math
 import pickle
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded
+from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded, remuxed
 from motiontune.errors import ClipError
 from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import VideoInfo, probe
+from motiontune.video.container import VideoInfo, is_whole, probe
+from motiontune.video.frames import all_frames
 from real_clips import real_clip
 
 
@@ -190,8 +193,69 @@ def test_a_header_that_promises_too_much(tmp_path: Path) -> None:
     assert one_more.indices[-1] == one_more.indices[-2]
     np.testing.assert_array_equal(one_more.frames[-1], one_more.frames[-2])
     np.testing.assert_array_equal(one_more.frames[:-1], llamafactory_frames(Path(promise(42)), 4.0, 128))
-    with pytest.raises(ClipError, match=r"ends after 41 of 82 frames \(truncated\?\)"):
-        read_clip(promise(82), 8.0)
+    assert probe(promise(42)).frames == 42 and not probe(promise(42)).counted
+    for wrong in (82, 20):
+        assert probe(promise(wrong)) == replace(probe(promise(41)), path=promise(wrong), counted=True)
+        np.testing.assert_array_equal(read_clip(promise(wrong), 4.0).frames, read_clip(promise(41), 4.0).frames)
+
+
+VARYING = [0, 1, 2, 10, 11, 12, 13, 25, 26, 40]
+
+
+@pytest.mark.parametrize("encoder", ["h264", "h264_1", "mpeg4", "mpeg4_b"])
+@pytest.mark.parametrize(("count", "pts"), [(10, VARYING), (32, range(0, 64, 2))])
+def test_an_avi_counts_times_at_which_there_is_no_frame(
+    encoder: str, count: int, pts: Sequence[int], tmp_path: Path
+) -> None:
+    path = str(encode(tmp_path / "varying.avi", encoder, pan(count, 3.0, -1.5), rate=50, pts=pts))
+    with av.open(path) as container:
+        assert container.streams.video[0].frames > count + 10
+    info = probe(path)
+    assert info.counted and info.frames == count == decoded_count(Path(path))
+    clip = read_clip(path, 100.0)
+    np.testing.assert_array_equal(clip.indices, range(count))
+    shown = np.array(pts) / 50
+    assert (np.diff(clip.times) > 0).all()
+    if encoder == "mpeg4":  # AVI says when packets are decoded, and of H.264 FFmpeg guesses when they are shown
+        np.testing.assert_allclose(clip.times, shown - shown[0], atol=0.021)
+    # as many frames as tokens are counted for
+    for fps in (2.0, 8.0, 30.0):
+        assert len(read_clip(path, fps).frames) == len(sample_indices(info, fps, 128))
+    data = Path(path).read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(data[: 2 * len(data) // 3])
+    with pytest.raises(ClipError, match="ends after"):
+        read_clip(str(cut), 8.0)
+
+
+def test_empty_packets_hold_no_frame(tmp_path: Path) -> None:
+    """As in Theora, which PyAV cannot encode; NUT keeps them."""
+    dropped = (7, 8, 20)
+    path = remuxed(
+        pan_clip("mpeg4", ".avi"), tmp_path / "empty.nut", lambda number, data: b"" if number in dropped else data
+    )
+    with av.open(str(path)) as container:
+        assert [n for n, packet in enumerate(container.demux(video=0)) if not packet.size][:-1] == list(dropped)
+    whole = read_clip(str(remuxed(pan_clip("mpeg4", ".avi"), tmp_path / "whole.nut")), 100.0)
+    clip = read_clip(str(path), 100.0, with_vectors=True)
+    assert len(clip.frames) == clip.info.frames == 38
+    kept = [n for n in range(41) if n not in dropped]
+    np.testing.assert_allclose(clip.times, whole.times[kept])
+    np.testing.assert_array_equal(clip.frames[:7], whole.frames[:7])  # later ones refer to what was dropped
+    assert len(list(all_frames(str(path), 160, 128))) == 38
+
+
+def test_a_film_that_is_cut_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+    whole = remuxed(pan_clip("h264", ".mp4"), tmp_path / "whole.mp4", movflags="faststart")
+    data = whole.read_bytes()
+    assert is_whole(str(whole)) and is_whole(str(pan_clip("mpeg4", ".avi")))
+    assert not is_whole(str(pan_clip("vp9", ".webm")))  # its packets are counted
+    for length in (len(data) - 1, len(data) // 2):
+        cut = tmp_path / f"{length}.mp4"
+        cut.write_bytes(data[:length])
+        assert not is_whole(str(cut))
+    with pytest.raises(ClipError, match="ends after"):
+        read_clip(str(cut), 8.0)
 
 
 def test_a_file_cut_in_the_middle(tmp_path: Path) -> None:

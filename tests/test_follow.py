@@ -70,7 +70,7 @@ def follow(
     key: Any,
     reliability: Any,
     candidates: Any,
-    size: Any,
+    size: tuple[int, int],
     spacing: int,
     rate: float,
 ) -> tuple[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """LLaMA-Factory's multimodal plugins, reading clips through `motiontune.video.clip`.
 
 The pixels and grids stay LLaMA-Factory's own, bit for bit, for every file whose header counts its frames. Files that
-do not (WebM, MKV, TS, raw streams) are counted, and sampled by `video_fps` like the others.
+do not (WebM, MKV, TS, raw streams), or count wrong (AVI), are counted, and sampled by `video_fps` like the others.
 """
 
 import copy

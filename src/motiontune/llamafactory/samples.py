@@ -122,7 +122,9 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any) -> None:
         return
 
 
-def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None]) -> None:
+def log_source(
+    name: str, dataset: Any, data_args: Any, read_motion: Callable[[str], None], sampling: tuple[float, int]
+) -> None:
     """Log which source the motion of a data set will come from, after a look at its first clips.
 
     Args:
@@ -131,6 +133,7 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
         data_args: with `motion_source` and `motion_on_error`.
         read_motion: reads the motion of a clip for good. Called where headers do not tell: with `motion_source: file`,
             and with `raft` or a function of the user's until it has worked once.
+        sampling: `video_fps` and `video_maxlen`.
 
     Raises:
         ConfigError: if the chosen source can give motion for none of them.
@@ -142,7 +145,7 @@ def log_source(name: str, dataset: Any, data_args: Any, read_motion: Callable[[s
 
     def look(video: str) -> tuple[str, str]:
         of_codec = source in ("codec", "codec+flow")
-        choice, reason = predict_source(video, "auto" if of_codec else source)
+        choice, reason = predict_source(video, "auto" if of_codec else source, *sampling)
         if source == "file" or tried_once:
             try:
                 read_motion(video)

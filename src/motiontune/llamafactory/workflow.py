@@ -227,7 +227,7 @@ def load_counted_datasets(
     def look(attr: Any, dataset: Any) -> None:
         nonlocal loaded
         loaded += 0 if data_args.streaming else len(dataset)
-        log_source(attr.dataset_name, dataset, data_args, read_motion)
+        log_source(attr.dataset_name, dataset, data_args, read_motion, (model_args.video_fps, model_args.video_maxlen))
         log_enlarged(attr.dataset_name, dataset, template.mm_plugin, tokenizer_module["processor"])
 
     check_names(data_args)

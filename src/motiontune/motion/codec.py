@@ -23,8 +23,8 @@ from motiontune.motion.consensus import agree, per_patch
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.follow.track import Track
 from motiontune.motion.pairs import padded_times
-from motiontune.video.clip import Clip
-from motiontune.video.container import open_video, packets_of
+from motiontune.video.clip import Clip, sample_indices
+from motiontune.video.container import open_video, packets_of, probe
 from motiontune.video.h264 import ReferenceTracker
 from motiontune.video.vectors import Anchor, Lattice, has_vectors
 
@@ -143,12 +143,26 @@ class Following:
         self.vectors[here], self.confidence[here] = agree(*found)
 
 
-def codec_unusable(path: str) -> str | None:
+def codec_unusable(path: str, fps: float = 2.0, max_frames: int = 128) -> str | None:
     """Why a file's vectors cannot be used, from its headers and first packets, or None.
+
+    Args:
+        path: the file.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
 
     Raises:
         ClipError: if the file cannot be read.
     """
+    reason = _stream_unusable(path)
+    if reason is None:
+        info = probe(path)
+        frames = len(sample_indices(info, fps, max_frames))
+        reason = _too_far(info.duration, frames) if _far_apart(info.duration, frames) else None
+    return reason
+
+
+def _stream_unusable(path: str) -> str | None:
     with open_video(path) as (container, stream):
         codec = str(stream.codec_context.codec.canonical_name)
         if not has_vectors(codec):
@@ -182,6 +196,14 @@ def _no_vectors(codec: str) -> str:
     return f"{codec} has no exported vectors"
 
 
+def _far_apart(duration: float, frames: int) -> bool:
+    return frames > 1 and duration / frames >= FAR
+
+
+def _too_far(duration: float, frames: int) -> str:
+    return f"sampled frames lie {duration / frames:.1f} s apart (video_fps, video_maxlen), too far to follow vectors"
+
+
 def _keys_only(codec: str) -> str:
     return f"this {codec} stream has key frames only"
 
@@ -197,8 +219,7 @@ def _usable(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
     if not has_vectors(codec):
         reason: str | None = _no_vectors(codec)
     elif _far_apart(clip.info.duration, len(clip.frames)):
-        gap = clip.info.duration / len(clip.frames)
-        reason = f"its sampled frames lie {gap:.1f} s apart, and vectors cannot be followed that far"
+        reason = _too_far(clip.info.duration, len(clip.frames))
     elif followed is None and clip.codec_motion is None:
         reason = "read_clip was not asked for vectors"
     else:
@@ -228,10 +249,6 @@ def _follow_all(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
 
 def _same_patches(one: VideoGrid, other: VideoGrid) -> bool:
     return (one.rows, one.cols, one.patch) == (other.rows, other.cols, other.patch)
-
-
-def _far_apart(duration: float, frames: int) -> bool:
-    return frames > 1 and duration / frames >= FAR
 
 
 def _points(grid: VideoGrid, lattice: Lattice) -> NDArray[np.float64]:

@@ -138,10 +138,16 @@ def vectors_for(options: MotionOptions, grid_of: Callable[[Clip], VideoGrid]) ->
     return Following(of_size, options.direction)
 
 
-def predict_source(path: str, source: str) -> tuple[str, str]:
+def predict_source(path: str, source: str, fps: float = 2.0, max_frames: int = 128) -> tuple[str, str]:
     """Which source will be taken for a file, and why, from headers alone: ("codec", "chosen by motion_source").
 
     The decoded frames have the last word: `auto` can still end in blockmatch+flow where the headers promise vectors.
+
+    Args:
+        path: the file.
+        source: `motion_source`.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
 
     Raises:
         ConfigError: if there is no such source.
@@ -150,7 +156,7 @@ def predict_source(path: str, source: str) -> tuple[str, str]:
     check_source(source)
     if source != "auto":
         return source, "chosen by motion_source"
-    reason = codec_unusable(path)
+    reason = codec_unusable(path, fps, max_frames)
     return ("codec+flow", "the bitstream has usable vectors") if reason is None else ("blockmatch+flow", reason)
 
 

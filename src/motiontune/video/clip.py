@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
-from motiontune.video.container import VideoInfo, info_of, open_video
+from motiontune.video.container import VideoInfo, info_of, is_whole, open_video
 from motiontune.video.decode import Resize, decode, times_of
 from motiontune.video.vectors import CodecMotion, Follower, has_vectors
 
@@ -97,12 +97,15 @@ def read_clip(
         # counting has read the file to its end
         decoded = decode(info, indices, resize, with_vectors, None if info.counted else opened)
     seen = len(decoded.pts)
-    if info.counted and not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices):
+    if not decoded.damage and 0 < seen < info.frames and len(decoded.frames) < len(indices) - (not info.counted):
         # Packets are not always frames: fields in packets of their own, or frames before the first key frame. Only
-        # decoding tells, so sample again among the frames that there are.
-        info = replace(info, frames=seen)
-        indices = sample_indices(info, fps, max_frames)
-        decoded = decode(info, indices, resize, with_vectors)
+        # decoding tells, so sample again among the frames that there are. As many, where the tokens were counted by a
+        # header.
+        fewer = replace(info, frames=seen)
+        again = sample_indices(fewer, fps, max_frames)
+        if info.counted or is_whole(path) and len(again) == len(indices):
+            info, indices = fewer, again
+            decoded = decode(info, indices, resize, with_vectors)
     missing = len(indices) - len(decoded.frames)
     if missing > 1 or not decoded.frames:
         reason = f"ends after {len(decoded.pts)} of {info.frames} frames"

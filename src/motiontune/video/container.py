@@ -30,7 +30,8 @@ class VideoInfo:
         frames: number of frames that decoding will give, from the header or, where the header has none, counted.
         duration: seconds.
         average_rate: frames per second.
-        counted: true where the header has no frame count, so that `frames` and `duration` come from the packets.
+        counted: true where the header has no frame count or a wrong one, so that `frames` and `duration` come from the
+            packets.
     """
 
     path: str
@@ -44,7 +45,8 @@ class VideoInfo:
 
 
 def probe(path: str) -> VideoInfo:
-    """Read a file's header; count its packets where the header has no frame count (WebM, MKV, TS, raw H.264).
+    """Read a file's header; count its packets where the header has no frame count (WebM, MKV, TS, raw H.264), and
+    where it may be wrong (AVI, edit lists).
 
     Raises:
         ClipError: if the file is missing, empty, no video, audio only, or has no frame.
@@ -71,10 +73,45 @@ def open_video(path: str) -> Iterator[Opened]:
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets, and an empty one that flushes its decoder."""
+    """The stream's packets, and an empty one that flushes its decoder.
+
+    Empty ones in between (Theora's, for a frame that is shown twice) hold no frame, and a decoder would end there.
+    """
+    last = None
     # PyAV trips over streams that appear while it reads (MPEG-TS, MPEG-PS, FLV), after its last packet (issue 692)
     with contextlib.suppress(IndexError):
-        yield from container.demux(stream)
+        for packet in container.demux(stream):
+            last = packet
+            if packet.size:
+                yield packet
+    if last is not None and not last.size:
+        yield last
+
+
+def frames_of(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """The stream's frames."""
+    for packet in packets_of(container, stream):
+        yield from packet.decode()  # type: ignore[misc]
+
+
+def is_whole(path: str) -> bool:
+    """Whether a file is of a kind that says how long it is (AVI, MP4, MOV), and is that long."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        if start[:4] == b"RIFF":
+            return 8 + int.from_bytes(start[4:], "little") <= size + 1  # an odd size is padded
+        if start[4:] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+            return False
+        at, length = 0, 8
+        while at + 8 <= size and length >= 8:
+            file.seek(at)
+            box = file.read(16)
+            length = int.from_bytes(box[:4], "big")
+            if length == 1:
+                length = int.from_bytes(box[8:], "big")
+            at += length
+        return at <= size
 
 
 def in_words(error: av.error.FFmpegError) -> str:
@@ -119,6 +156,12 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
         # an edit list leaves out frames that the header counts
         counted = True
         frames, duration, rate = _count(container, stream, rate)
+    elif not counted and container.format.name == "avi" and is_whole(path):
+        # it may count the places in time where nothing is; one more than there are LLaMA-Factory can read
+        found = _count(container, stream, rate)
+        if abs(found[0] - frames) > 1:
+            counted = True
+            frames, duration, rate = found
     if frames < 1:
         raise ClipError(path, "has no frame")
     if duration <= 0:

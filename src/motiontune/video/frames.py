@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.video.container import open_video
+from motiontune.video.container import frames_of, open_video
 
 
 def all_frames(path: str, width: int, height: int) -> Iterator[NDArray[np.uint8]]:
@@ -16,6 +16,6 @@ def all_frames(path: str, width: int, height: int) -> Iterator[NDArray[np.uint8]
     """
     with open_video(path) as (source, video):
         video.thread_type = "AUTO"
-        for frame in source.decode(video):
+        for frame in frames_of(source, video):
             image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
             yield np.asarray(image, np.uint8)
