@@ -150,6 +150,12 @@ def predict_source(path: str, source: str, fps: float = 2.0, max_frames: int = 1
         fps: sampled frames per second.
         max_frames: at most so many of them.
 
+    Args:
+        path: the file.
+        source: `motion_source`.
+        fps: sampled frames per second.
+        max_frames: at most so many of them.
+
     Raises:
         ConfigError: if there is no such source.
         ClipError: if the file cannot be read.
