@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -114,7 +115,7 @@ class MotionHeadConfig:
 
 
 class MotionHead(nn.Linear):
-    """Linear layer [..., hidden_size] -> [..., D], in float32 whatever the precision around it.
+    """Linear layer [..., hidden_size] -> [..., D], computed in float32 whatever the precision around it.
 
     Starts from zero: the first prediction is no motion at all, and no random number is drawn.
     """
@@ -138,9 +139,10 @@ class MotionHead(nn.Linear):
         Returns:
             float32 [tokens, D], displacement in units of `patch * scale` pixels.
         """
-        # An autocast matmul would round a displacement to 3 digits; the layer is far too small for that to pay.
+        # A product in bf16, of an engine's or autocast's, would round a displacement to 3 digits; the layer is far too
+        # small for that to pay.
         with torch.autocast(hidden.device.type, enabled=False):
-            return super().forward(hidden.to(self.weight.dtype)).float()
+            return F.linear(hidden.float(), self.weight.float(), self.bias.float())
 
 
 def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
