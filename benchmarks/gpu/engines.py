@@ -87,8 +87,11 @@ def _start(name: str, device: str, out: Path) -> "list[subprocess.Popen[Any]]":
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
             environment |= {"LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environment["DS_ACCELERATOR"] = device
-            if name.startswith("zero") and device == "cuda" and not _has_toolkit():
-                environment["CUDA_HOME"] = str(_stand_in(out / "cuda"))
+        if name.startswith("zero"):
+            path = [environment.get("DEEPSPEED_SITE", ""), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
+            if device == "cuda" and not _has_toolkit():
+                environment["CUDA_HOME"] = str(_stand_in(Path(os.environ[FOLDER], "cuda")))
         with (out / f"engine-{name}-{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return processes
