@@ -13,6 +13,9 @@ def prepare(engine: str) -> None:
     Args:
         engine: its name begins with "fsdp", "zero", or something else, for which nothing happens.
     """
+    import transformers.training_args as training_args
+
+    training_args.is_torch_bf16_gpu_available = lambda: True  # asked without `use_cpu`, which engines do not take
     if engine.startswith("fsdp"):
         _shard()
     if engine.startswith("zero"):
@@ -56,9 +59,7 @@ def _shard() -> None:
     import torch
     import torch.distributed.fsdp._init_utils as init_utils
     import torch.distributed.fsdp.api as api
-    import transformers.training_args as training_args
 
-    training_args.is_torch_bf16_gpu_available = lambda: True
     original: Any = state.AcceleratorState.__init__
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:

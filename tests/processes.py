@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,21 @@ ENGINES: dict[str, dict[str, Any]] = {
 """The keys that choose an engine, from the files that the examples name."""
 
 
-def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = False, **changed: Any) -> list[Path]:
+def run_two(
+    *experiments: dict[str, Any],
+    engine: str = "ddp",
+    fails: bool = False,
+    before: "Callable[[int], None] | None" = None,
+    **changed: Any,
+) -> list[Any]:
     """Run experiments one after the other in two processes.
 
     Args:
         experiments: as `keys_for` makes them.
         engine: of `ENGINES`, whose keys are added to each experiment's.
-        changed: keys over those of the engine.
         fails: return what went wrong instead of failing.
+        before: called in each process, with its rank.
+        changed: keys over those of the engine.
 
     Returns:
         Their output folders; with `fails` the tracebacks.
@@ -46,23 +54,25 @@ def run_two(*experiments: dict[str, Any], engine: str = "ddp", fails: bool = Fal
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         problems = manager.list()
-        workers = [
-            context.Process(target=_work, args=(rank, port, experiments, engine, changed, problems)) for rank in (0, 1)
-        ]
+        more = (port, experiments, {**ENGINES[engine], **changed}, engine, before, problems)
+        workers = [context.Process(target=_work, args=(rank, *more)) for rank in (0, 1)]
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join(900 if len(experiments) > 4 else 300)
+            worker.join(300 + 60 * len(experiments))
             if worker.is_alive():
                 worker.kill()
                 problems.append("a process hangs")
         if fails:
             return list(problems)
         assert not list(problems), "\n".join(problems)
+        assert all(worker.exitcode == 0 for worker in workers)
     return [Path(keys["output_dir"]) for keys in experiments]
 
 
-def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, changed: Any, problems: Any) -> None:
+def _work(
+    rank: int, port: int, experiments: list[dict[str, Any]], engine_keys: Any, engine: str, before: Any, problems: Any
+) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     try:
@@ -71,10 +81,12 @@ def _work(rank: int, port: int, experiments: list[dict[str, Any]], engine: str, 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # LLaMA-Factory ends the process group with the run, and DeepSpeed keeps groups of the first one
         torch.distributed.destroy_process_group = lambda *args: None
+        if before is not None:
+            before(rank)
         for keys in experiments:
             for state in (AcceleratorState, GradientState, PartialState):
                 state._reset_state()
-            start()({**keys, **ENGINES[engine], **changed, "ddp_timeout": 120}, [_note_engine()])
+            start()({**keys, **engine_keys, "ddp_timeout": 120}, [_note_engine()])
     except BaseException:
         problems.append(traceback.format_exc())
         os._exit(1)

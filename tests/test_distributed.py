@@ -1,16 +1,13 @@
 """Two processes do what one does: DDP with gloo on the CPU."""
 
 import json
-import multiprocessing
-import os
-import socket
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
 
 from motiontune.evaluation.comparison import load_predictions
+from processes import run_two
 from training import (
     BOTH,
     MOTION,
@@ -27,7 +24,6 @@ from training import (
     run,
     run_command,
     sample,
-    start,
     tiny,
     weights,
     write_config,
@@ -36,45 +32,6 @@ from training import (
 
 TEXT = sample("What happens in the video?", "It stops.")
 PREDICT = {"do_predict": True, "eval_dataset": "toy", "predict_with_generate": True, "do_sample": False}
-
-
-def run_two(*experiments):
-    """Run experiments one after the other in two processes, which are forks of this one: no second import.
-
-    Returns their output folders.
-    """
-    start()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        problems = manager.list()
-        workers = [context.Process(target=_work, args=(rank, port, experiments, problems)) for rank in (0, 1)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(300)
-            if worker.is_alive():
-                worker.kill()
-                problems.append("a process hangs")
-        assert not list(problems), "\n".join(problems)
-    return [Path(keys["output_dir"]) for keys in experiments]
-
-
-def _work(rank, port, experiments, problems):
-    from accelerate.state import AcceleratorState, GradientState, PartialState
-
-    try:
-        for number, keys in enumerate(experiments):
-            for state in (AcceleratorState, GradientState, PartialState):
-                state._reset_state()
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port + number)}
-            start()({**keys, "ddp_timeout": 120})
-    except BaseException:
-        problems.append(traceback.format_exc())
-        os._exit(1)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,12 @@
 import functools
 import importlib.util
 import json
+import os
+import shutil
+import signal
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +32,7 @@ from training import (
     losses,
     results,
     run,
+    run_command,
     sample,
     start,
     tiny,
@@ -320,3 +326,71 @@ def test_what_an_engine_saved_is_predicted_and_merged_without_it(engine):
     assert results(run(**common, model_name_or_path=str(merged)), "predict")["predict_epe"] == pytest.approx(
         results(folders[1])["eval_epe"], abs=1e-4
     )
+
+
+def die(rank, when):
+    """Kill processes as `kill -9` does: of one rank or of all in the third step, or of the first within a save."""
+    from transformers import Trainer
+
+    def dying(original, ranks, step):
+        def call(self, *args, **kwargs):
+            if rank in ranks and self.state.global_step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, *args, **kwargs)
+
+        return call
+
+    if when == "saving":
+        Trainer._save_optimizer_and_scheduler = dying(Trainer._save_optimizer_and_scheduler, (0,), 4)
+    else:
+        Trainer.training_step = dying(Trainer.training_step, (1,) if when == "one" else (0, 1), 2)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("when", ["one", "all", "saving"])
+def test_a_run_that_was_killed_goes_on(when):
+    """With one process where there were two: transformers cannot load DDP's optimizer to the CPU of several."""
+    keys, size = keys_of("lora")
+    keys = {key: value for key, value in keys.items() if key not in BEST}
+    two = keys_for(per_device_train_batch_size=size // 2, **keys)
+    run_two(two, fails=True, before=lambda rank: die(rank, when))
+    folder = Path(two["output_dir"])
+    assert not (folder / "train_results.json").exists()
+    assert (folder / "checkpoint-2/trainer_state.json").exists()
+    one = {**keys, "per_device_train_batch_size": size, "output_dir": str(folder)}
+    if when == "saving":
+        with pytest.raises(ConfigError, match="checkpoint-4 was not written to its end"):
+            run(**one)
+        shutil.rmtree(folder / "checkpoint-4")
+    run(**one)
+    whole = one_process("lora")
+    assert distance(weights(folder), weights(whole / "checkpoint-4")) < 1e-6
+    assert losses(folder)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("launcher", ["torchrun", "two launchers", "srun"])
+def test_a_launcher_makes_one_run(launcher):
+    """Two processes, however they were started."""
+    keys, size = keys_of("lora")
+    two = keys_for(per_device_train_batch_size=size // 2, **keys)
+    command = ["-m", "motiontune", "train", str(write_config(two))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if launcher == "torchrun":
+        run_command("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *command)
+    else:
+        nodes = {"NNODES": "2", "NPROC_PER_NODE": "1", "FORCE_TORCHRUN": "1"}
+        tasks = {"SLURM_STEP_NUM_TASKS": "2"}
+
+        def start_one(rank):
+            own = {**nodes, "NODE_RANK": str(rank)}
+            if launcher == "srun":
+                own = {**tasks, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+            return run_command(*command, env={**common, **own})
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(start_one, (0, 1)))
+    assert distance(weights(Path(two["output_dir"])), weights(one_process("lora"))) < 1e-6

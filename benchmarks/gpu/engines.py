@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -41,6 +42,8 @@ FLOAT32_BOUND = 1e-4
 BFLOAT16_BOUND = 5e-2
 """Of the losses in bf16, relative: DeepSpeed computes with weights in bf16, LLaMA-Factory alone with float32 ones."""
 SAMPLES = 8
+FOLDER = "MOTIONTUNE_ENGINES"
+"""The environment variable that names the folder in which all processes work."""
 HIDDEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -54,7 +57,8 @@ def check_engines(rows: Rows, device: str, deadline: float, names: list[str]) ->
         names: of `ENGINES`; "none" comes first.
     """
     out = rows.path.parent
-    _write_data(out / "engines")
+    os.environ[FOLDER] = tempfile.mkdtemp()  # what is trained is no result
+    _write_data(Path(os.environ[FOLDER]))
     running = {}
     for name in ["none", *(name for name in names if name != "none")]:
         running[name] = _start(name, device, out)
@@ -66,6 +70,7 @@ def check_engines(rows: Rows, device: str, deadline: float, names: list[str]) ->
         last.wait(max(1.0, deadline + 45 - time.time()))
     finally:
         last.kill()
+        shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
 
 
 def _start(name: str, device: str, out: Path) -> "list[subprocess.Popen[Any]]":
@@ -82,8 +87,11 @@ def _start(name: str, device: str, out: Path) -> "list[subprocess.Popen[Any]]":
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(number)}
             environment |= {"LOCAL_WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             environment["DS_ACCELERATOR"] = device
-            if name.startswith("zero") and device == "cuda" and not _has_toolkit():
-                environment["CUDA_HOME"] = str(_stand_in(out / "cuda"))
+        if name.startswith("zero"):
+            path = [environment.get("DEEPSPEED_SITE", ""), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(each for each in path if each)
+            if device == "cuda" and not _has_toolkit():
+                environment["CUDA_HOME"] = str(_stand_in(Path(os.environ[FOLDER], "cuda")))
         with (out / f"engine-{name}-{rank}.log").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return processes
@@ -121,7 +129,6 @@ def _wait(rows: Rows, running: "dict[str, list[subprocess.Popen[Any]]]", deadlin
 
 def _write_data(folder: Path) -> None:
     """Make the model and the data set that all processes share."""
-    folder.mkdir(parents=True, exist_ok=True)
     training.session_folder = lambda: folder
     training.fresh_folder = lambda name="run": folder / name
     data = {"model_name_or_path": str(training.tiny()), **training.toy(SAMPLES)}
@@ -139,7 +146,7 @@ def run_engine(out: Path, name: str, device: str) -> None:
 
     training.start()
     torch.distributed.destroy_process_group = lambda *args: None  # DeepSpeed keeps groups of the first run
-    folder, main = out / "engines", os.environ.get("RANK", "0") == "0"
+    folder, main = Path(os.environ[FOLDER]), os.environ.get("RANK", "0") == "0"
     data = json.loads((folder / "data.json").read_text())
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for precision in PRECISIONS:
@@ -188,7 +195,7 @@ def _look(seen: dict[str, Any]) -> Any:
 
 def compare(rows: Rows, device: str) -> None:
     """Hold what each engine logged and saved against no engine, and predict from it, without an engine."""
-    folder = rows.path.parent / "engines"
+    folder = Path(os.environ[FOLDER])
     data = json.loads((folder / "data.json").read_text())
     training.start()
     for name in ENGINES:

@@ -10,20 +10,27 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3.12}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/wheels" "$work/site" .gpu
+mkdir -p "$work/wheels" "$work/deepspeed" "$work/site/apart" .gpu
 
 platforms=()
 for name in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
     platforms+=(--platform "${name}_x86_64")
 done
-"$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
-    "${platforms[@]}" -d "$work/wheels" -r benchmarks/gpu/requirements.txt
+download() { # requirements, folder
+    "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+        "${platforms[@]}" -d "$2" -r "$1"
+}
+download benchmarks/gpu/requirements.txt "$work/wheels"
+download benchmarks/gpu/deepspeed.txt "$work/deepspeed"
 # these have no wheel of their own; DeepSpeed compiles what it needs where it needs it, and the checks need nothing
 "$python" -m pip wheel -q --no-deps -w "$work/wheels" jieba==0.42.1
-DS_BUILD_OPS=0 "$python" -m pip wheel -q --no-deps -w "$work/wheels" deepspeed==0.18.4
+DS_BUILD_OPS=0 "$python" -m pip wheel -q --no-deps -w "$work/deepspeed" deepspeed==0.18.4
 
 for wheel in "$work"/wheels/*.whl; do
     "$python" -m zipfile -e "$wheel" "$work/site"
+done
+for wheel in "$work"/deepspeed/*.whl; do
+    "$python" -m zipfile -e "$wheel" "$work/site/apart"
 done
 (cd "$work/site" && rm -rf jieba/lac_small jieba/posseg jieba/analyse jieba/finalseg/*.p)
 # compiled here, once: the first import there would take as long again

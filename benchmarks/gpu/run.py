@@ -25,18 +25,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "train_step"), str(ROOT / "src"), s
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-PACKAGES = (
-    "llamafactory",
-    "torch",
-    "deepspeed",
-    "transformers",
-    "peft",
-    "accelerate",
-    "trl",
-    "datasets",
-    "av",
-    "numpy",
-)
+PACKAGES = ("llamafactory", "torch", "transformers", "peft", "accelerate", "trl", "datasets", "av", "numpy")
 CORES_OF_STEPS = 2  # the first ones: the data loader's workers get the others, while steps are timed
 CHECKS_END = 115  # seconds after which checks that still run are ended
 

@@ -13,6 +13,7 @@ site=${SITE:-/tmp/motiontune-gpu-site}
 import sys, tarfile
 tarfile.open('.gpu/site.tar.xz').extractall(sys.argv[1], filter='tar')" "$site"
 touch "$site/unpacked"
+export DEEPSPEED_SITE="$site/apart" # on the path of DeepSpeed's own checks alone
 export PYTHONPATH="$site:$PWD/src:$PWD/tests" PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore::SyntaxWarning
 export LLAMAFACTORY_VERBOSITY=WARN TRANSFORMERS_VERBOSITY=warning HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export PYTORCH_ALLOC_CONF=expandable_segments:True WANDB_DISABLED=true OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -135,7 +136,7 @@ class MotionHeadConfig(HeadForm):
 
 
 class MotionHead(nn.Linear):
-    """Linear layer [..., hidden_size] -> [..., D], in float32 whatever the precision around it.
+    """Linear layer [..., hidden_size] -> [..., D], computed in float32 whatever the precision around it.
 
     Starts from zero: the first prediction is no motion at all, and no random number is drawn.
     """
@@ -161,10 +162,11 @@ class MotionHead(nn.Linear):
             float32 [rows, D], displacement in units of `patch * scale` pixels, or directions; one row per token, or in
             a pooled form per temporal step.
         """
-        # An autocast matmul would round a displacement to 3 digits; the layer is far too small for that to pay.
+        # A product in bf16, of an engine's or autocast's, would round a displacement to 3 digits; the layer is far too
+        # small for that to pay.
         with torch.autocast(hidden.device.type, enabled=False):
             features = features_of(hidden, steps, self.config)
-            return super().forward(features.to(self.weight.dtype)).float()
+            return F.linear(features.float(), self.weight.float(), self.bias.float())
 
 
 def features_of(hidden: Tensor, steps: Sequence[tuple[int, int]], form: HeadForm) -> Tensor:

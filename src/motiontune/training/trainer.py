@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DummyOptim, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EvalPrediction, Seq2SeqTrainer
@@ -279,7 +279,8 @@ class MotionTrainerMixin(_Trainer):
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if all(p is not mine for mine in head)]
             optimizer.add_param_group({"params": head, "lr": rate, "weight_decay": 0.0})
-        check_head_group(optimizer, head, rate, self.args.learning_rate)
+        if fresh or isinstance(optimizer, DummyOptim):  # not the user's own
+            check_head_group(optimizer, head, rate, self.args.learning_rate)
         return optimizer
 
     # ---- save and resume ----
@@ -558,7 +559,7 @@ def _first(values: Any, rows: int | None) -> Any:
 def _through_engine(inputs: dict[str, Any]) -> dict[str, Any]:
     """Let nothing round the motion on its way into the model."""
     return {
-        key: as_bits(value) if value.dtype == torch.float32 and key in MOTION_TENSORS else value
+        key: as_bits(value) if key in MOTION_TENSORS and value.dtype == torch.float32 else value
         for key, value in inputs.items()
     }
 
