@@ -99,6 +99,13 @@ def test_prediction_says_once_that_there_is_no_dense_motion(preset, capfd, tmp_p
     assert code == 0 and f"the model has {reason}: text alone\n" in said
 
 
+def test_inspect_describes_what_is_predicted(capfd, tmp_path):
+    keys = training.keys_for(**BOTH, motion_head="deltadirect")
+    code, said, _ = command(capfd, "inspect", training.write_config(keys), "--out", tmp_path, "--samples", 1)
+    assert code == 0 and "one direction per temporal step from differences in time, " in said
+    assert not list(tmp_path.glob("*.png"))
+
+
 def test_do_predict_measures_what_there_is_of_the_first_beam(preset):
     _, folder = preset
     keys = {

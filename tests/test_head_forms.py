@@ -6,7 +6,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import training
 from motiontune.errors import ConfigError, HeadError
 from motiontune.grid import VideoGrid
 from motiontune.model.families import family_of
@@ -14,6 +16,7 @@ from motiontune.model.forward import freeze_unused
 from motiontune.model.head import MotionHead, MotionHeadConfig, features_of, load_head, save_head
 from motiontune.motion.field import MotionField
 from motiontune.targets import PLAIN, HeadForm, field_to_targets, field_to_weights
+from motiontune.training import MotionCollator, MotionSettings, attach_motion, predict
 from test_motion_model import family, with_head  # noqa: F401 (a fixture)
 
 
@@ -261,6 +264,22 @@ def test_a_gradient_is_not_stopped_where_the_head_does_not_read(family):  # noqa
             ConfigError, match=f"motion_gradient: projector needs `motion_head_input: projector`, not {tap}"
         ):
             with_head(family, tap, gradient="projector")
+
+
+def test_a_form_in_python_trains_and_has_no_dense_motion():
+    model = AutoModelForImageTextToText.from_pretrained(training.tiny())
+    processor = AutoProcessor.from_pretrained(training.tiny())
+    settings = MotionSettings(loss_type="l2", gradient="projector")
+    targets = attach_motion(model, processor, settings, reads="projector", form=DELTADIRECT)
+    collator = MotionCollator(processor, targets, fps=8.0)
+    batch = collator([(str(clip), "What happens?", "It moves.") for clip in training.clips()[:2]])
+    sizes = [record.grid.frames // record.grid.temporal_patch for record in batch["motion_videos"]]
+    assert batch["motion_targets"].shape == (sum(sizes), 2) and not batch["motion_mask"][[0, sizes[0]]].any()
+    output = model(**{key: value for key, value in batch.items() if torch.is_tensor(value)})
+    valid = batch["motion_mask"].sum()
+    assert valid and output.motion_sum.item() == pytest.approx(valid.item() / 2)  # of zero, against unit vectors
+    with pytest.raises(HeadError, match="predicts one direction per temporal step from .*, no dense motion"):
+        predict(model, collator, training.clips()[0], "What happens?", max_new_tokens=1)
 
 
 # ---- saved ----

@@ -147,7 +147,7 @@ def field_to_targets(field: MotionField, grid: VideoGrid, scale: float = 1.0, fo
     if form.output == "direction":
         length = np.linalg.norm(vectors, axis=-1).astype(np.float32)
         valid = valid & (length > MOVING_PIXELS)
-        vectors = np.asarray(vectors / np.where(valid, length, np.float32(1))[..., None], np.float32)
+        vectors = (vectors / np.where(valid, length, np.float32(1))[..., None]).astype(np.float32)
         unit = np.float32(1)
     mask, values = _to_rows(np.repeat(valid[..., None], 2, axis=-1), grid), _to_rows(vectors, grid) / unit
     if form.features == "delta":

@@ -459,8 +459,7 @@ def trains_below(model: nn.Module) -> bool:
 
 
 def freeze_unused(model: nn.Module) -> list[str]:
-    """Freeze what the motion loss alone never reaches: layers after the tap, an output layer of its own, and what lies
-    below where its gradient is stopped.
+    """Freeze what the motion loss alone never reaches: above its tap, and below where its gradient is stopped.
 
     DDP waits for the gradient of every trainable parameter, and weight decay would shrink these for nothing.
 
