@@ -1,6 +1,6 @@
 """From cells to the tables and the plot.
 
-    python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/gpu benchmarks/does_it_help/results/tiny
+    python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/{gpu,tiny}
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (each arm against `ce`, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and curves.svg, and beside the folders main.json, with a
@@ -116,7 +116,7 @@ def aggregate(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def breakthroughs(folder: Path) -> list[dict[str, Any]]:
-    """After how many steps each cell answers half of the which-way questions, here and at the next test; None: never."""
+    """Find after how many steps each cell answers half of the which-way questions, twice in a row; None: never."""
     found = []
     for line in (folder / "cells.jsonl").read_text().splitlines():
         row = json.loads(line)

@@ -169,7 +169,9 @@ class Studio:
         # of a patch that is part object, part ground no single vector is right
         valid = (share > 0.5) | (share < 0.02) | still.to(self.device)[:, None, None, None]
         valid[:, 0] = False
-        return Clips(frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, colours, shapes, places, questions)
+        return Clips(
+            frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, colours, shapes, places, questions
+        )
 
     def _background(self, photos: Tensor, crop: Tensor, light: Tensor) -> Tensor:
         """Cut a part of each photo, float32 [B, 3, S, S], paler and greyer than it was."""
@@ -202,7 +204,7 @@ class Studio:
         return (0.5 - distance).clamp(0, 1), texture.view(distance.shape)
 
 
-# Signed distances from the edge, of points float32 [B, F, 1, S] and [B, F, S, 1] with radii [B, 1, 1, 1], in the order of the names.
+# Signed distances from the edge, in the order of the names, of x float32 [B, F, 1, S], y [B, F, S, 1], r [B, 1, 1, 1].
 OUTLINES = (
     lambda x, y, r: torch.hypot(x, y) - r,
     lambda x, y, r: torch.maximum(x.abs(), y.abs()) - 0.87 * r,

@@ -71,6 +71,7 @@ class Setting:
         stills_rate: their learning rate.
         stills_projector_rate: of the projector, which starts from nothing there.
         half: compute in bfloat16; weights and their updates stay float32.
+        memory: AdamW's second beta.
     """
 
     side: int
@@ -87,6 +88,7 @@ class Setting:
     stills_rate: float = 1e-4
     stills_projector_rate: float = 1e-3
     half: bool = True
+    memory: float = 0.99
 
 
 SETTINGS = {
@@ -97,12 +99,13 @@ SETTINGS = {
         side=56,
         frames=4,
         batch=32,
-        rates=(3e-4, 1e-3, 3e-3),
+        rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
         length=48,
         head_rate=3.0,
-        stills_rate=1e-3,
-        stills_projector_rate=1e-3,
+        stills_rate=3e-4,
+        stills_projector_rate=3e-4,
         half=False,
+        memory=0.999,
     ),
 }
 
@@ -275,11 +278,11 @@ def compile_layers(model: Any) -> None:
         layer.compile()
 
 
-def make_optimizer(groups: list[tuple[list[Any], float]]) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[tuple[list[Any], float]], memory: float) -> torch.optim.Optimizer:
     """AdamW without weight decay; `groups` are parameters with their learning rates."""
     listed = [{"params": [p for p in some if p.requires_grad], "lr": rate} for some, rate in groups]
     cuda = any(p.is_cuda for group in listed for p in group["params"])
-    return torch.optim.AdamW(listed, weight_decay=0.0, betas=(0.9, 0.99), fused=cuda)
+    return torch.optim.AdamW(listed, weight_decay=0.0, betas=(0.9, memory), fused=cuda)
 
 
 def share_of_rate(step: int, steps: int, setting: Setting) -> float:
@@ -315,7 +318,7 @@ class Learner:
         batch: int | None = None,
     ) -> None:
         self.model, self.arm, self.collator, self.studio = model, arm, collator, studio
-        self.optimizer = make_optimizer(groups)
+        self.optimizer = make_optimizer(groups, collator.setting.memory)
         self.rates = [rate for _, rate in groups]
         self.steps, self.seed, self.task = steps, seed, task
         self.batch = batch or collator.setting.batch

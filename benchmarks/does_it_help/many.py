@@ -3,7 +3,7 @@
 A step is recorded once as a CUDA graph and then replayed: no launch of a single kernel, no waiting. Each model has a
 stream of its own, so that the device works at many of them at a time. Without CUDA the same step runs as it is.
 
-Shapes: B clips of a step, E of a test, Q questions, S sequence, T video tokens of a clip, D numbers per token, K options.
+Shapes: B clips of a step, E of a test, Q questions, S sequence, T video tokens of a clip, D numbers per token.
 """
 
 import time
@@ -64,7 +64,7 @@ class Questions:
     """
 
     def __init__(self, collator: Collator, frames: int) -> None:
-        listed = every_question()
+        self.listed = listed = every_question()
         words = [list(WAYS), list(COLOURS), list(SHAPES), list(PLACES)]
         listed.sort(key=lambda q: (TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])))
         tokens = collator.grid(frames).num_tokens
@@ -120,7 +120,9 @@ class Store:
         setting, device = collator.setting, collator.device
         grid = collator.grid(setting.frames)
         width = 2 * collator.merge**2 * collator.pair
-        self.frames = torch.empty(clips, setting.frames, setting.side, setting.side, 3, dtype=torch.uint8, device=device)
+        self.frames = torch.empty(
+            clips, setting.frames, setting.side, setting.side, 3, dtype=torch.uint8, device=device
+        )
         self.question = torch.zeros(clips, dtype=torch.long, device=device)
         self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
         self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
@@ -186,7 +188,9 @@ class Lab:
         begin = 0
         for split, task, count, seed in tests:
             ways = [
-                self.render(self.exams, begin + part, min(self.chunk, count - part), split, task, 1_000_003 * seed + part)
+                self.render(
+                    self.exams, begin + part, min(self.chunk, count - part), split, task, 1_000_003 * seed + part
+                )
                 for part in range(0, count, self.chunk)
             ]
             self.tests.append(Test(split, task, begin, torch.cat(ways)))
@@ -228,7 +232,9 @@ class Pool:
         chunk = self.lab.chunk
         while self.done < clips:
             at = self.begin + self.done % self.length
-            self.lab.render(self.lab.store, at, chunk, "in_domain", self.task, 1_000_003 * self.seed + self.done // chunk)
+            self.lab.render(
+                self.lab.store, at, chunk, "in_domain", self.task, 1_000_003 * self.seed + self.done // chunk
+            )
             self.done += chunk
             if self.event:
                 self.event.record(self.lab.rendering)
@@ -257,7 +263,9 @@ class Slot:
                 for some, _ in arm_groups(self.model, 1.0, setting)
             ]
             cuda = device == "cuda"
-            self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99), fused=True, capturable=cuda)
+            self.optimizer = torch.optim.AdamW(
+                groups, weight_decay=0.0, betas=(0.9, setting.memory), fused=True, capturable=cuda
+            )
             self.parameters = [p for group in groups for p in group["params"]]
             self.step, self.steps, self.begin, self.length, self.seed = torch.ones(5, dtype=torch.long, device=device)
             self.rate, self.weight, self.shuffled = torch.zeros(3, device=device)
@@ -389,7 +397,10 @@ class Slot:
             point["appearance"] = round(table[len(ways.ways) :, 0].mean().item(), 4)
             if done:
                 passed = done - curve[-1]["step"]
-                point |= {"train_text_loss": round(losses[0] / passed, 4), "train_motion_loss": round(losses[1] / passed, 5)}
+                point |= {
+                    "train_text_loss": round(losses[0] / passed, 4),
+                    "train_motion_loss": round(losses[1] / passed, 5),
+                }
             curve.append(point)
             if done == cell.steps or time.monotonic() > until:
                 break

@@ -1,11 +1,11 @@
 """Does motion help a tiny model from scratch to answer which way something moves? Many cells on one machine.
 
-    python benchmarks/does_it_help/start.py photos                               # once, with a network: the backgrounds
+    python benchmarks/does_it_help/start.py photos                         # once, with a network: the backgrounds
     python benchmarks/does_it_help/tiny.py --seconds 440 --out results/tiny      # on one GPU
     python benchmarks/does_it_help/tiny.py --device cpu --processes 1 --steps 2000 --seconds 36000 --out results/cpu
 
-README.md holds what is compared and was written before the first run. Each cell that ends is a row of OUT/cells.jsonl;
-a second run with the same OUT goes on behind the rows that are there. The cells come in the order of their worth; which
+README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
+second run with the same OUT goes on behind the rows that are there. The cells come in the order of their worth; which
 are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from clips import SPLITS
-from learning import ARMS, SETTINGS, load_start
+from learning import SETTINGS, Arm, load_start
 from many import AT_ONCE, Cell, Lab, Pool, Slot
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
@@ -35,11 +35,22 @@ from torch import Tensor
 
 
 SETTING = SETTINGS["tiny"]
-RATES = {"ce": 1e-3, "projector": 1e-3, "last_hidden": 1e-3, "shuffled": 1e-3}
-MORE_RATES = (3e-4, 5e-4, 2e-3, 3e-3)  # of `ce`
+WEIGHT = 100.0  # of the motion loss
+ARMS = {
+    "ce": Arm(weight=0.0),
+    "projector": Arm(WEIGHT),
+    "last_hidden": Arm(WEIGHT, "last_hidden"),
+    "shuffled": Arm(WEIGHT, shuffled=True),
+    "layer_1": Arm(WEIGHT, "layer:1"),
+    "projector_10": Arm(WEIGHT / 10),
+    "projector_30": Arm(WEIGHT * 0.3),
+    "last_hidden_10": Arm(WEIGHT / 10, "last_hidden"),
+}
+TABLE = ("ce", "projector", "last_hidden", "shuffled")
+RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 3  # times the steps, for `ce` on two seeds
-FEWEST_STEPS, MOST_STEPS = 1500, 4000
+FEWEST_STEPS, MOST_STEPS = 1200, 4000
 CLIPS = (2 * LONGER + 3) * MOST_STEPS * SETTING.batch + 100_000
 MAIN_SHARE = 0.6  # of the time, for the cells of the table
 SPEED_STEPS = 50
@@ -49,16 +60,17 @@ CHUNK = {"cuda": 2048, "cpu": 32}
 def plan(steps: int, seeds: int) -> list[Cell]:
     """List all cells in the order of their worth."""
     of_all = range(1, seeds + 1)
-    table = [Cell("main", arm, RATES[arm], seed, steps) for seed in of_all for arm in ARMS]
-    longer = [Cell("longer", "ce", RATES["ce"], seed, LONGER * steps) for seed in of_all[:2]]
-    rates = [Cell("rates", "ce", rate, seed, steps) for seed in of_all for rate in MORE_RATES]
-    return table + longer + rates
+    table = [Cell("main", arm, RATE, seed, steps) for seed in of_all for arm in TABLE]
+    rates = [Cell("rates", "ce", rate, seed, steps) for seed in of_all for rate in SETTING.rates if rate != RATE]
+    longer = [Cell("longer", "ce", RATE, seed, LONGER * steps) for seed in of_all[:2]]
+    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in ARMS if arm not in TABLE]
+    return table + rates + longer + taps
 
 
 def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
-    """Choose steps of a cell, and seeds, for a number of steps per second in all; fewer seeds rather than too few steps."""
+    """Choose steps of a cell, and seeds, for so many steps per second in all; fewer seeds rather than too few."""
     for number in range(seeds, 2, -1):
-        steps = int(MAIN_SHARE * seconds * speed / (number * len(ARMS))) // 100 * 100
+        steps = int(MAIN_SHARE * seconds * speed / (number * len(TABLE))) // 100 * 100
         if steps >= FEWEST_STEPS:
             break
     return max(min(steps, MOST_STEPS), FEWEST_STEPS), number
@@ -130,7 +142,7 @@ class Process:
         return row
 
     def run(self, cells: list[Cell], at_once: int, until: float) -> Iterator[dict[str, Any]]:
-        """Train cells, some at a time; yields each one's row at its end. Those that cannot end in time are left out."""
+        """Train cells, some at a time; yields each one's row at its end. What cannot end in time is left out."""
         waiting, busy, pace = list(cells), [], 0.0
         while waiting or busy:
             while waiting and len(busy) < at_once:
@@ -201,7 +213,7 @@ class Runner:
 
     def speed(self) -> float:
         """Measure steps per second of all cells at a time."""
-        cells = [Cell("speed", "projector", 1e-3, 0, SPEED_STEPS) for _ in range(self.at_once)]
+        cells = [Cell("speed", "projector", RATE, 0, SPEED_STEPS) for _ in range(self.at_once)]
         list(self.run(cells, time.time() + 600))  # makes the slots
         rows = list(self.run(cells, time.time() + 600))
         seconds = max(row["seconds"] for row in rows)
@@ -258,7 +270,9 @@ class Experiment:
         runner = self.runner()
         seeds = range(1, arguments.seeds + 1)
         stills = [Cell("stills", "ce", SETTING.stills_rate, seed, SETTING.stills_steps) for seed in seeds]
-        self.do(runner, [cell for cell in stills if not (arguments.folder / f"tiny-{cell.seed}" / "taught.pt").exists()])
+        self.do(
+            runner, [cell for cell in stills if not (arguments.folder / f"tiny-{cell.seed}" / "taught.pt").exists()]
+        )
         if "steps" not in self.plan:
             steps, number = arguments.steps, arguments.seeds
             if not steps:
@@ -305,8 +319,9 @@ class Experiment:
             ways = " ".join(f"{point['which_way_4']:.2f}" for point in row["curve"][::step])
             last = row["curve"][-1]
             self.log(
-                f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: which way {ways}, "
-                f"appearance {last['appearance']:.2f}, epe {last['epe']:.2f} of {last['epe_zero']:.2f}, {row['seconds']} s"
+                f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
+                f"which way {ways}, appearance {last['appearance']:.2f}, "
+                f"epe {last['epe']:.2f} of {last['epe_zero']:.2f} px, {row['seconds']} s"
             )
 
 

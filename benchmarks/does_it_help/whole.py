@@ -1,4 +1,4 @@
-"""Qwen2-VL for batches whose clips all have one size and one place: the same numbers, and nothing waits for the device.
+"""Qwen2-VL for batches whose clips all have one size and place: the same numbers, and nothing waits for the device.
 
 transformers asks the device how many video tokens there are, and attends to each pair of frames by itself. Here both
 are known beforehand, so that a step can be recorded as a CUDA graph, and a CPU does a third of the work. Weights,
