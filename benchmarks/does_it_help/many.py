@@ -167,6 +167,8 @@ class Lab:
         self.store = Store(clips, self.collator)
         self.rendering = torch.cuda.Stream() if device == "cuda" else None
         self.tests: list[Test] = []
+        if self.rendering:
+            torch.cuda.synchronize()  # the store is filled with zeros before anything else writes there
 
     def render(self, store: Store, at: int, count: int, split: str, task: str, seed: int) -> Tensor:
         """Render clips into a store; return where they move, int64 [count]."""

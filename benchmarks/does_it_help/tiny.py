@@ -49,11 +49,11 @@ ARMS = {
 TABLE = ("ce", "projector", "last_hidden", "shuffled")
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
-LONGER = 3  # times the steps, for `ce` on two seeds
-FEWEST_STEPS, MOST_STEPS = 1200, 4000
+LONGER = 4  # times the steps, for `ce` on two seeds
+FEWEST_STEPS, MOST_STEPS = 1200, 2000
 CLIPS = (2 * LONGER + 3) * MOST_STEPS * SETTING.batch + 100_000
 MAIN_SHARE = 0.6  # of the time, for the cells of the table
-SPEED_STEPS = 50
+SPEED_STEPS = {"cuda": 200, "cpu": 50}
 CHUNK = {"cuda": 2048, "cpu": 32}
 
 
@@ -193,7 +193,7 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
         self.at_once = arguments.slots if graphs else processes
-        self.step_seconds = 0.0
+        self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
         room = CLIPS if graphs else -(-AT_ONCE * SETTING.batch // CHUNK[device]) * CHUNK[device]
         options = (arguments.folder, device, graphs, room, arguments.final_clips)
         self.process = Process(*options) if graphs else None
@@ -213,12 +213,12 @@ class Runner:
 
     def speed(self) -> float:
         """Measure steps per second of all cells at a time."""
-        cells = [Cell("speed", "projector", RATE, 0, SPEED_STEPS) for _ in range(self.at_once)]
+        cells = [Cell("speed", "projector", RATE, 0, self.steps) for _ in range(self.at_once)]
         list(self.run(cells, time.time() + 600))  # makes the slots
         rows = list(self.run(cells, time.time() + 600))
         seconds = max(row["seconds"] for row in rows)
-        self.step_seconds = seconds / SPEED_STEPS
-        return len(rows) * SPEED_STEPS / seconds
+        self.step_seconds = seconds / self.steps
+        return len(rows) * self.steps / seconds
 
 
 def main() -> None:
