@@ -284,7 +284,7 @@ class Slot:
             for _ in range(3):  # what is made at the first call must be there before
                 function()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             function()
         return graph.replay
 
