@@ -201,7 +201,7 @@ def test_cells_are_trained_as_by_the_learner(
     lab.add_tests([("in_domain", task, 8, -1) for task in ("which_way", "appearance")] * 2)
     base = learning.load_start(folder, "cpu")
     arm = learning.ARMS["shuffled"]
-    slot, pool = many.Slot(lab, base, arm.tap, False), many.Pool(lab, "mixed", 5, 0, 32)
+    slot, pool = many.Slot(lab, base, arm, False), many.Pool(lab, "mixed", 5, 0, 32)
     work = slot.work(many.Cell("main", "shuffled", 1e-3, 5, 4), arm, base.state_dict(), pool, np.inf)
     with pytest.raises(StopIteration) as end:
         while True:

@@ -8,7 +8,7 @@ Shapes: B clips, S sequence, T video tokens of the batch, D numbers per token.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,11 @@ from tower import install_dino_tower
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from motiontune.grid import VideoGrid
-from motiontune.model.forward import MotionObjective, attach_head
+from motiontune.model.forward import MotionGradient, MotionObjective, attach_head
 from motiontune.model.head import MotionHead, MotionHeadConfig
+from motiontune.model.losses import MotionLossType
 from motiontune.motion.field import MotionField
-from motiontune.targets import field_to_targets
+from motiontune.targets import PLAIN, HeadForm, field_to_targets
 
 
 IGNORE = -100
@@ -37,11 +38,17 @@ class Arm:
         weight: of the motion loss; 0 for none.
         tap: where the motion head reads.
         shuffled: each clip gets the motion of another clip of its batch.
+        form: of the motion head.
+        loss: of the motion.
+        gradient: which weights the motion loss trains.
     """
 
     weight: float = 10.0
     tap: str = "projector"
     shuffled: bool = False
+    form: HeadForm = PLAIN
+    loss: MotionLossType = "smooth_l1"
+    gradient: MotionGradient = "all"
 
 
 ARMS = {
@@ -241,12 +248,12 @@ class Collator:
         positions = [torch.arange(begin).expand(3, -1), video + begin, after.expand(3, -1)]
         return torch.cat(positions, 1)[:, None].expand(-1, len(input_ids), -1)
 
-    def targets(self, clips: Clips, grid: VideoGrid) -> tuple[Tensor, Tensor]:
-        """Put the exact motion into token order; the tokens of one clip after another are those of one long clip."""
+    def targets(self, clips: Clips, grid: VideoGrid, form: HeadForm = PLAIN) -> tuple[Tensor, Tensor]:
+        """Make targets of the exact motion; the tokens of one clip after another are those of one long clip."""
         vectors, valid = clips.vectors.flatten(0, 1).cpu().numpy(), clips.valid.flatten(0, 1).cpu().numpy()
         long = VideoGrid(len(vectors), grid.rows, grid.cols, grid.patch, grid.merge, grid.temporal_patch)
         motion = MotionField(vectors, valid, np.arange(len(vectors), dtype=np.float64), "rendered")
-        targets = field_to_targets(motion, long, self.setting.scale)
+        targets = field_to_targets(motion, long, self.setting.scale, form)
         return torch.from_numpy(targets.values), torch.from_numpy(targets.mask)
 
 
@@ -268,8 +275,9 @@ def make_arm(start: Any, arm: Arm, setting: Setting) -> Any:
         temporal_patch=vision.temporal_patch_size,
         input=arm.tap,
         scale=setting.scale,
+        **asdict(arm.form),
     )
-    return attach_head(model, MotionHead(head), MotionObjective("smooth_l1"))
+    return attach_head(model, MotionHead(head), MotionObjective(arm.loss, gradient=arm.gradient))
 
 
 def compile_layers(model: Any) -> None:

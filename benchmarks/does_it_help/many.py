@@ -20,12 +20,15 @@ from learning import IGNORE, Arm, Collator, Setting, arm_groups, make_arm
 from torch import Tensor
 from whole import make_whole
 
+from motiontune.targets import HeadForm
+
 
 TASKS = ("which_way", "colour", "shape", "place")
 NOWHERE = list(WAYS).index("nowhere")
 EVERY = 100  # steps between two tests
 AT_ONCE = 25  # steps that are queued together
 TEST = 256  # E
+DIRECTIONS = HeadForm(form="pooled", output="direction")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,20 @@ class Store:
         self.question = torch.zeros(clips, dtype=torch.long, device=device)
         self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
         self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
+        steps = setting.frames // collator.pair
+        self.directions = torch.zeros(clips, steps, 2, device=device)  # of what moves in each temporal step
+        self.moves = torch.zeros(clips, steps, 2, dtype=torch.bool, device=device)
+
+    def motion(self, rows: Tensor, form: HeadForm) -> tuple[Tensor, Tensor]:
+        """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D]."""
+        if form.form == "dense":
+            targets, mask = self.targets[rows], self.mask[rows]
+        else:
+            targets, mask = self.directions[rows], self.moves[rows]
+        if form.features == "delta":  # the first step of a clip has no step before
+            mask = mask.clone()
+            mask[:, : mask.shape[1] // self.directions.shape[1]] = False
+        return targets, mask
 
 
 class Test(NamedTuple):
@@ -182,6 +199,9 @@ class Lab:
             store.question[rows] = question.to(self.device)
             store.targets[rows] = targets.unflatten(0, (count, -1)).to(self.device)
             store.mask[rows] = mask.unflatten(0, (count, -1)).to(self.device)
+            directions, moves = self.collator.targets(clips, self.collator.grid(self.setting.frames), DIRECTIONS)
+            store.directions[rows] = directions.unflatten(0, (count, -1)).to(self.device)
+            store.moves[rows] = moves.unflatten(0, (count, -1)).to(self.device)
         return clips.ways
 
     def add_tests(self, tests: list[tuple[str, str, int, int]]) -> None:
@@ -200,17 +220,20 @@ class Lab:
         if self.rendering:
             self.rendering.synchronize()
 
-    def inputs(self, store: Store, rows: Tensor, partners: Tensor) -> dict[str, Any]:
+    def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm) -> dict[str, Any]:
         """Make a batch of the product's inputs, [B]; the motion is that of the partners."""
-        questions = self.questions
+        questions, grid = self.questions, self.collator.grid(self.setting.frames)
         asked = store.question[rows]
+        targets, mask = store.motion(partners, form)
+        thw = torch.tensor([[grid.frames // grid.temporal_patch, grid.rows, grid.cols]])
         return {
             "input_ids": questions.ids[asked],
             "labels": questions.labels[asked],
             "position_ids": questions.positions.expand(-1, len(rows), -1),
             "pixel_values_videos": self.collator.patches(store.frames[rows]),
-            "motion_targets": store.targets[partners].flatten(0, 1),
-            "motion_mask": store.mask[partners].flatten(0, 1),
+            "motion_targets": targets.flatten(0, 1),
+            "motion_mask": mask.flatten(0, 1),
+            "video_grid_thw": thw.expand(len(rows), -1),  # on the CPU, so that a head may look at it
         }
 
 
@@ -248,17 +271,17 @@ class Slot:
     Args:
         lab: what it shares with others.
         start: a plain model of the same shape.
-        tap: where the motion head reads.
+        arm: of the cells; their weights of the motion loss may differ, and whose motion it is.
         graphs: record the step.
     """
 
-    def __init__(self, lab: Lab, start: Any, tap: str, graphs: bool) -> None:
-        self.lab, self.tap = lab, tap
+    def __init__(self, lab: Lab, start: Any, arm: Arm, graphs: bool) -> None:
+        self.lab, self.form = lab, arm.form
         setting, device = lab.setting, lab.device
         self.stream = torch.cuda.Stream() if device == "cuda" else None
         self.events: deque[Any] = deque()
         with torch.cuda.stream(self.stream):
-            self.model = make_arm(start, Arm(tap=tap), setting).train()
+            self.model = make_arm(start, arm, setting).train()
             make_whole(self.model, lab.collator.grid(setting.frames), lab.questions.video_begin)
             groups = [
                 {"params": some, "lr": torch.zeros((), device=device)}
@@ -293,7 +316,7 @@ class Slot:
         at = torch.arange(setting.batch, device=self.step.device)
         rows = self.begin + (self.step * setting.batch + at) % self.length
         shift = (self.shuffled * (1 + (self.seed + self.step) % (setting.batch - 1))).long()
-        inputs = self.lab.inputs(self.lab.store, rows, rows[(at - shift) % setting.batch])
+        inputs = self.lab.inputs(self.lab.store, rows, rows[(at - shift) % setting.batch], self.form)
         # share_of_rate of learning.py, on the device
         up, down = (self.step + 1) / setting.warmup, (self.steps - self.step) / (setting.decay * self.steps)
         share = torch.minimum(up, down).clamp(max=1.0)
@@ -313,13 +336,14 @@ class Slot:
     def _test(self) -> None:
         """Fill `report` for the clips `rows`: right, right about standing still, loss, error, length, vectors."""
         lab, questions = self.lab, self.lab.questions
-        inputs = lab.inputs(lab.exams, self.rows, self.rows)
+        inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form)
         targets, mask = inputs.pop("motion_targets"), inputs.pop("motion_mask")
         asked = lab.exams.question[self.rows]
         hidden = self.model.model(**inputs)[0]
         at = torch.arange(len(hidden), device=hidden.device)
         logits = self.model.lm_head(hidden[at, questions.begins[asked] - 1]).float()
-        motion = self.model.motion_at(self.model.video_positions(inputs["input_ids"]))
+        steps = self.model.motion_steps(inputs["video_grid_thw"])
+        motion = self.model.motion_at(self.model.video_positions(inputs["input_ids"]), steps)
         options, answers, nowhere = questions.options[asked], questions.answers[asked], questions.nowhere[asked]
         scores = logits.gather(1, options.clamp(min=0)).masked_fill(options < 0, -torch.inf)
         loss = torch.nn.functional.cross_entropy(scores, answers, reduction="none")
@@ -330,7 +354,7 @@ class Slot:
         fewer = scores.scatter(1, nowhere[:, None], -torch.inf)
         right = torch.where(moves, fewer.argmax(1), best) == answers
         lengths = targets.unflatten(-1, (-1, 2)).norm(dim=-1)
-        moving = (lengths > 0) & mask[:, ::2]
+        moving = (lengths > 0) & mask[:, ::2] & self.form.has_field  # a direction's error is no length
         off = (motion - targets).unflatten(-1, (-1, 2)).norm(dim=-1)
         unit = lab.collator.patch * lab.setting.scale
         sums = [(x * moving).view(len(at), -1).sum(1) * u for x, u in ((off, unit), (lengths, unit), (moving, 1))]
@@ -434,9 +458,9 @@ def summary(table: Tensor, test: Test) -> dict[str, float]:
         "which_way_4": table[moving, 0].mean(),
         "which_way_loss": table[:, 2].mean(),
         "moving_or_still": table[:, 1].mean(),
-        "epe": sums[3] / sums[5],
-        "epe_zero": sums[4] / sums[5],
     }
+    if sums[5]:
+        numbers |= {"epe": sums[3] / sums[5], "epe_zero": sums[4] / sums[5]}
     return {name: round(value.item(), 4) for name, value in numbers.items()}
 
 
@@ -451,8 +475,7 @@ def in_full(table: Tensor, test: Test) -> dict[str, Any]:
         "loss": found["which_way_loss"],
         "still_right": _bits(table[:, 1]),
         "still": _bits(~moving),
-        "epe": found["epe"],
-        "epe_zero": found["epe_zero"],
+        **{name: found[name] for name in ("epe", "epe_zero") if name in found},
     }
 
 

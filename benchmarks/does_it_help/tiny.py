@@ -14,13 +14,14 @@ cpu, each process trains one cell at a time on one core.
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
 
+from motiontune.targets import HeadForm
+
 
 SETTING = SETTINGS["tiny"]
 WEIGHT = 100.0  # of the motion loss
+DELTA_DIRECT = HeadForm(features="delta", form="pooled", output="direction")
 ARMS = {
     "ce": Arm(weight=0.0),
     "projector": Arm(WEIGHT),
@@ -45,7 +49,12 @@ ARMS = {
     "projector_10": Arm(WEIGHT / 10),
     "projector_30": Arm(WEIGHT * 0.3),
     "last_hidden_10": Arm(WEIGHT / 10, "last_hidden"),
+    "delta": Arm(WEIGHT, form=HeadForm(features="delta")),
+    "deltadirect": Arm(1.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
+    "deltadirect_100": Arm(100.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
+    "deltadirect_all": Arm(100.0, form=DELTA_DIRECT, loss="l2"),
 }
+FORMS = ("deltadirect", "delta", "deltadirect_100", "deltadirect_all")
 TABLE = ("ce", "projector", "last_hidden", "shuffled")
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
@@ -63,8 +72,10 @@ def plan(steps: int, seeds: int) -> list[Cell]:
     table = [Cell("main", arm, RATE, seed, steps) for seed in of_all for arm in TABLE]
     rates = [Cell("rates", "ce", rate, seed, steps) for seed in of_all for rate in SETTING.rates if rate != RATE]
     longer = [Cell("longer", "ce", RATE, seed, LONGER * steps) for seed in of_all[:2]]
-    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in ARMS if arm not in TABLE]
-    return table + rates + longer + taps
+    forms = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in FORMS]
+    rest = [arm for arm in ARMS if arm not in (*TABLE, *FORMS)]
+    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in rest]
+    return table + rates + forms + longer + taps
 
 
 def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
@@ -129,9 +140,9 @@ class Process:
 
     def begin(self, cell: Cell, until: float) -> Iterator[None]:
         """Train a cell in a slot that is free, or a new one; returns its row."""
-        tap = ARMS[cell.arm].tap
-        free = self.idle.setdefault(tap, [])
-        slot = free.pop() if free else Slot(self.lab, self.start, tap, self.graphs)
+        arm = ARMS[cell.arm]
+        free = self.idle.setdefault(replace(arm, weight=0.0, shuffled=False), [])
+        slot = free.pop() if free else Slot(self.lab, self.start, arm, self.graphs)
         row = yield from slot.work(cell, ARMS[cell.arm], self.state(cell), self.pool(cell), until)
         if cell.phase == "stills" and row["done"] == cell.steps:
             state = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
@@ -321,7 +332,7 @@ class Experiment:
             self.log(
                 f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
                 f"which way {ways}, appearance {last['appearance']:.2f}, "
-                f"epe {last['epe']:.2f} of {last['epe_zero']:.2f} px, {row['seconds']} s"
+                f"epe {last.get('epe', math.nan):.2f} of {last.get('epe_zero', math.nan):.2f} px, {row['seconds']} s"
             )
 
 
