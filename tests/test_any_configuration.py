@@ -113,7 +113,7 @@ VALUES: dict[str, list[Any]] = {
 }
 ROWS = (
     "h264", "vp9", "mpeg4", "one frame", "torn", "missing", "text", "image", "frames", "two clips", "second turn",
-    "no answer", "long answer", "no video token",
+    "no answer", "no turn", "long answer", "no video token",
 )  # fmt: skip
 
 
@@ -138,6 +138,7 @@ def rows() -> dict[str, dict[str, Any]]:
     made["two clips"] = sample("<video>And <video>?", "It stops.", videos=[clips()[0], clips()[3]])
     made["second turn"] = sample("Hello?", "Yes.", PROMPT, "It stops.", videos=[clips()[3]])
     made["no answer"] = sample(PROMPT, "", videos=[clips()[3]])
+    made["no turn"] = sample(PROMPT, videos=[clips()[3]])
     made["long answer"] = sample(PROMPT, "It stops. " * 40, videos=[clips()[3]])
     made["no video token"] = sample("What?", "It stops.", videos=[clips()[3]])
     return made

@@ -328,6 +328,9 @@ def load_counted_datasets(
 
     def count_tokens(row: Any) -> int:
         check_sample(sample := sample_of({key: [value] for key, value in row.items()}, 0))
+        sample["response"] = sample["response"][:1] or [{"role": "assistant", "content": ""}]
+        if len(sample["prompt"]) % 2 != 1:
+            raise ValueError("a turn is missing")  # LLaMA-Factory drops such a sample
         return len(encoder._encode_data_example(**sample)[0])
 
     overviews: list[SetOverview] = []
