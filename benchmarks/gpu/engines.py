@@ -171,7 +171,7 @@ def run_engine(out: Path, name: str, device: str) -> None:
                     "error": f"{type(error).__name__}: {error}"[:1000],
                     "traceback": traceback.format_exc()[-6000:],
                 }
-            seen["seconds"] = round(time.perf_counter() - started, 2)
+            seen["training_seconds"] = round(time.perf_counter() - started, 2)
             if main:
                 run.with_suffix(".json").write_text(json.dumps(seen))
             elif "error" in seen:
