@@ -39,7 +39,7 @@ PRECISIONS = ("float32", "bfloat16")
 STEPS = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "motion_loss_weight": 3.0}
 FLOAT32_BOUND = 1e-4
 """Of the weights after three steps in float32, absolute, and of the losses, relative: sums come in another order."""
-BFLOAT16_BOUND = 5e-2
+BFLOAT16_BOUND = 2e-2
 """Of the losses in bf16, relative: DeepSpeed computes with weights in bf16, LLaMA-Factory alone with float32 ones."""
 SAMPLES = 8
 FOLDER = "MOTIONTUNE_ENGINES"
@@ -171,7 +171,7 @@ def run_engine(out: Path, name: str, device: str) -> None:
                     "error": f"{type(error).__name__}: {error}"[:1000],
                     "traceback": traceback.format_exc()[-6000:],
                 }
-            seen["seconds"] = round(time.perf_counter() - started, 2)
+            seen["training_seconds"] = round(time.perf_counter() - started, 2)
             if main:
                 run.with_suffix(".json").write_text(json.dumps(seen))
             elif "error" in seen:

@@ -58,6 +58,16 @@ def check_adapter(model: Any, folder: str) -> None:
         raise MotiontuneError(f"{folder}: cannot resume, {len(missing)} weights do not match, such as {missing[0]}")
 
 
+def restore_adapter(model: Any, folder: str) -> None:
+    """Load the adapter of a checkpoint into a model that has one, before an engine wraps it.
+
+    Raises:
+        MotiontuneError: as `check_adapter`.
+    """
+    check_adapter(model, folder)
+    model.load_adapter(folder, model.active_adapters[0], is_trainable=True)
+
+
 def restore_head(model: Any, folder: str) -> None:
     """Load the motion head of a checkpoint into a model that has one. All processes must call it.
 

@@ -28,7 +28,7 @@ from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
 from motiontune.files import remove
-from motiontune.model.checkpoint import check_adapter, restore_full_weights, restore_head
+from motiontune.model.checkpoint import check_adapter, restore_adapter, restore_full_weights, restore_head
 from motiontune.model.forward import as_bits, captured_motion, whole_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
@@ -69,6 +69,7 @@ class MotionTrainerMixin(_Trainer):
         super().__init__(*args, compute_metrics=self._without_duplicates(compute_metrics), **kwargs)
         self.motion = motion
         fit_to_engine(self.accelerator, base_of(self.model).motion_head)
+        self._has_adapter = is_peft(self.model)
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
@@ -293,15 +294,19 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        # before FSDP wraps the model: of one with an adapter, its own checkpoint has the adapter and nothing else
+        # Before FSDP wraps the model. Of one with an adapter its own checkpoint has no head, and the adapter that it
+        # loads is not the one that was saved.
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
+            if self._has_adapter:
+                restore_adapter(self.model, resume_from_checkpoint)
             restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if not self._has_adapter:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:  # DeepSpeed never comes here: its own checkpoint has all that trains
             self._restore(resume_from_checkpoint, model or self.model, super()._load_from_checkpoint)
 
