@@ -148,6 +148,14 @@ class ClipReadingPlugin(_Plugin):
             return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
         return int(metadata["video_grid_thw"].prod(-1).sum()) // patching_of(processor).merge ** 2
 
+    def patch_rows_and_cols(self, videos: list[Any], processor: Any) -> tuple[int, int] | None:
+        """The patch grid of a sample's first video, by its header; None without one that is a file."""
+        metadata = self._get_video_token_metadata(videos, processor)
+        if metadata is None or len(metadata["video_grid_thw"]) == 0:
+            return None
+        rows, cols = metadata["video_grid_thw"][0, 1:].tolist()
+        return rows, cols
+
     def _regularize_videos(self, videos: list[Any], **kwargs: Any) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"videos": [], "fps_per_video": [], "durations": [], "frames_indices": []}
         settings = _Settings(kwargs)
