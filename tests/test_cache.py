@@ -81,11 +81,12 @@ def test_every_setting_makes_another_key(tmp_path: Path) -> None:
     keys += [motion_key("other", READING, GRID, options[0])]
     keys += [frames_key("content", one) for one in readings] + [frames_key("other", READING)]
     own.write_text("def f(clip, grid, direction): return None")
-    weights_file.write_bytes(b"2")
+    weights_file.write_bytes(b"22")
     keys += [motion_key("content", READING, GRID, options[number]) for number in (3, 8)]
     assert None not in keys and len(set(keys)) == len(keys)
     assert motion_key("content", READING, GRID, options[0]) == keys[0]
     assert motion_key("content", READING, GRID, MotionOptions("file")) is None
+    assert motion_key("content", READING, GRID, MotionOptions("flow", raft_weights="nowhere.pth"))  # not read
 
 
 def keys_of_copy(folder: Path, code: str) -> list[str]:

@@ -5,6 +5,8 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded, remuxed
 from motiontune.errors import ClipError
 from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import VideoInfo, is_whole, probe
+from motiontune.video.container import VideoInfo, info_of, is_whole, probe
 from motiontune.video.frames import all_frames
 from real_clips import real_clip
 
@@ -188,6 +190,17 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
             assert str(caught.value).startswith(f"{path}: ")
             assert "\n" not in str(caught.value)
             assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_frames_of_which_nobody_knows_when_they_are_shown() -> None:
+    codec = SimpleNamespace(width=8, height=8, codec=SimpleNamespace(canonical_name="h264"))
+    rates = dict.fromkeys(("average_rate", "base_rate", "duration", "time_base"))
+    container: Any = SimpleNamespace(duration=None, format=SimpleNamespace(name="nut"))
+    stream: Any = SimpleNamespace(codec_context=codec, frames=3, **rates)
+    with pytest.raises(ClipError, match="neither times nor a frame rate"):
+        info_of("a.nut", container, stream)
+    stream.frames = 1
+    assert info_of("a.nut", container, stream).frames == 1
 
 
 def test_a_header_that_promises_too_much(tmp_path: Path) -> None:

@@ -185,3 +185,14 @@ def test_what_cannot_be_evaluated(model, data, tmp_path, capfd):
     assert "dataset_info.json does not exist" in say("--dataset", "x", "--dataset-dir", tmp_path)
     assert "'radar' is none of" in say("--dataset", "held_out", "--dataset-dir", data, "--compare-with", "radar")
     assert "cannot be read" in say("--dataset", "held_out", "--dataset-dir", data, "--templates", "nowhere.json")
+
+
+def test_a_clip_that_has_changed_since_is_measured_and_not_drawn(tmp_path, capfd):
+    grid, path = VideoGrid(2, 4, 4), str(training.clips()[0])
+    vectors, valid = np.zeros((2, 4, 4, 2), np.float32), np.ones((2, 4, 4), np.bool_)
+    file = MotionComparison(vectors, vectors, valid, np.array([0.0, 9.0]), grid, path, "flow", "past").save(
+        tmp_path / "0.npz"
+    )
+    meter = measure_motion({(0, 0): file}, tmp_path / "plots", 1, {})
+    assert meter.metrics(10)["all"]["epe"].value == 0 and not (tmp_path / "plots").exists()
+    assert f"{path}: no picture" in capfd.readouterr().err

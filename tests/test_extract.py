@@ -11,13 +11,13 @@ import pytest
 from commands import command, refused
 from make_clips import pan_clip
 from motiontune.commands.extract import extract
+from motiontune.commands.options import find_clips
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import FORMATS, find_motion, read_flo
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
-from motiontune.video.find import find_clips
 from motiontune.video.reader import FrameReader
 from training import start, tiny
 
@@ -120,6 +120,21 @@ def test_clips_and_foreign_files_are_never_written_over(tmp_path: Path, capfd: p
         (row,) = extract([str(clip)], str(tmp_path), frames=FrameReader(fps=fps), form=form)
         names = sorted(path.name for path in (tmp_path / "a").glob("[!.]*"))
         assert row.problem == "" and names == [f"{i:05d}.{form}" for i in range(row.frames - 1)]
+
+
+def test_a_clip_whose_disk_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("motiontune.commands.extract.extract_clip", fail)
+    (row,) = extract([str(CLIPS[0])], str(tmp_path))
+    assert "Input/output error" in row.problem
+    assert json.loads((tmp_path / "extract.json").read_text())["clips"][0]["problem"] == row.problem
+
+
+def test_options_of_another_source_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    message = refused(capfd, "extract", str(CLIPS[0]), "--out", str(tmp_path), "--raft-weights", "raft.pth")
+    assert message == "--raft-weights is only read with the source raft, not auto"
 
 
 def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

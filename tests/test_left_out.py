@@ -4,11 +4,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from commands import refused_run, trained
 from make_clips import remuxed
 from motiontune.errors import MotiontuneError
+from motiontune.grid import VideoGrid
+from motiontune.model.head import MotionHeadConfig
+from motiontune.motion.options import MotionOptions
+from motiontune.training.batch import ReadClip, add_motion
+from motiontune.training.settings import TargetSettings
+from motiontune.video.clip import clip_from_frames
 from training import (
     BOTH,
     MOTION,
@@ -216,3 +223,14 @@ def test_clips_of_one_frame_are_announced_as_without_motion(capfd, tmp_path):
     assert message.startswith("motion_source: auto gives no motion for data set toy.json: one frame is sampled")
     message = refused_run(capfd, **MOTION, **data(clips()[0]), video_fps=0.5)
     assert message.startswith("motion_source: auto gives no motion for data set toy.json: one frame is sampled")
+
+
+def test_a_clip_without_motion_has_a_time_for_each_padded_frame():
+    clip = clip_from_frames([np.zeros((56, 56, 3), np.uint8)] * 5, 2.0)
+    grid = VideoGrid(8, 4, 4, temporal_patch=4)
+    settings = TargetSettings(MotionHeadConfig(8, 14, 2, 4), MotionOptions("codec"), raise_on_error=False)
+    batch = {}
+    add_motion(batch, [ReadClip(0, clip)], [grid], settings, [None])
+    (record,) = batch["motion_videos"]
+    assert record.source == "none" and record.times == (0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0)
+    assert not batch["motion_mask"].any()

@@ -11,7 +11,7 @@ import pytest
 
 import training
 from make_clips import pan_clip
-from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, write_dataset
+from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, templates_of, write_dataset
 from motiontune.drawing.panels import difference
 from motiontune.errors import ClipError, ConfigError
 from motiontune.motion.field import MotionField
@@ -47,6 +47,14 @@ def broken(tmp_path):
 
 def write_info(folder: Path, **info: object) -> None:
     (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def test_an_entry_that_is_no_object_is_refused_where_it_is_asked_for(tmp_path):
+    write_info(tmp_path, note="mine", toy={"file_name": "toy.json", "columns": "videos"})
+    for name in ("note", "toy"):
+        with pytest.raises(ConfigError, match=f"^dataset: '{name}.*it must be an object in braces$"):
+            read_clips(tmp_path, name)
+    assert Library(str(tmp_path)).names == [] and templates_of(tmp_path, "note,toy") == {}
 
 
 def test_clips_of_every_layout_are_found_as_training_finds_them(tmp_path):

@@ -185,3 +185,17 @@ def test_a_model_without_video_is_refused():
     config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     with pytest.raises(ConfigError, match="llama has no video tokens"):
         attach_head(LlamaForCausalLM(config), MotionHead(MotionHeadConfig(8, 14, 2, 2)), MotionObjective())
+
+
+def test_a_second_head_is_refused(family):
+    model = with_head(family)
+    with pytest.raises(ConfigError, match="^the model has a motion head already: "):
+        attach_head(model, model.motion_head)
+
+
+def test_arguments_by_their_place_are_those_of_the_original(family):
+    _, _, _, batch, targets = family
+    model = with_head(family).eval()
+    ids, mask, rest = batch["input_ids"], batch["attention_mask"], dict(batch)
+    del rest["input_ids"], rest["attention_mask"]
+    assert model(ids, mask, **rest, **targets).loss == model(**batch, **targets).loss

@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,25 @@ def test_installing_twice_changes_nothing() -> None:
     before = [*parser._TRAIN_ARGS, *parser._INFER_ARGS, tuner.run_sft, tuner.run_exp, tuner.get_train_args]
     install()
     assert [*parser._TRAIN_ARGS, *parser._INFER_ARGS, tuner.run_sft, tuner.run_exp, tuner.get_train_args] == before
+
+
+def test_a_fault_of_ours_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llamafactory.data import loader
+
+    from motiontune.llamafactory.names import dataset_hooks, loading_data
+
+    def fail(*args: Any) -> Any:
+        raise ValueError("a row is not right")
+
+    class Attr:
+        dataset_name = "toy"
+
+    with pytest.raises(MotiontuneError, match="^the data sets cannot be loaded: a row is not right$"):
+        monkeypatch.setattr(loader, "_load_single_dataset", fail)
+        with loading_data(), dataset_hooks(lambda processor: processor, lambda attr, dataset: None):
+            loader._load_single_dataset(Attr)
+    monkeypatch.setattr(loader, "_load_single_dataset", lambda *args: [])
+    with pytest.raises(ValueError, match="a row is not right") as caught:
+        with loading_data(), dataset_hooks(lambda processor: processor, fail):
+            loader._load_single_dataset(Attr)
+    assert any("motiontune's own code" in note for note in pickle.loads(pickle.dumps(caught.value)).__notes__)

@@ -43,9 +43,10 @@ for model in sys.argv[4:]:
     collator = train(model, where, samples, fps=8.0, max_steps=4, per_device_train_batch_size=2,
                      logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True)
     clip, question, _ = samples[0]
+    kept["model"].train()
     before = mt.predict(kept["model"], collator, clip, question, max_new_tokens=4)
     after = mt.predict(mt.load_motion_model(where), collator, clip, question, max_new_tokens=4)
-    assert before[0] == after[0]
+    assert before[0] == after[0] and kept["model"].training
     np.testing.assert_array_equal(before[1].vectors, after[1].vectors)
     assert np.abs(after[1].vectors[after[1].valid]).max() > 1e-3 and not after[1].valid[0].any()
     out[where] = {"text": after[0], "shape": after[1].vectors.shape}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
-from motiontune.runs.page import ReportClip, prediction_rows, write_report
+from motiontune.runs.page import ReportClip, write_report
 
 
 GRID = VideoGrid(frames=8, rows=4, cols=6, patch=14)

@@ -12,7 +12,7 @@ import training
 from commands import command, refused
 from html_page import Page
 from motiontune.evaluation.comparison import MotionComparison
-from motiontune.runs.folder import given_keys, note_run, read_runs
+from motiontune.runs.folder import claim_run, given_keys, note_run, read_runs
 from motiontune.runs.report import report
 from training import BOTH, clips, run
 
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_named(tmp_path, capfd, name, text):
     (tmp_path / "all_results.json").write_text('{"eval_loss": 1.0}')
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert refused(capfd, "report", tmp_path).startswith(f"{tmp_path / name}: is damaged: ")
+    assert refused(capfd, "report", tmp_path).startswith(f"{tmp_path / name}: is damaged, and can be moved away: ")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -181,12 +181,24 @@ def test_answers_without_motion_are_listed(tmp_path):
     assert page.text.count("exact") == 1 and page.text.count("differs") == 11
 
 
+def test_a_damaged_history_stops_no_run_and_is_kept(tmp_path):
+    file = tmp_path / "motiontune_runs.json"
+    file.write_text("[{")
+    claim_run(tmp_path, {"do_train": True})
+    with pytest.warns(UserWarning, match="motiontune_runs.json: is damaged, .* called motiontune_runs.json.damaged-"):
+        note_run(tmp_path, {"a": 1}, 1)
+    assert [run.configuration for run in read_runs(tmp_path)] == [{"a": 1}]
+    (kept,) = tmp_path.glob("motiontune_runs.json.damaged-*")
+    assert kept.read_text() == "[{"
+
+
 def test_runs_into_one_folder_are_noted_each_once(tmp_path):
     note_run(tmp_path, {"a": 1}, 1)
-    note_run(tmp_path, {"a": 2, "swanlab_api_key": "x", "nested": {"hub_token": "y"}}, 2)
+    note_run(tmp_path, {"a": 2, "swanlab_api_key": "x", "nested": {"hub_token": "y", "token": "z"}}, 2)
     note_run(tmp_path, {"a": 1}, 1)
     first, last = read_runs(tmp_path)
-    assert first.configuration == {"a": 2, "swanlab_api_key": "(left out)", "nested": {"hub_token": "(left out)"}}
+    secrets = {"hub_token": "(left out)", "token": "(left out)"}
+    assert first.configuration == {"a": 2, "swanlab_api_key": "(left out)", "nested": secrets}
     assert last.configuration == {"a": 1} and last.versions["processes"] == "1"
     (tmp_path / "all_results.json").write_text('{"eval_epe": 1.0}')
     page = Page(report(tmp_path).read_text("utf-8"))

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from motiontune.errors import HeadError, MotiontuneError
 from motiontune.evaluation.comparison import load_predictions
+from motiontune.model.checkpoint import check_adapter
 from motiontune.model.head import load_head, save_head
 from training import (
     ALL_FAMILIES,
@@ -306,3 +307,15 @@ def test_an_export_without_a_head_says_so():
         export({"model_name_or_path": str(tiny()), "template": "qwen2_vl", "export_dir": str(folder)})
     assert [message for message in messages if "no motion head" in message]
     assert not list(folder.glob("motion_head*"))
+
+
+def test_an_old_adapter_file_that_lacks_weights_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), LoraConfig(target_modules=["0"]))
+    weights = dict(get_peft_model_state_dict(model))
+    torch.save(weights, tmp_path / "adapter_model.bin")
+    check_adapter(model, str(tmp_path))
+    del weights[sorted(weights)[0]]
+    torch.save(weights, tmp_path / "adapter_model.bin")
+    with pytest.raises(MotiontuneError, match="cannot resume, 1 weights do not match, .*: take another checkpoint"):
+        check_adapter(model, str(tmp_path))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from make_clips import Encoder, encode
-from motiontune.datasets import something_something
+from motiontune.commands import prepare as prepare_command
 from motiontune.datasets.something_something import PROMPT, prepare
 from motiontune.errors import ConfigError, MotiontuneError
 
@@ -188,8 +188,8 @@ def test_refuses_wrong_folders_and_files(raw: Path) -> None:
 
 def run(*argv: str) -> None:
     parser = argparse.ArgumentParser()
-    something_something.add_arguments(parser)
-    something_something.run(parser.parse_args([*argv]))
+    prepare_command.add_arguments(parser)
+    prepare_command.run(parser.parse_args(["something-something", *argv]))
 
 
 def test_command(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -356,6 +356,7 @@ def test_what_cannot_be_viewed(tmp_path, capfd, folder):
     message = refused(capfd, "view", "--dataset-dir", folder, "--dataset", "tou")
     assert "'tou' is none of toy: did you mean 'toy'?" in message
     assert "'radar' is none of" in refused(capfd, "view", "--target", "radar")
+    assert "only read with the source file, not auto" in refused(capfd, "view", "--motion-dir", tmp_path)
     assert "is no model" in refused(capfd, "view", "--model", tmp_path)
     code, _, err = command(capfd, "view", "--template", "qwen2_vl")
     assert code == 2 and "are for --model" in err

@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ConfigError, OutputError, in_one_line
-from motiontune.files import file_digest, write_whole
+from motiontune.files import file_digest, known_digest, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
+from motiontune.motion.provider import is_provider
 from motiontune.video.clip import Clip
 from motiontune.video.container import VideoInfo
 
@@ -160,6 +161,8 @@ def motion_key(
 ) -> str | None:
     """The name of a clip's motion; None where it is not kept, because it comes from a file.
 
+    Of a source of the user's own, the function's file counts, but not what this file imports.
+
     Args:
         content: the clip's `file_digest`.
         reading: the settings that sampling and resizing depend on.
@@ -168,8 +171,8 @@ def motion_key(
     """
     if options.source == "file":
         return None
-    own = [file_digest(options.source.rpartition(":")[0])] if ".py:" in options.source else []
-    weights = [file_digest(options.raft_weights)] if options.raft_weights else []
+    own = [known_digest(options.source.rpartition(":")[0])] if is_provider(options.source) else []
+    weights = [known_digest(options.raft_weights)] if options.source == "raft" and options.raft_weights else []
     return _digest(["motion", content, dict(reading), dict(grid), asdict(options), own, weights, _this_code()])
 
 

@@ -59,9 +59,26 @@ def in_one_line(error: BaseException) -> str:
     return textwrap.shorten(text, 400, placeholder=" ...") or type(error).__name__
 
 
+_OURS = "motiontune's own code failed, whatever the user wrote: please report this."
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Keep the traceback of what fails in here, although it lies within `mistakes` about other code."""
+    try:
+        yield
+    except MotiontuneError:
+        raise
+    except Exception as error:
+        error.add_note(_OURS)  # which an error takes along from one process to another
+        raise
+
+
 @contextmanager
 def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn errors of the libraries underneath, where they come of what the user wrote, into a `ConfigError`.
+
+    Those of `own_code` stay as they are.
 
     Args:
         about: begins the message, such as "model_name_or_path: some/model".
@@ -72,6 +89,8 @@ def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     except MotiontuneError:
         raise
     except kinds as error:
+        if _OURS in getattr(error, "__notes__", ()):
+            raise
         cause = f" ({in_one_line(error.__cause__)})" if error.__cause__ else ""
         raise ConfigError((f"{about}: " if about else "") + in_one_line(error) + cause) from error
 

@@ -152,6 +152,21 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def known_digest(path: str | Path) -> str:
+    """The `file_digest`, for which a file is read once per process while it stays as it is.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    status = os.stat(path)
+    return _digest_of_state(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest_of_state(path: str, size: int, changed: int) -> str:
+    return file_digest(path)
+
+
 def as_url(path: str | Path) -> str:
     """A file's path for FFmpeg, which takes a colon in a plain one for the end of a protocol's name."""
     return f"file:{path}"

@@ -24,14 +24,14 @@ from motiontune.datasets.scenes import true_motion
 from motiontune.datasets.stories import write_synthetic
 from motiontune.drawing.images import encode_image
 from motiontune.drawing.sheets import contact_sheet
-from motiontune.evaluation.comparison import MotionComparison, load_predictions
+from motiontune.evaluation.comparison import MotionComparison, load_predictions, prediction_rows
 from motiontune.evaluation.sums import MotionSums, constant_epe
 from motiontune.files import claim_empty, write_bytes, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction
 from motiontune.motion.sources import motion_of
 from motiontune.runs.folder import PREDICTIONS_FOLDER, read_texts, versions
-from motiontune.runs.page import ReportClip, prediction_rows, write_report
+from motiontune.runs.page import ReportClip, write_report
 from motiontune.tables import text_table
 from motiontune.video.clip import read_clip
 

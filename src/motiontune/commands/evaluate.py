@@ -6,6 +6,7 @@ that takes; what is added is the measuring.
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,12 @@ from motiontune.datasets.dataset_info import templates_of
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
-from motiontune.evaluation.comparison import MotionComparison
+from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 from motiontune.evaluation.measure import Evaluation, MotionMeter, measure_text
 from motiontune.evaluation.templates import read_templates
 from motiontune.files import claim, write_text
 from motiontune.runs.folder import EVALUATION, prediction_files, read_json, read_texts
-from motiontune.runs.page import prediction_rows
-from motiontune.video.clip import read_clip
+from motiontune.runs.report import sampled_frames
 
 
 DESCRIPTION = "Measure a model's text and motion over a data set."
@@ -206,10 +206,10 @@ def measure_motion(
 
 
 def _save_plot(path: Path, clip: MotionComparison, keys: Mapping[str, Any]) -> None:
-    try:
-        frames = read_clip(clip.path, keys.get("video_fps", 2.0), keys.get("video_maxlen", 128)).frames
-    except MotiontuneError:
-        return  # frames that are files have no film to read
+    frames = sampled_frames(clip, keys)
+    if frames is None:
+        print(f"{clip.path}: no picture, the clip cannot be read as it was when it was predicted", file=sys.stderr)
+        return
     save_png(
         path, contact_sheet(prediction_rows(Path(clip.path).name, frames, clip, PLOT_WIDTH), PLOT_COLUMNS, PLOT_WIDTH)
     )

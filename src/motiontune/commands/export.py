@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from motiontune.commands.options import add_keys, asks_for_keys
 from motiontune.errors import mistakes
 from motiontune.files import claim_empty
 
@@ -14,9 +15,7 @@ Takes what `llamafactory-cli export` takes.
 TAKES_KEYS = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take everything: LLaMA-Factory's own parser reads the keys."""
-    parser.add_argument("arguments", nargs="*", help="a YAML or JSON file and key=value, or --key value")
+add_arguments = add_keys
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -26,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
         MotiontuneError: on a mistake in the configuration.
     """
     words = arguments.arguments
-    if not words or {"-h", "--help"} & set(words):
+    if asks_for_keys(words):
         print(DESCRIPTION)
         words = ["--help"]
     from motiontune.llamafactory.config import read_config

@@ -14,19 +14,19 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from motiontune.commands.options import check_used, find_clips
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.files import claim, write_text
 from motiontune.grid import VideoGrid
-from motiontune.motion.field import MotionField
+from motiontune.motion.field import DIRECTIONS, MotionField
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source, motion_of, vectors_for
 from motiontune.tables import shorten_middle, text_table
 from motiontune.video.clip import Clip
-from motiontune.video.find import find_clips
 from motiontune.video.reader import FrameReader, Reader
 
 
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quality", choices=QUALITIES, default=motion.quality, help="as motion_quality (default: %(default)s)")
     add(
         "--direction",
-        choices=("past", "future"),
+        choices=DIRECTIONS,
         default=motion.direction,
         help="as motion_direction (default: %(default)s)",
     )
@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
     if not 0 <= arguments.min_confidence < 1:
         raise ConfigError("--min-confidence must be 0 or more and below 1")
+    check_used("--raft-weights", arguments.raft_weights, arguments.source, "raft")
     motion = MotionOptions(
         arguments.source,
         arguments.direction,
@@ -180,7 +181,7 @@ def extract(
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except OutputError:  # a full disk is full for every clip
                 raise
-            except MotiontuneError as error:
+            except (MotiontuneError, OSError) as error:
                 rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
     about: dict[str, Any] = {
         "options": asdict(options) | asdict(frames),

@@ -2,15 +2,29 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
+from motiontune.video.find import list_clips
 from motiontune.video.reader import FrameReader
 
 
 if TYPE_CHECKING:
     from motiontune.llamafactory.predictor import MotionModel
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    """Take everything, of a command that LLaMA-Factory's own parser reads the keys of."""
+    parser.add_argument("arguments", nargs="*", help="a YAML or JSON file and key=value, or --key value")
+
+
+def asks_for_keys(words: Sequence[str]) -> bool:
+    """Whether the arguments of such a command ask for the list of all keys."""
+    return not words or bool({"-h", "--help"} & set(words))
 
 
 def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -34,6 +48,16 @@ def check_reading(arguments: argparse.Namespace) -> None:
     """
     if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens) < 1:
         raise ConfigError("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+
+
+def check_used(option: str, value: str | None, source: str, needed: str) -> None:
+    """Refuse an option that is only read with another source of motion.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    if value is not None and source != needed:
+        raise ConfigError(f"{option} is only read with the source {needed}, not {source}")
 
 
 def load_model(arguments: argparse.Namespace) -> "MotionModel":
@@ -71,3 +95,27 @@ class _Renamed(argparse.Action):
         new = f"--{self.dest.replace('_', '-')}"
         print(f"{option_string} is called {new} now; the old name still works", file=sys.stderr)
         setattr(namespace, self.dest, values)
+
+
+def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
+    """Name the clips that files and folders stand for: {where to write, without suffix: clip}.
+
+    That is the clip's name without its suffix, or where several clips share that name, with it.
+
+    Args:
+        paths: clips, and folders of clips.
+        out: the output folder.
+
+    Raises:
+        ConfigError: if there is none, or two would be written to the same place.
+    """
+    clips = list_clips(paths, is_film)
+    shared = Counter(str(name.with_suffix("")).casefold() for name, _ in clips)
+    found: dict[Path, str] = {}
+    for name, clip in clips:
+        stem = name.with_suffix("")
+        target = Path(out) / (stem if shared[str(stem).casefold()] == 1 else name)
+        if target in found:
+            raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
+        found[target] = clip
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
+from motiontune.commands.options import add_compare_with, add_reading, check_reading, find_clips, load_model
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
@@ -21,9 +21,8 @@ from motiontune.errors import MotiontuneError, OutputError
 from motiontune.evaluation.prediction import MotionPrediction
 from motiontune.files import claim, write_text
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
-from motiontune.motion.sources import check_source
+from motiontune.motion.sources import NO_SOURCE, check_source
 from motiontune.tables import shorten_middle, text_table
-from motiontune.video.find import find_clips
 from motiontune.video.frames import all_frames
 
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 
 DESCRIPTION = "Predict text and motion of clips with a model, and write them as files and films."
-NO_SOURCE = "none"
 ABOUT = "predictions.json"
 
 
@@ -152,7 +150,7 @@ def predict(
                 _write(prediction, place, show, form)
             except OutputError:  # a full disk is full for every clip
                 raise
-            except MotiontuneError as error:
+            except (MotiontuneError, OSError) as error:
                 rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
             else:
                 rows.append(_row(path, prediction, time.perf_counter() - start))

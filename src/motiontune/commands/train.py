@@ -3,6 +3,8 @@
 import argparse
 import textwrap
 
+from motiontune.commands.options import add_keys, asks_for_keys
+
 
 DESCRIPTION = """motiontune train cfg.yaml [key=value ...]      or      motiontune train --key value ...
 
@@ -11,9 +13,7 @@ Takes everything that `llamafactory-cli train` takes, and motiontune's own keys.
 TAKES_KEYS = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take everything: LLaMA-Factory's own parser reads the keys."""
-    parser.add_argument("arguments", nargs="*", help="a YAML or JSON file and key=value, or --key value")
+add_arguments = add_keys
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
         ConfigError: on a file or a key that cannot be used.
     """
     words = arguments.arguments
-    if not words or {"-h", "--help"} & set(words):
+    if asks_for_keys(words):
         print(DESCRIPTION)
         _print_own_keys()
         words = ["--help"]

@@ -2,10 +2,10 @@
 
 import argparse
 
-from motiontune.commands.options import add_compare_with, add_reading, check_reading, load_model
+from motiontune.commands.options import add_compare_with, add_reading, check_reading, check_used, load_model
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.errors import ConfigError, MotiontuneError
-from motiontune.motion.field import Direction
+from motiontune.motion.field import DIRECTIONS, Direction
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import check_source
 
@@ -24,8 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=PROMPT, help="the first question (default: %(default)r)")
     add_compare_with(parser, "the source of motion to begin with, as motion_source")
     parser.add_argument("--motion-dir", metavar="DIR", help="as motion_dir, for --compare-with file")
-    parser.add_argument("--raft-weights", metavar="FILE", help="as motion_raft_weights, for --compare-with raft")
-    parser.add_argument("--direction", choices=("past", "future"), help="as motion_direction (default: the model's)")
+    parser.add_argument(
+        "--raft-weights", metavar="FILE", help="as motion_raft_weights, for raft, also among all sources"
+    )
+    parser.add_argument("--direction", choices=DIRECTIONS, help="as motion_direction (default: the model's)")
     add_reading(parser, required=False)
 
 
@@ -41,6 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.model is None and (arguments.base or arguments.template):
         raise ConfigError("--base and --template are for --model")
     check_source(arguments.compare_with)
+    check_used("--motion-dir", arguments.motion_dir, arguments.compare_with, "file")
     from motiontune.video.reader import FrameReader, Reader
     from motiontune.viewer.controls import Settings
     from motiontune.viewer.library import FILES, Library

@@ -56,13 +56,28 @@ def load_info(folder: str | Path, *, or_empty: bool = False) -> dict[str, Any]:
 
 
 def check_listed(name: str, info: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a data set that `dataset_info.json` does not list.
+    """Refuse a data set that `dataset_info.json` does not list, or does not describe.
 
     Raises:
-        ConfigError: naming the nearest one.
+        ConfigError: naming the nearest one, or what is in the place of an object.
     """
+    file = Path(folder) / INFO_FILE
     if name not in info:
-        raise ConfigError(f"dataset: {name!r} is not in {Path(folder) / INFO_FILE}" + nearest(name, info))
+        raise ConfigError(f"dataset: {name!r} is not in {file}" + nearest(name, info))
+    about = info[name]
+    for what, value in ((name, about), *((f"{name}.{key}", _get(about, key)) for key in ("columns", "tags"))):
+        if not isinstance(value, dict):
+            raise ConfigError(f"dataset: {what!r} in {file} is {value!r}, it must be an object in braces")
+
+
+def columns_of(about: Any) -> dict[str, Any]:
+    """The columns of an entry of `dataset_info.json`; none where it has none, or is not as it should be."""
+    columns = _get(about, "columns")
+    return columns if isinstance(columns, dict) else {}
+
+
+def _get(about: Any, key: str) -> Any:
+    return about.get(key, {}) if isinstance(about, dict) else {}
 
 
 def read_clips(folder: str | Path, name: str) -> list[ClipOfSample]:
@@ -81,7 +96,7 @@ def read_clips(folder: str | Path, name: str) -> list[ClipOfSample]:
     file = Path(folder) / str(about.get("file_name", ""))
     if file.suffix not in (".json", ".jsonl"):
         raise ConfigError(f"dataset: {name!r} is no .json or .jsonl file of its own, which is all that can be shown")
-    videos = about.get("columns", {}).get("videos")
+    videos = columns_of(about).get("videos")
     if not videos:
         raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
     try:
@@ -123,7 +138,7 @@ def templates_of(folder: str | Path, names: str) -> dict[str, str]:
     found: dict[str, str] = {}
     info = load_info(folder)
     for name in names.split(","):
-        file = Path(folder) / str(info.get(name.strip(), {}).get("file_name", ""))
+        file = Path(folder) / str(_get(info.get(name.strip()), "file_name"))
         if file.suffix != ".json" or not file.is_file():
             continue
         try:

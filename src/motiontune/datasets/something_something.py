@@ -5,7 +5,6 @@ The data set comes as a folder of clips (`74225.webm` and so on) and one JSON fi
 stops spinning", "placeholders": ["cube"]}`; the test split has ids alone.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -126,43 +125,13 @@ def prepare(
         wanted = next((entry["id"] for entries in splits.values() for entry in entries), "74225")
         raise ConfigError(f"{videos} holds none of the clips, for example {wanted}{CLIP_SUFFIXES[0]}{_nested(videos)}")
     for split in splits:
-        claim_dataset(out, _dataset_of(split), [out / _skipped_file(split)])
+        claim_dataset(out, _dataset_of(split), [out / skipped_file(split)])
     reports = []
     for split, entries in splits.items():
         paths = [files.get(entry["id"], "") for entry in entries]
         reasons = _check_clips(paths, check, workers or os.cpu_count() or 1, f"{split}: clips" if progress else "")
         reports.append(_write_split(out, split, entries, paths, reasons, prompt))
     return PrepareReport(out.absolute(), tuple(reports))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `motiontune prepare something-something`."""
-    parser.add_argument(
-        "--labels", nargs="+", required=True, metavar="FILE", help="train.json, validation.json, test.json, or some"
-    )
-    parser.add_argument("--videos", required=True, metavar="DIR", help="folder with the clips (74225.webm, ...)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
-    parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="the question (default: %(default)r)")
-    parser.add_argument("--no-check", action="store_true", help="do not open the clips; missing ones are still found")
-    parser.add_argument("--workers", type=int, metavar="N", help="clips opened at a time (default: one per CPU core)")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Run `motiontune prepare something-something` and print what was done.
-
-    Raises:
-        ConfigError: as `prepare`, and on a number of workers below one.
-    """
-    if args.workers is not None and args.workers < 1:
-        raise ConfigError(f"--workers must be at least 1, not {args.workers}")
-    report = prepare(args.labels, args.videos, args.out, args.prompt, not args.no_check, args.workers, progress=True)
-    print(report.table())
-    for split in report.splits:
-        if split.missing or split.unreadable:
-            print(f"Left out of {split.split}: see {report.out / _skipped_file(split.split)}")
-        if not split.dataset:
-            print(f"No data set was written for {split.split}: none of its clips is there")
-    print(f"\nIn the YAML:\n\n{report.yaml()}")
 
 
 def _split_name(file: Path) -> str:
@@ -275,7 +244,7 @@ def _write_split(
     dataset = _dataset_of(split) if samples else ""
     if samples:
         write_dataset(out, dataset, samples)
-    write_rows(out / _skipped_file(split), skipped)
+    write_rows(out / skipped_file(split), skipped)
     missing = tuple(row["id"] for row in skipped if not row["video"])
     unreadable = tuple(row["id"] for row in skipped if row["video"])
     return SplitReport(split, dataset, len(entries), len(samples), missing, unreadable)
@@ -285,5 +254,6 @@ def _dataset_of(split: str) -> str:
     return f"something_something_{split}"
 
 
-def _skipped_file(split: str) -> str:
+def skipped_file(split: str) -> str:
+    """Where the entries of a split that were left out are listed, in the output folder."""
     return f"skipped_{split}.json"

@@ -78,7 +78,9 @@ def write_film(
 
 
 def is_film(path: str | Path) -> bool:
-    """Whether a file is one that `write_film` wrote."""
+    """Whether a file is a film of motion that this package wrote, as its name and its metadata have it."""
+    if not str(path).endswith(FILM):
+        return False
     try:
         with av.open(as_url(path)) as film:
             comment = film.metadata.get("comment")

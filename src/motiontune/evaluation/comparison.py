@@ -12,10 +12,13 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from motiontune.drawing.panels import comparison_panels
+from motiontune.drawing.sheets import SheetRow, comparison_rows
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.sums import MotionSums
 from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
+from motiontune.motion.field import DIRECTIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class MotionComparison:
             _check("target", self.target, np.float32, (*patches, 2))
         _check("valid", self.valid, np.bool_, patches)
         _check("times", self.times, np.float64, patches[:1])
-        if self.direction not in ("past", "future"):
+        if self.direction not in DIRECTIONS:
             raise ValueError(f"direction must be past or future, not {self.direction!r}")
 
     def sums(self) -> MotionSums:
@@ -112,6 +115,22 @@ class MotionComparison:
                 )
             except ValueError as error:
                 raise MotiontuneError(f"{path}: {error}") from None
+
+
+def prediction_rows(
+    name: str, frames: NDArray[np.uint8], prediction: MotionComparison, cell_width: int
+) -> list[SheetRow]:
+    """Target (where there is one) above prediction, with arrows of the same length, ready for a contact sheet.
+
+    Args:
+        name: goes into both titles.
+        frames: uint8 [f, h, w, 3], the sampled frames, of any size.
+        prediction: of the same clip.
+        cell_width: width of a frame in pixels.
+    """
+    panels = comparison_panels(prediction.predicted, prediction.valid, prediction.target)
+    grid, times = prediction.grid, prediction.times
+    return comparison_rows(name, frames, times, panels, grid.patch, grid.temporal_patch - 1, cell_width)
 
 
 def load_predictions(folder: str | Path) -> Iterator[MotionComparison]:

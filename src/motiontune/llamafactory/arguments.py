@@ -14,6 +14,7 @@ from motiontune.errors import ConfigError
 from motiontune.llamafactory.names import get_logger
 from motiontune.model.forward import MOTION_GRADIENTS, check_gradient
 from motiontune.model.losses import MOTION_LOSS_TYPES
+from motiontune.motion.field import DIRECTIONS, Direction
 from motiontune.motion.options import QUALITIES, MotionOptions
 from motiontune.motion.sources import check_source
 from motiontune.targets import HeadForm
@@ -58,7 +59,7 @@ class MotionDataArguments(DataArguments):
         default=MotionOptions.min_confidence,
         metadata={"help": "A vector is a target where its confidence, from 0 to 1, is above this."},
     )
-    motion_direction: Literal["past", "future"] = field(
+    motion_direction: Direction = field(
         default="past",
         metadata={
             "help": (
@@ -123,7 +124,7 @@ class MotionDataArguments(DataArguments):
         _check_choice("motion_quality", self.motion_quality, QUALITIES)
         if not 0 <= self.motion_min_confidence < 1:
             raise ConfigError(f"motion_min_confidence: {self.motion_min_confidence} must be 0 or more and below 1")
-        _check_choice("motion_direction", self.motion_direction, ("past", "future"))
+        _check_choice("motion_direction", self.motion_direction, DIRECTIONS)
         _check_choice("motion_on_error", self.motion_on_error, ("auto", "raise", "skip"))
         if self.motion_pictures < 0:
             raise ConfigError(f"motion_pictures: {self.motion_pictures} must be 0 or more")

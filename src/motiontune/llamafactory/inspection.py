@@ -21,7 +21,7 @@ from motiontune.llamafactory.install import get_train_args, install
 from motiontune.llamafactory.names import quiet_transformers
 from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, target_settings
 from motiontune.motion.field import MotionField
-from motiontune.tables import text_table
+from motiontune.tables import shorten_middle, text_table
 from motiontune.targets import from_tokens, tokens_to_vectors
 from motiontune.training.batch import VideoRecord
 
@@ -166,7 +166,7 @@ def _runs(
         if video or pad:
             text = f"{tokenizer.convert_ids_to_tokens(tokens[0])} x {len(tokens)}"
         else:
-            text = _shorten(repr(tokenizer.decode(tokens)), 120)
+            text = shorten_middle(repr(tokenizer.decode(tokens)), 120)
         learns = "motion" if video else "text" if labelled and not only_motion else "-"
         lines.append(f"  {position:>6} {len(tokens):>6} tokens  learns {learns:<7} {text}")
         position += len(tokens)
@@ -175,11 +175,6 @@ def _runs(
 
 def _count(things: Any, noun: str) -> str:
     return f"{len(things)} {noun}" + "s" * (len(things) != 1)
-
-
-def _shorten(text: str, width: int) -> str:
-    half = (width - 5) // 2
-    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
 
 
 def _field(record: VideoRecord, values: torch.Tensor, mask: torch.Tensor, head: Any) -> MotionField:

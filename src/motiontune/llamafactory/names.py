@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import mistakes
+from motiontune.errors import mistakes, own_code
 from motiontune.training import names as transformers_names
 from motiontune.training.names import Name, check
 
@@ -233,6 +233,20 @@ def point_launcher_at(file: str) -> None:
 
 
 @contextmanager
+def loading_data() -> Iterator[None]:
+    """Turn what LLaMA-Factory and `datasets` raise about the user's data sets into one line."""
+    from datasets.exceptions import DatasetsError
+    from llamafactory.extras.constants import DATA_CONFIG
+
+    errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
+    with (
+        mistakes("the data sets cannot be loaded", *errors),
+        mistakes(f"a data set lacks a column that {DATA_CONFIG} names", KeyError),
+    ):
+        yield
+
+
+@contextmanager
 def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[[Any, Any], None]) -> Iterator[None]:
     """While data sets are loaded: wrap the processor that tokenizes samples, and look at each aligned data set.
 
@@ -250,7 +264,8 @@ def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[
     def _load_single_dataset(dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
         with mistakes(f"data set {dataset_attr.dataset_name}: a row is not as described", TypeError, AttributeError):
             dataset = load_single(dataset_attr, *args, **kwargs)
-        after_loading(dataset_attr, dataset)
+        with own_code():
+            after_loading(dataset_attr, dataset)
         return dataset
 
     data_loader._get_dataset_processor, data_loader._load_single_dataset = _get_dataset_processor, _load_single_dataset
@@ -264,6 +279,17 @@ def sample_of(examples: dict[str, list[Any]], index: int) -> dict[str, Any]:
     """One sample of an aligned data set, as `_encode_data_example` takes it: `_prompt`, `_response` and so on."""
     sample = {column: examples[f"_{column}"][index] for column in COLUMNS}
     return sample | {media: sample[media] or [] for media in ("images", "videos", "audios")}
+
+
+def encode_sample(processor: Any, sample: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Tokenize a sample of `sample_of` as a processor's class does: input ids and labels."""
+    encoded: tuple[list[int], list[int]] = type(processor)._encode_data_example(processor, **sample)
+    return encoded
+
+
+def take_encoded(processor: Any, encoded: dict[int, tuple[list[int], list[int]]]) -> None:
+    """Let a processor take what was encoded before, by the `id` of its prompt, so that no sample is encoded twice."""
+    processor._encode_data_example = lambda prompt, **rest: encoded[id(prompt)]
 
 
 def videos_of(sample: dict[str, Any]) -> list[Any]:

@@ -21,14 +21,19 @@ from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
-from motiontune.video.clip import Clip, clip_from_frames, read_clip, sample_indices
+from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip, clip_from_frames, read_clip, sample_indices
 from motiontune.video.container import content_of, probe
 from motiontune.video.vectors import Follower
 
 
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
-    defaults = {"video_fps": 2.0, "video_maxlen": 128, "video_max_pixels": 256 * 256, "video_min_pixels": 16 * 16}
+    defaults = {
+        "video_fps": FPS,
+        "video_maxlen": MAX_FRAMES,
+        "video_max_pixels": MAX_PIXELS,
+        "video_min_pixels": 16 * 16,
+    }
     return {key: getattr(processor, key, default) for key, default in defaults.items()}
 
 
@@ -147,6 +152,14 @@ class ClipReadingPlugin(_Plugin):
         if metadata is None:  # lists of frames
             return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
         return int(metadata["video_grid_thw"].prod(-1).sum()) // patching_of(processor).merge ** 2
+
+    def patch_rows_and_cols(self, videos: list[Any], processor: Any) -> tuple[int, int] | None:
+        """The patch grid of a sample's first video, by its header; None without one that is a file."""
+        metadata = self._get_video_token_metadata(videos, processor)
+        if metadata is None or len(metadata["video_grid_thw"]) == 0:
+            return None
+        rows, cols = metadata["video_grid_thw"][0, 1:].tolist()
+        return rows, cols
 
     def _regularize_videos(self, videos: list[Any], **kwargs: Any) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"videos": [], "fps_per_video": [], "durations": [], "frames_indices": []}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -23,12 +24,9 @@ from motiontune.llamafactory.workflow import generation_arguments, saved_head
 from motiontune.model.forward import MotionObjective, attach_head
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import check_source, motion_of, vectors_for
+from motiontune.motion.sources import NO_SOURCE, check_source, motion_of, vectors_for
 from motiontune.training.prediction import generate_with_motion
-from motiontune.video.clip import Clip
-
-
-NO_SOURCE = "none"
+from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip
 
 
 class _Stop(StoppingCriteria):
@@ -72,9 +70,9 @@ class MotionModel:
         *,
         base: str | None = None,
         template: str | None = None,
-        fps: float = 2.0,
-        max_frames: int = 128,
-        max_pixels: int = 65536,
+        fps: float = FPS,
+        max_frames: int = MAX_FRAMES,
+        max_pixels: int = MAX_PIXELS,
     ) -> "MotionModel":
         """Load a folder or hub repository: a whole model, or an adapter on its base.
 
@@ -122,7 +120,7 @@ class MotionModel:
         video: str | Path,
         prompt: str = PROMPT,
         *,
-        compare_with: str = NO_SOURCE,
+        compare_with: str | MotionOptions = NO_SOURCE,
         max_new_tokens: int = 128,
         **generation: Any,
     ) -> MotionPrediction:
@@ -131,7 +129,8 @@ class MotionModel:
         Args:
             video: the clip.
             prompt: the question; the video stands in the place of `<video>`, else before the question.
-            compare_with: a source of motion to compare with, as `motion_source`; "none" for no comparison.
+            compare_with: a source of motion to compare with, as `motion_source`, or with its settings, whose direction
+                the head decides; "none" for no comparison.
             max_new_tokens: at most so many tokens of text.
             generation: more arguments of `generate()`, such as `do_sample`; text is greedy where not given.
 
@@ -139,8 +138,9 @@ class MotionModel:
             ClipError: if the clip cannot be read.
             ConfigError: on a prompt with several places for the video, or an unknown source.
         """
-        compares = compare_with != NO_SOURCE and self.has_head
-        options = MotionOptions(compare_with, self.direction)
+        options = compare_with if isinstance(compare_with, MotionOptions) else MotionOptions(compare_with)
+        options = replace(options, direction=self.direction)
+        compares = options.source != NO_SOURCE and self.has_head
         clip = self.reader.read(str(video), compares and vectors_for(options, self.reader.grid_of))
         grid = self.reader.grid_of(clip)
         batch = self._batch(clip, prompt).to(self.model.device)
@@ -152,7 +152,7 @@ class MotionModel:
         tokenizer = self.reader.tokenizer_module["tokenizer"]
         text = tokenizer.decode(tokens[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         unpadded = grid.unpadded(len(clip.frames))
-        wanted, problem = self._target(clip, unpadded, compare_with)
+        wanted, problem = self._target(clip, unpadded, options)
         return MotionPrediction(text, field, wanted, clip, unpadded, problem)
 
     def stream(self, video: str | Path, prompt: str = PROMPT, **options: Any) -> "Iterator[str | MotionPrediction]":
@@ -209,13 +209,13 @@ class MotionModel:
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return arguments | greedy
 
-    def _target(self, clip: Clip, grid: VideoGrid, source: str) -> tuple[MotionField | None, str]:
+    def _target(self, clip: Clip, grid: VideoGrid, options: MotionOptions) -> tuple[MotionField | None, str]:
         """The target and "", or None and why there is none."""
-        if source == NO_SOURCE or not self.has_head:
+        if options.source == NO_SOURCE or not self.has_head:
             return None, ""
-        check_source(source)  # what is wrong with the name is wrong for every clip
+        check_source(options.source)  # what is wrong with the name is wrong for every clip
         try:
-            return motion_of(clip, grid, MotionOptions(source, self.direction)), ""
+            return motion_of(clip, grid, options), ""
         except ConfigError:
             raise
         except MotiontuneError as error:

@@ -12,7 +12,7 @@ from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
 from motiontune.model.wrappers import fetch_file
-from motiontune.video.clip import Clip
+from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip
 from motiontune.video.vectors import Follower
 
 
@@ -34,9 +34,9 @@ class ModelReader:
     def __init__(
         self,
         model: str,
-        fps: float = 2.0,
-        max_frames: int = 128,
-        max_pixels: int = 65536,
+        fps: float = FPS,
+        max_frames: int = MAX_FRAMES,
+        max_pixels: int = MAX_PIXELS,
         *,
         base: str | None = None,
         template: str | None = None,

@@ -14,8 +14,15 @@ from llamafactory.data.processor import SupervisedDatasetProcessor
 from llamafactory.data.processor.processor_utils import DatasetProcessor
 
 from motiontune.datasets.dataset_info import check_listed, load_info
-from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable
-from motiontune.llamafactory.names import get_logger, sample_of, videos_of
+from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, own_code
+from motiontune.llamafactory.names import (
+    encode_sample,
+    get_logger,
+    loading_data,
+    sample_of,
+    take_encoded,
+    videos_of,
+)
 from motiontune.llamafactory.overview import spread
 from motiontune.model.families import patching_of
 from motiontune.motion.file import check_unshared
@@ -60,7 +67,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
             more = f" and {len(reasons) - 5} more" if len(reasons) > 5 else ""
             noun = "sample" if len(reasons) == 1 else "samples"
             logger.warning_rank0(f"Left out {len(reasons)} {noun}: {'; '.join(reasons[:5])}{more}")
-        self.inner._encode_data_example = lambda prompt, **rest: encoded[id(prompt)]  # each sample is encoded once
+        take_encoded(self.inner, encoded)
         return self.inner.preprocess_dataset({key: [column[i] for i in good] for key, column in examples.items()})
 
     def _is_complete(self, examples: dict[str, list[Any]], index: int) -> bool:
@@ -71,12 +78,13 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         sample = sample_of(examples, index)
-        check_sample(sample)
-        encode = type(self.inner)._encode_data_example
-        input_ids, labels = encode(self.inner, **sample)
+        with own_code():
+            check_sample(sample)
+        input_ids, labels = encode_sample(self.inner, sample)
         if sample["videos"]:
             plugin = self.template.mm_plugin
-            needed = plugin.count_video_tokens(sample["videos"], self.processor)
+            with own_code():
+                needed = plugin.count_video_tokens(sample["videos"], self.processor)
             kept = input_ids.count(self.tokenizer.convert_tokens_to_ids(plugin.video_token))
             if kept != needed:
                 limit = str(self.data_args.cutoff_len)
@@ -171,12 +179,16 @@ def check_tokenized(dataset: Any, count_tokens: Callable[[list[Any]], int], toke
 
 def rows_to_look_at(dataset: Any, streaming: bool, number: int = CLIPS_LOOKED_AT) -> Iterable[Any]:
     """Rows of a data set here and there, or the first ones of a stream."""
-    return islice(dataset, number) if streaming else dataset.select(spread(len(dataset), number))
+    if not streaming:
+        rows: Iterable[Any] = dataset.select(spread(len(dataset), number))
+        return rows
+    with loading_data():  # a stream is read, and found to be damaged, here
+        return list(islice(dataset, number))
 
 
 def _rows_to_check(dataset: Any, streaming: bool) -> Iterable[Any]:
     if streaming:
-        return islice(dataset, CLIPS_LOOKED_AT)
+        return rows_to_look_at(dataset, streaming)
     here_and_there = spread(len(dataset), CLIPS_LOOKED_AT)
     files = [file["filename"] for file in dataset.cache_files]
     if not files or "videos" not in dataset.column_names:
@@ -220,12 +232,11 @@ def log_enlarged(name: str, dataset: Any, plugin: Any, processor: Any, streaming
     for sample in rows_to_look_at(dataset, streaming):
         try:
             check_videos(videos_of(sample))
-            metadata = plugin._get_video_token_metadata(videos_of(sample), processor)
+            rows, cols = plugin.patch_rows_and_cols(videos_of(sample), processor) or (0, 0)
         except MotiontuneError:  # the sample is named, or left out, when it is tokenized
             continue
-        if metadata is None or len(metadata["video_grid_thw"]) == 0:
+        if not rows:
             continue
-        rows, cols = metadata["video_grid_thw"][0, 1:].tolist()
         patch = patching_of(processor).patch
         if rows * cols * patch**2 > 1.1 * processor.video_max_pixels:
             logger.warning_rank0(
@@ -249,7 +260,7 @@ def check_motion_files(dataset: Any, data_args: Any, taken: dict[Path, str]) -> 
     """
     if data_args.motion_source != "file":
         return
-    samples = islice(dataset, 4 * CLIPS_LOOKED_AT) if data_args.streaming else dataset
+    samples = rows_to_look_at(dataset, True, 4 * CLIPS_LOOKED_AT) if data_args.streaming else dataset
     videos = (video for sample in samples for video in videos_of(sample))
     paths = (os.fspath(video) for video in videos if isinstance(video, (str, os.PathLike)))
     check_unshared(paths, data_args.motion_dir, taken)

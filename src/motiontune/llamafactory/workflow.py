@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from datasets.exceptions import DatasetsError
 from huggingface_hub import HfApi
 from llamafactory.data import TEMPLATES, get_dataset, get_template_and_fix_tokenizer
 from llamafactory.data.processor import SupervisedDatasetProcessor
-from llamafactory.extras.constants import DATA_CONFIG, IGNORE_INDEX, AttentionFunction
+from llamafactory.extras.constants import IGNORE_INDEX, AttentionFunction
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
 from llamafactory.hparams import GeneratingArguments, ModelArguments
@@ -28,7 +27,15 @@ from motiontune.evaluation.forms import main_metric, metric_names
 from motiontune.files import write_text
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
-from motiontune.llamafactory.names import dataset_hooks, get_logger, sample_of, special_tokens_of, videos_of
+from motiontune.llamafactory.names import (
+    dataset_hooks,
+    encode_sample,
+    get_logger,
+    loading_data,
+    sample_of,
+    special_tokens_of,
+    videos_of,
+)
 from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
 from motiontune.llamafactory.plugin import check_template, with_motion
 from motiontune.llamafactory.samples import (
@@ -47,7 +54,7 @@ from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
 from motiontune.model.sparse_logits import use_sparse_logits
-from motiontune.model.wrappers import base_of
+from motiontune.model.wrappers import attention_of, base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
@@ -115,7 +122,7 @@ def run_motion_sft(
         label_pad_token_id=IGNORE_INDEX if data_args.ignore_pad_token_for_loss else tokenizer.pad_token_id,
         block_diag_attn=model_args.block_diag_attn,
         neat_packing=data_args.neat_packing,
-        attn_implementation=getattr(model.config, "_attn_implementation", None),
+        attn_implementation=attention_of(model),
         compute_dtype=model_args.compute_dtype,
         motion=target_settings(head.config, data_args, finetuning_args),
         skip_changed=data_args.motion_on_error == "skip",
@@ -331,7 +338,7 @@ def load_counted_datasets(
         sample["response"] = sample["response"][:1] or [{"role": "assistant", "content": ""}]
         if len(sample["prompt"]) % 2 != 1:
             raise ValueError("a turn is missing")  # LLaMA-Factory drops such a sample
-        return len(encoder._encode_data_example(**sample)[0])
+        return len(encode_sample(encoder, sample)[0])
 
     overviews: list[SetOverview] = []
 
@@ -358,12 +365,7 @@ def load_counted_datasets(
         log_overview(overviews[-1:])
 
     check_names(data_args)
-    errors = (OSError, ValueError, RuntimeError, StopIteration, DatasetsError)
-    with (
-        mistakes("the data sets cannot be loaded", *errors),
-        mistakes(f"a data set lacks a column that {DATA_CONFIG} names", KeyError),
-        dataset_hooks(checked, look),
-    ):
+    with loading_data(), dataset_hooks(checked, look):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
     if not overviews:  # tokenized_path
         for split in ("train_dataset", "eval_dataset"):
@@ -534,12 +536,7 @@ def log_frozen_tokens(model: Any, tokenizer: Any, template: Any, finetuning_args
 def generation_arguments(generating_args: GeneratingArguments, tokenizer: Any) -> dict[str, Any]:
     """Make the arguments of `generate()`: it ends at any special token of the tokenizer, as in LLaMA-Factory."""
     arguments = generating_args.to_dict(obey_generation_config=True)
-    extra = getattr(tokenizer, "additional_special_tokens_ids", None)
-    if not isinstance(extra, list):  # transformers 5
-        extra = tokenizer.convert_tokens_to_ids(
-            [str(token) for token in getattr(tokenizer, "_extra_special_tokens", [])]
-        )
-    ends = [tokenizer.eos_token_id, *(token for token in extra if token not in (None, -1))]
+    ends = [tokenizer.eos_token_id, *(token for token in tokenizer.extra_special_tokens_ids if token is not None)]
     arguments["eos_token_id"] = list(dict.fromkeys(ends))
     arguments["pad_token_id"] = tokenizer.pad_token_id
     return arguments

@@ -31,8 +31,15 @@ def restore_full_weights(base: Any, folder: str) -> None:
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
     result = base.load_state_dict(saved.state_dict(), strict=False)
     wrong += [key for key in result.missing_keys if not key.startswith("motion_head.")] + result.unexpected_keys
-    if wrong:
-        raise MotiontuneError(f"{folder}: cannot resume, {len(wrong)} weights do not match, such as {wrong[0]}")
+    _refuse_unmatched(folder, wrong)
+
+
+def _refuse_unmatched(folder: str, weights: list[str]) -> None:
+    if weights:
+        raise MotiontuneError(
+            f"{folder}: cannot resume, {len(weights)} weights do not match, such as {weights[0]}: take another "
+            f"checkpoint, or the keys of model and fine-tuning that this one was saved with"
+        )
 
 
 def check_adapter(model: Any, folder: str) -> None:
@@ -46,16 +53,18 @@ def check_adapter(model: Any, folder: str) -> None:
         MotiontuneError: naming a weight that is missing.
     """
     from peft import get_peft_model_state_dict
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
-    file = os.path.join(folder, SAFETENSORS_WEIGHTS_NAME)
-    if not os.path.isfile(file):  # several adapters, each in a folder of its own
+    file, old = (os.path.join(folder, name) for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME))
+    if os.path.isfile(file):
+        with safe_open(file, "pt") as saved:
+            found = set(saved.keys())
+    elif os.path.isfile(old):
+        found = set(torch.load(old, map_location="cpu", weights_only=True))
+    else:  # several adapters, each in a folder of its own
         return
-    with safe_open(file, "pt") as saved:
-        expected = get_peft_model_state_dict(model, save_embedding_layers=False, adapter_name=model.active_adapters[0])
-        missing = sorted(set(expected) - set(saved.keys()))
-    if missing:
-        raise MotiontuneError(f"{folder}: cannot resume, {len(missing)} weights do not match, such as {missing[0]}")
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False, adapter_name=model.active_adapters[0])
+    _refuse_unmatched(folder, sorted(set(expected) - found))
 
 
 def restore_adapter(model: Any, folder: str) -> None:
@@ -81,7 +90,8 @@ def restore_head(model: Any, folder: str) -> None:
     head = load_head(folder)
     if head is None:
         raise HeadError(
-            f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head"
+            f"{os.path.join(folder, CONFIG_NAME)} is missing: this checkpoint was saved without a motion head; take "
+            f"one that was saved with it, or start from the model itself, as `model_name_or_path`"
         )
     base: Any = base_of(model)
     head.config.check_fits(base.motion_head.config, folder)

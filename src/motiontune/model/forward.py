@@ -343,9 +343,12 @@ def _at_least_one(count: Tensor) -> Tensor:
 def _with_motion(original: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Make the subclass of a model class whose forward also predicts motion, and which saves its head."""
 
+    names = list(inspect.signature(original.forward).parameters)[1:]
+
     @functools.wraps(original.forward)  # generate() reads the signature
     def forward(self: Any, *args: Any, motion_targets: Any = None, motion_mask: Any = None, **inputs: Any) -> Any:
         if motion_targets is not None:
+            inputs |= dict(zip(names, args, strict=False))
             return self.motion_forward(motion_targets=motion_targets, motion_mask=motion_mask, **inputs)
         output = original.forward(self, *args, **inputs)
         if self._motion_captured is not None and inputs.get("pixel_values_videos") is not None:
@@ -390,10 +393,12 @@ def attach_head(
         The transformers model inside `model`, whose `motion_head` is the head.
 
     Raises:
-        ConfigError: if the model has no video tokens, not the layer that the head reads, or if the objective stops the
-            gradient where the head does not read.
+        ConfigError: if the model has a motion head already, no video tokens, or not the layer that the head reads, or
+            if the objective stops the gradient where the head does not read.
     """
     base = base_of(model)
+    if isinstance(base, MotionForward):
+        raise ConfigError("the model has a motion head already: set its `motion_objective`, or load the model again")
     family = family_of(base.config)
     head = MotionHead(head) if isinstance(head, MotionHeadConfig) else head
     check_positions()

@@ -98,6 +98,12 @@ def run_frozen_vision_without_graph(base: PreTrainedModel) -> None:
         first.register_forward_hook(lambda module, args, output: output.detach())
 
 
+def attention_of(model: Any) -> str | None:
+    """Which implementation of attention a model has chosen, such as "sdpa"."""
+    chosen: str | None = model.config._attn_implementation
+    return chosen
+
+
 def router_loss(base: PreTrainedModel, outputs: Any, inputs: dict[str, Any]) -> Any:
     """Compute what a mixture of experts adds to the loss of its text, where it is called with `output_router_logits`.
 

@@ -23,8 +23,8 @@ from motiontune.motion.consensus import agree, per_patch
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.follow.track import Track
 from motiontune.motion.pairs import padded_times
-from motiontune.video.clip import Clip, sample_indices
-from motiontune.video.container import open_video, packets_of, probe
+from motiontune.video.clip import FPS, MAX_FRAMES, Clip, sample_indices
+from motiontune.video.container import codec_name, open_video, packets_of, probe
 from motiontune.video.h264 import ReferenceTracker
 from motiontune.video.vectors import Anchor, Lattice, has_vectors
 
@@ -143,7 +143,7 @@ class Following:
         self.vectors[here], self.confidence[here] = agree(*found)
 
 
-def codec_unusable(path: str, fps: float = 2.0, max_frames: int = 128) -> str | None:
+def codec_unusable(path: str, fps: float = FPS, max_frames: int = MAX_FRAMES) -> str | None:
     """Why a file's vectors cannot be used, from its headers and first packets, or None.
 
     Args:
@@ -164,7 +164,7 @@ def codec_unusable(path: str, fps: float = 2.0, max_frames: int = 128) -> str | 
 
 def _stream_unusable(path: str) -> str | None:
     with open_video(path) as (container, stream):
-        codec = str(stream.codec_context.codec.canonical_name)
+        codec = codec_name(stream)
         if not has_vectors(codec):
             return _no_vectors(codec)
         if codec != "h264":

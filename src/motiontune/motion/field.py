@@ -1,7 +1,7 @@
 """The motion of one video on its patch grid."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 Direction = Literal["past", "future"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 STEP: dict[Direction, int] = {"past": -1, "future": 1}
 """From the frame that vectors belong to, to the other one of its pair; and the sign between flow and displacement.
 

@@ -4,6 +4,7 @@ Shapes: F, R, C frames, patch rows and patch columns of the grid, H, W its heigh
 """
 
 import functools
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
@@ -22,15 +23,23 @@ NOISE = 2.0
 DIFFERENT, DIFFERENT_TEXTURE = 4.0, 0.4
 
 
+def resized(frames: Iterable[NDArray[np.uint8]], grid: VideoGrid) -> list[NDArray[np.uint8]]:
+    """Frames uint8 [h, w, ...] at the grid's size, [H, W, ...]."""
+
+    def one(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = frame.shape[:2]
+        if (width, height) == (grid.width, grid.height):
+            return frame
+        how = cv2.INTER_AREA if grid.width * grid.height < width * height else cv2.INTER_LINEAR
+        return np.asarray(cv2.resize(frame, (grid.width, grid.height), interpolation=how), np.uint8)
+
+    return [one(frame) for frame in frames]
+
+
 def gray_frames(clip: Clip, grid: VideoGrid) -> list[NDArray[np.uint8]]:
     """The clip's frames as the vision encoder sees them, uint8 [H, W] of brightness."""
-    height, width = clip.frames.shape[1:3]
-    shrinks = grid.width * grid.height < width * height
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames]
-    if (width, height) != (grid.width, grid.height):
-        gray = [cv2.resize(frame, (grid.width, grid.height), interpolation=how) for frame in gray]
-    return [np.asarray(frame, np.uint8) for frame in gray]
+    gray = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in clip.frames)
+    return resized(gray, grid)
 
 
 def patch_median(

@@ -16,7 +16,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.flow import consistent
 from motiontune.motion.pairs import neighbours, padded_times
-from motiontune.motion.patches import patch_median
+from motiontune.motion.patches import patch_median, resized
 from motiontune.video.clip import Clip
 
 
@@ -63,11 +63,9 @@ def raft_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past", weig
 
 def _padded_frames(clip: Clip, grid: VideoGrid) -> list[NDArray[np.uint8]]:
     """The clip's frames at the grid's size, their borders repeated to the right and below: uint8 [H, W, 3] RGB."""
-    height, width = clip.frames.shape[1:3]
-    how = cv2.INTER_AREA if grid.width * grid.height < width * height else cv2.INTER_LINEAR
     below, right = (max(MIN_SIDE, -(-side // STRIDE) * STRIDE) - side for side in (grid.height, grid.width))
-    resized = (cv2.resize(frame, (grid.width, grid.height), interpolation=how) for frame in clip.frames)
-    padded = (cv2.copyMakeBorder(frame, 0, below, 0, right, cv2.BORDER_REPLICATE) for frame in resized)
+    frames = resized(clip.frames, grid)
+    padded = (cv2.copyMakeBorder(frame, 0, below, 0, right, cv2.BORDER_REPLICATE) for frame in frames)
     return [np.asarray(frame, np.uint8) for frame in padded]
 
 

@@ -17,7 +17,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.patches import gray_frames, verified
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
-from motiontune.video.clip import Clip
+from motiontune.video.clip import FPS, MAX_FRAMES, Clip
 from motiontune.video.container import VideoInfo
 from motiontune.video.vectors import Follower
 
@@ -27,6 +27,9 @@ Source = Callable[[Clip, VideoGrid, MotionOptions, Frames], MotionField]
 
 FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 """Speed of DIS for each `motion_quality`."""
+
+NO_SOURCE = "none"
+"""Stands for no source, where a comparison may have none."""
 
 MIN_VALID_SHARE = 0.5
 """Where the bitstream has less than this share of the motion, `auto` goes by the pixels."""
@@ -139,7 +142,7 @@ def vectors_for(options: MotionOptions, grid_of: Callable[[Clip], VideoGrid]) ->
     return Following(of_size, options.direction)
 
 
-def predict_source(path: str, source: str, fps: float = 2.0, max_frames: int = 128) -> tuple[str, str]:
+def predict_source(path: str, source: str, fps: float = FPS, max_frames: int = MAX_FRAMES) -> tuple[str, str]:
     """Which source will be taken for a file, and why, from headers alone: ("codec", "chosen by motion_source").
 
     Only decoding is certain: `auto` can still end in blockmatch+flow where the headers look like usable vectors.

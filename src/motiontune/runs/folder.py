@@ -10,13 +10,15 @@ import platform
 import re
 import sys
 import time
+import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import OutputError, mistakes
+from motiontune.errors import MotiontuneError, OutputError, mistakes
 from motiontune.files import claim, write_text
 
 
@@ -34,7 +36,7 @@ _PACKAGES = (
 
 _OF_A_CARD = ("generated_from_trainer", "library_name: peft", "library_name: transformers")
 
-_SECRET = re.compile(r"(?:_token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
+_SECRET = re.compile(r"(?:(?:^|_)token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,6 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     folder = Path(folder)
     made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
     claim(folder, made)
-    read_runs(folder)
     if keys.get("do_train") in (None, False, "false", "False"):
         return
     for key in ("model_name_or_path", "adapter_name_or_path"):
@@ -141,11 +142,21 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
 
 
 def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:
-    """Add a run to the folder's `motiontune_runs.json`; one that is started again in the same way counts once."""
+    """Add a run to the folder's `motiontune_runs.json`; one that is started again in the same way counts once.
+
+    A damaged file is kept under another name, with a warning, and a new one is begun.
+    """
     folder = Path(folder)
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run = Run(now, without_secrets(configuration), versions() | {"processes": str(processes)})
-    runs = [one for one in read_runs(folder) if one.configuration != run.configuration or one.versions != run.versions]
+    try:
+        known = read_runs(folder)
+    except MotiontuneError as error:
+        kept = folder / f"{RUNS}.damaged-{uuid.uuid4().hex[:8]}"
+        warnings.warn(f"{error}; it is called {kept.name} now, and a new one is begun", stacklevel=2)
+        (folder / RUNS).replace(kept)
+        known = []
+    runs = [one for one in known if one.configuration != run.configuration or one.versions != run.versions]
     text = json.dumps([asdict(one) for one in [*runs, run]], indent=1, ensure_ascii=False, default=str)
     write_text(folder / RUNS, text + "\n", listed=False)  # the runs that it held are in it
 
@@ -251,7 +262,9 @@ def read_model_card(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def _reading(path: Path) -> AbstractContextManager[None]:
     """Turn whatever a damaged file leads to into one line that names it."""
-    return mistakes(f"{path}: is damaged", OSError, ValueError, KeyError, TypeError, AttributeError)
+    return mistakes(
+        f"{path}: is damaged, and can be moved away", OSError, ValueError, KeyError, TypeError, AttributeError
+    )
 
 
 def prediction_files(folder: Path) -> dict[tuple[int, int], Path]:

@@ -21,9 +21,8 @@ from motiontune.drawing.arrows import STILL_PIXELS
 from motiontune.drawing.colours import colour_wheel_legend
 from motiontune.drawing.curves import SMOOTH_FROM, draw_curves
 from motiontune.drawing.images import data_uri
-from motiontune.drawing.panels import comparison_panels
-from motiontune.drawing.sheets import SheetCell, SheetRow, comparison_rows, draw_cells, length_note, row_length
-from motiontune.evaluation.comparison import MotionComparison
+from motiontune.drawing.sheets import SheetCell, draw_cells, length_note, row_length
+from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 from motiontune.evaluation.sums import SECTORS
 from motiontune.files import write_text
 from motiontune.runs.folder import without_secrets
@@ -126,22 +125,6 @@ def write_report(
     # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
     write_text(path, page, errors="replace")
     return path
-
-
-def prediction_rows(
-    name: str, frames: NDArray[np.uint8], prediction: MotionComparison, cell_width: int
-) -> list[SheetRow]:
-    """Target (where there is one) above prediction, with arrows of the same length, ready for a contact sheet.
-
-    Args:
-        name: goes into both titles.
-        frames: uint8 [f, h, w, 3], the sampled frames, of any size.
-        prediction: of the same clip.
-        cell_width: width of a frame in pixels.
-    """
-    panels = comparison_panels(prediction.predicted, prediction.valid, prediction.target)
-    grid, times = prediction.grid, prediction.times
-    return comparison_rows(name, frames, times, panels, grid.patch, grid.temporal_patch - 1, cell_width)
 
 
 # The headline

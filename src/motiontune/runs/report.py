@@ -29,7 +29,8 @@ from motiontune.runs.folder import (
     read_texts,
 )
 from motiontune.runs.page import ReportClip, write_report
-from motiontune.video.clip import read_clip
+from motiontune.video.clip import FPS, MAX_FRAMES, read_clip
+from motiontune.video.decode import Resize
 
 
 CLIPS = 4
@@ -137,25 +138,33 @@ def _clips(
 
 def _clip(section: str, key: Key, file: Path, texts: Sequence[tuple[str, str]], keys: Mapping[str, Any]) -> ReportClip:
     comparison = MotionComparison.load(file)
-    frames = _frames(comparison, keys)
-    answer, label = texts[key[0]] if key[0] < len(texts) else (None, None)
-    name = f"{key[0]}: {Path(comparison.path).name}"
-    if frames is None:
-        grid = comparison.grid
-        frames = np.full((grid.frames, grid.height, grid.width, 3), _BLANK, np.uint8)
-        name += " (its frames cannot be read)"
-    return ReportClip(name, frames, comparison, label or None, answer, section)
-
-
-def _frames(comparison: MotionComparison, keys: Mapping[str, Any]) -> NDArray[np.uint8] | None:
-    """The sampled frames at the grid's size, or None where the clip is gone or is not the one that was predicted."""
     grid = comparison.grid
 
     def resize(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(frame, (grid.width, grid.height), interpolation=cv2.INTER_AREA), np.uint8)
 
+    frames = sampled_frames(comparison, keys, resize)
+    answer, label = texts[key[0]] if key[0] < len(texts) else (None, None)
+    name = f"{key[0]}: {Path(comparison.path).name}"
+    if frames is None:
+        frames = np.full((grid.frames, grid.height, grid.width, 3), _BLANK, np.uint8)
+        name += " (its frames cannot be read)"
+    return ReportClip(name, frames, comparison, label or None, answer, section)
+
+
+def sampled_frames(
+    comparison: MotionComparison, keys: Mapping[str, Any], resize: Resize | None = None
+) -> NDArray[np.uint8] | None:
+    """The frames of a predicted clip, or None where it is gone or is not the one that was predicted.
+
+    Args:
+        comparison: the clip's.
+        keys: the run's; `video_fps` and `video_maxlen` are needed to read the frames again.
+        resize: of each frame, as `read_clip` takes it.
+    """
+    grid = comparison.grid
     try:
-        fps, most = float(keys.get("video_fps", 2.0)), int(keys.get("video_maxlen", 128))
+        fps, most = float(keys.get("video_fps", FPS)), int(keys.get("video_maxlen", MAX_FRAMES))
         clip = read_clip(comparison.path, fps, most, resize)
     except (ClipError, ValueError):
         return None

@@ -26,6 +26,7 @@ from motiontune.errors import ConfigError, MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.field import MotionField
+from motiontune.motion.pairs import padded_times
 from motiontune.motion.sources import motion_of
 from motiontune.targets import MotionTargets, field_to_targets, field_to_weights
 from motiontune.training.settings import TargetSettings
@@ -134,7 +135,7 @@ def _targets(
     except MotiontuneError as error:
         if settings.raise_on_error or isinstance(error, ConfigError):
             raise  # what is wrong with a key is wrong for every clip
-        times = (*clip.times, *clip.times[-1:])[: grid.frames]
+        times = tuple(padded_times(clip, grid))
         nothing = np.zeros((settings.head.rows(grid), settings.head.width(grid)), np.float32)
         return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
     targets = field_to_targets(field, grid, settings.head.scale, settings.head)

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.drawing.panels import comparison_panels
-from motiontune.drawing.sheets import comparison_rows, contact_sheet
-from motiontune.evaluation.comparison import MotionComparison
+from motiontune.drawing.sheets import contact_sheet
+from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 
 
 COLUMNS, WIDTH = 6, 160  # frames of each clip, and about the width of each in pixels
@@ -21,7 +20,5 @@ def draw(pictured: Pictured) -> NDArray[np.uint8]:
     """Draw the clips of an evaluation in the order of their samples: uint8 [h, w, 3], RGB."""
     rows = []
     for (sample, _), (frames, comparison) in sorted(pictured.items(), key=lambda item: item[0]):
-        name, grid = f"{sample}: {Path(comparison.path).name}", comparison.grid
-        panels = comparison_panels(comparison.predicted, comparison.valid, comparison.target)
-        rows += comparison_rows(name, frames, comparison.times, panels, grid.patch, grid.temporal_patch - 1, WIDTH)
+        rows += prediction_rows(f"{sample}: {Path(comparison.path).name}", frames, comparison, WIDTH)
     return contact_sheet(rows, COLUMNS, WIDTH)

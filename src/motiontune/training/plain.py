@@ -22,7 +22,7 @@ from motiontune.targets import PLAIN, HeadForm
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
 from motiontune.training.settings import MotionSettings, TargetSettings
-from motiontune.video.clip import Clip, read_clip
+from motiontune.video.clip import FPS, MAX_FRAMES, Clip, read_clip
 
 
 Sample = tuple[str, str, str] | tuple[str, str, str, int]
@@ -37,7 +37,7 @@ def attach_motion(
     processor: Any,
     settings: MotionSettings | None = None,
     *,
-    reads: str = "last_hidden",
+    input: str = "last_hidden",
     direction: Direction = "past",
     scale: float = 1.0,
     form: HeadForm = PLAIN,
@@ -48,7 +48,7 @@ def attach_motion(
         model: a supported Qwen-VL for conditional generation.
         processor: the model's.
         settings: those of the trainer.
-        reads: hidden states that the head reads: "last_hidden", "layer:K", "projector" or "encoder".
+        input: hidden states that the head reads: "last_hidden", "layer:K", "projector" or "encoder".
         direction: of the motion, "past" or "future".
         scale: targets are pixels of the resized frame, divided by patch size * scale.
         form: how the head reads them and what it predicts.
@@ -60,8 +60,8 @@ def attach_motion(
         ConfigError: if the model is not supported, or has not the layer that the head is to read.
     """
     settings = settings or MotionSettings()
-    tap_depth(reads, model.config.text_config.num_hidden_layers)
-    head = MotionHeadConfig.for_model(model.config, processor, reads, direction, scale, **asdict(form))
+    tap_depth(input, model.config.text_config.num_hidden_layers)
+    head = MotionHeadConfig.for_model(model.config, processor, input, direction, scale, **asdict(form))
     objective = MotionObjective(
         settings.loss_type, settings.with_text, weight=settings.loss_weight, gradient=settings.gradient
     )
@@ -104,8 +104,8 @@ class MotionCollator:
 
     processor: Any
     settings: TargetSettings
-    fps: float = 2.0
-    max_frames: int = 128
+    fps: float = FPS
+    max_frames: int = MAX_FRAMES
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return batch_or_error(self._batch, samples)
@@ -202,6 +202,10 @@ def predict(
     inputs = {name: tensor.to(model.device) for name, tensor in collator.prompt(clip, question).items()}
     (grid,) = grids_of(inputs, collator.processor)
     head: Any = model.motion_head
-    tokens, field = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)
+    training = model.training
+    try:
+        tokens, field = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)
+    finally:
+        model.train(training)
     answer = tokens[0, inputs["input_ids"].shape[1] :]
     return collator.processor.tokenizer.decode(answer, skip_special_tokens=True).strip(), field

@@ -13,6 +13,10 @@ from motiontune.video.decode import Resize, decode, times_of
 from motiontune.video.vectors import CodecMotion, Follower, has_vectors
 
 
+FPS, MAX_FRAMES, MAX_PIXELS = 2.0, 128, 256 * 256
+"""LLaMA-Factory's own `video_fps`, `video_maxlen` and `video_max_pixels`, where none are given."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """The sampled frames of one video, without padding. Another shape or dtype of an array is a ValueError.
@@ -78,8 +82,8 @@ def sample_indices(info: VideoInfo, fps: float, max_frames: int) -> NDArray[np.i
 
 def read_clip(
     path: str,
-    fps: float = 2.0,
-    max_frames: int = 128,
+    fps: float = FPS,
+    max_frames: int = MAX_FRAMES,
     resize: Resize | None = None,
     with_vectors: bool | Follower = False,
 ) -> Clip:

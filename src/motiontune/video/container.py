@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from motiontune.errors import ClipError
-from motiontune.files import as_url, file_digest
+from motiontune.files import as_url, known_digest
 
 
 Opened = tuple[InputContainer, VideoStream]
@@ -81,15 +80,9 @@ def content_of(path: str) -> str:
         ClipError: if it cannot be read.
     """
     try:
-        status = os.stat(path)
-        return _content_of(path, status.st_size, status.st_mtime_ns)
+        return known_digest(path)
     except OSError as error:
         raise ClipError(path, f"cannot be read ({error.strerror})") from error
-
-
-@functools.lru_cache(maxsize=1024)
-def _content_of(path: str, size: int, changed: int) -> str:
-    return file_digest(path)
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
@@ -153,7 +146,8 @@ def _video_stream(path: str, container: InputContainer) -> VideoStream:
     return streams[0]
 
 
-def _codec_name(stream: VideoStream) -> str:
+def codec_name(stream: VideoStream) -> str:
+    """FFmpeg's name of a stream's codec."""
     # the decoder's own name can differ from the codec's: libdav1d for av1
     return str(stream.codec_context.codec.canonical_name)
 
@@ -186,13 +180,15 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     if frames < 1:
         raise ClipError(path, "has no frame")
     if duration <= 0:
-        duration = frames / rate if rate > 0 else frames / 25
-    return VideoInfo(path, _codec_name(stream), width, height, frames, duration, rate or frames / duration, counted)
+        if rate <= 0 and frames > 1:
+            raise ClipError(path, "has neither times nor a frame rate: write it again, into .mp4 or .mkv")
+        duration = frames / (rate or 25)  # how long a single frame is shown changes nothing
+    return VideoInfo(path, codec_name(stream), width, height, frames, duration, rate or frames / duration, counted)
 
 
 def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple[int, float, float]:
     """Count a stream's frames from its packets: (frames, seconds, frames per second)."""
-    codec, tick = _codec_name(stream), stream.time_base or Fraction(1, 90000)
+    codec, tick = codec_name(stream), stream.time_base or Fraction(1, 90000)
     pts: list[int] = []
     dts: list[int] = []
     count, length, started = 0, 0, False

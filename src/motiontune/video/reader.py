@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from motiontune.grid import VideoGrid
-from motiontune.video.clip import Clip, read_clip
+from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip, read_clip
 from motiontune.video.vectors import Follower
 
 
@@ -34,9 +34,9 @@ class FrameReader:
         merge: patches per video token along each side; sides are rounded to whole tokens.
     """
 
-    fps: float = 2.0
-    max_frames: int = 128
-    max_pixels: int = 65536
+    fps: float = FPS
+    max_frames: int = MAX_FRAMES
+    max_pixels: int = MAX_PIXELS
     patch: int = 14
     merge: int = 2
 

@@ -159,7 +159,8 @@ class Viewer:
             self.library.check_allowed(chosen.path)
             prediction: Prediction | None = None
             question, most = prompt or self.settings.prompt, self.settings.max_new_tokens
-            for part in self.model.stream(chosen.path, question, compare_with=source, max_new_tokens=most):
+            wanted = self.options(source)
+            for part in self.model.stream(chosen.path, question, compare_with=wanted, max_new_tokens=most):
                 if isinstance(part, str):
                     text = part
                     yield None, status("The model answers", "busy"), None, "", text

@@ -10,7 +10,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from motiontune.datasets.dataset_info import ClipOfSample, load_info, read_clips
+from motiontune.datasets.dataset_info import ClipOfSample, columns_of, load_info, read_clips
+from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError, MotiontuneError, nearest
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MOVING_PIXELS, MotionField
@@ -81,13 +82,13 @@ class Library:
         self._clips: dict[str, list[ClipOfSample]] = {}
         self.measured: dict[tuple[str, MotionOptions], Measured] = {}
         if paths:
-            self._clips[FILES] = [ClipOfSample(path, "", "") for _, path in list_clips(paths)]
+            self._clips[FILES] = [ClipOfSample(path, "", "") for _, path in list_clips(paths, is_film)]
         self.names = [*self._clips]
         folders = [*allowed, *(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths)]
         if dataset_dir is not None:
             # a data set without videos has nothing to show
             info = load_info(dataset_dir)
-            self.names += [name for name, about in info.items() if "videos" in about.get("columns", {})]
+            self.names += [name for name, about in info.items() if columns_of(about).get("videos")]
             folders.append(dataset_dir)
         for folder in allowed:
             if not os.path.isdir(folder):

@@ -7,6 +7,7 @@ from motiontune.drawing.panels import Panel
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
+from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip
 
 
@@ -55,12 +56,14 @@ class Model(Protocol):
     def has_head(self) -> bool:
         """Whether it predicts dense motion; else it gives text alone."""
 
-    def stream(self, video: str, prompt: str, *, compare_with: str, max_new_tokens: int) -> Iterator[str | Prediction]:
+    def stream(
+        self, video: str, prompt: str, *, compare_with: MotionOptions, max_new_tokens: int
+    ) -> Iterator[str | Prediction]:
         """Yield the text so far whenever it has grown, and at last the prediction.
 
         Args:
             video: the clip.
             prompt: the question.
-            compare_with: the source to compare with, as `motion_source`.
+            compare_with: the source to compare with, and its settings.
             max_new_tokens: at most so many tokens of text.
         """
