@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import DummyOptim, gather_object
+from accelerate.utils import gather_object
+from accelerate.utils.deepspeed import DummyOptim
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EvalPrediction, Seq2SeqTrainer
