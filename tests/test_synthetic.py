@@ -277,6 +277,18 @@ def test_refuses(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_a_second_demo_leaves_the_first_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from motiontune.commands.demo import free_folder
+
+    monkeypatch.chdir(tmp_path)
+    assert free_folder() == Path("motiontune-demo")
+    Path("motiontune-demo").mkdir()
+    assert free_folder() == Path("motiontune-demo")
+    Path("motiontune-demo", "report.html").touch()
+    Path("motiontune-demo-2").write_text("a file")
+    assert free_folder() == Path("motiontune-demo-3")
+
+
 def test_the_demo_measures_against_the_truth(tmp_path: Path) -> None:
     """What is right has no error, what predicts nothing has that of no motion, and targets are near the truth."""
     from motiontune.commands.demo import against_truth, format_table

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from motiontune.tables import text_table
 from motiontune.video.clip import read_clip
 
 
+FOLDER = "motiontune-demo"
 DESCRIPTION = "Train a tiny model on synthetic clips and show what it learned, in 2 to 3 minutes."
 TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
 FPS, ENCODED_FPS = 8.0, 8
@@ -45,7 +47,7 @@ REPORT_CLIPS, CELL = 9, 112
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("--out", default="motiontune-demo", help="output folder (default: %(default)s)")
+    parser.add_argument("--out", help=f"output folder (default: {FOLDER}, or {FOLDER}-2, ... where that is taken)")
     parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: %(default)s)")
 
 
@@ -55,7 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         MotiontuneError: if the folder holds anything, or a step fails.
     """
-    run_demo(arguments.out, arguments.seed)
+    run_demo(arguments.out or free_folder(), arguments.seed)
+
+
+def free_folder() -> Path:
+    """The first of `motiontune-demo`, `motiontune-demo-2`, ... that holds nothing: an earlier demo's stays."""
+    names = (Path(FOLDER if number == 1 else f"{FOLDER}-{number}") for number in count(1))
+    return next(name for name in names if not os.path.lexists(name) or (name.is_dir() and not any(name.iterdir())))
 
 
 def run_demo(out: str | Path, seed: int = 0) -> dict[str, float]:
