@@ -233,7 +233,7 @@ def test_a_model_without_a_head_says_text_alone(tmp_path, capfd):
         capfd, "predict", training.clips()[0], "--model", training.tiny(), "--out", tmp_path, *OPTIONS
     )
     assert code == 0 and "has no motion head: text alone" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["predictions.json"]
     (row,) = json.loads((tmp_path / "predictions.json").read_text("utf-8"))["clips"]
     assert row["mean_motion"] is None and printable(row["text"]) in said
     plain = MotionModel.from_pretrained(training.tiny(), **SIZES).predict(training.clips()[0])

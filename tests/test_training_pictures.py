@@ -23,7 +23,7 @@ def imported():
 
 
 def pictures(folder):
-    return {file.name: cv2.imread(str(file))[..., ::-1] for file in sorted((folder / "motion_pictures").iterdir())}
+    return {file.name: cv2.imread(str(file))[..., ::-1] for file in sorted((folder / "motion_pictures").glob("[!.]*"))}
 
 
 @pytest.fixture
