@@ -166,10 +166,12 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         # the best is the first checkpoint, and the last one is another
         assert distance(weights(two), weights(two / "checkpoint-2")) < 1e-6
         assert distance(weights(two / "checkpoint-4"), weights(two / "checkpoint-2")) > 1e-4
-        assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
-        assert losses(resumed)[-2:] == pytest.approx(losses(two)[-2:], rel=bounds["loss"])
-        head, after = whole_head(two / "checkpoint-4"), whole_head(resumed)
-        assert (head.weight - after.weight).abs().max() < bounds["weights"]
+        whole_head(resumed)
+        for key in ("loss", "motion_loss"):  # of the first step after the checkpoint: adapter and head are there
+            assert losses(resumed, key)[2] == pytest.approx(losses(two, key)[2], rel=bounds["loss"]), key
+        if not (engine.startswith("fsdp") and "lora" in kind):  # whose second step differs, see docs/engines.md
+            assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
+            assert losses(resumed) == pytest.approx(losses(two), rel=bounds["loss"])
 
 
 def with_deepspeed(number=3, **changes):

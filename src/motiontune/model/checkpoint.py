@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from motiontune.errors import HeadError, MotiontuneError
 from motiontune.model.head import CONFIG_NAME, load_head
-from motiontune.model.sharding import fill
+from motiontune.model.sharding import fill, fill_parameter
 from motiontune.model.wrappers import base_of
 
 
@@ -75,6 +75,22 @@ def restore_adapter(model: Any, folder: str) -> None:
     """
     check_adapter(model, folder)
     model.load_adapter(folder, model.active_adapters[0], is_trainable=True)
+
+
+def fill_adapter(model: Any, folder: str) -> None:
+    """Put the adapter of a checkpoint into a model that FSDP2 has wrapped. All processes must call it.
+
+    accelerate 1.11 saves and loads each process's own part of an adapter as if it were the whole.
+    """
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+
+    name = model.active_adapters[0]
+    with safe_open(os.path.join(folder, SAFETENSORS_WEIGHTS_NAME), "pt") as saved:
+        keys = set(saved.keys())
+        for full_name, parameter in model.named_parameters():
+            key = full_name.replace(f".modules_to_save.{name}.", ".").replace(f".{name}.", ".")
+            if key in keys and parameter.requires_grad:
+                fill_parameter(parameter, saved.get_tensor(key))
 
 
 def restore_head(model: Any, folder: str) -> None:

@@ -47,12 +47,18 @@ def fill(model: nn.Module, module: nn.Module, state: dict[str, Tensor]) -> None:
         module: a part of it.
         state: as `gather` returns it.
     """
-    with _whole(model, module, write=True) as tensors, torch.no_grad():
+    with _whole(model, module, write=True) as tensors:
         for name, tensor in tensors.items():
-            value = state[name].to(tensor.device, tensor.dtype)
-            if isinstance(tensor, DTensor):
-                value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
-            tensor.copy_(value)
+            fill_parameter(tensor, state[name])
+
+
+@torch.no_grad()
+def fill_parameter(parameter: Tensor, whole: Tensor) -> None:
+    """Put a whole tensor into a parameter, of which FSDP2 may have left a part here. All processes must call it."""
+    value = whole.to(parameter.device, parameter.dtype)
+    if isinstance(parameter, DTensor):
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    parameter.copy_(value)
 
 
 def _local(tensor: Tensor) -> Tensor:

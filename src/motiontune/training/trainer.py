@@ -29,7 +29,13 @@ from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
 from motiontune.files import remove
-from motiontune.model.checkpoint import check_adapter, restore_adapter, restore_full_weights, restore_head
+from motiontune.model.checkpoint import (
+    check_adapter,
+    fill_adapter,
+    restore_adapter,
+    restore_full_weights,
+    restore_head,
+)
 from motiontune.model.forward import as_bits, captured_motion, whole_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
 from motiontune.model.wrappers import base_of, is_peft
@@ -317,6 +323,8 @@ class MotionTrainerMixin(_Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             load()
             if self.is_fsdp_enabled:
+                if self._has_adapter and self.accelerator.is_fsdp2:
+                    fill_adapter(self.model, best)
                 restore_head(self.model, best)
         else:
             self._restore(best, self.model, lambda *args: load())
