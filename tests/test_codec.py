@@ -256,7 +256,8 @@ def test_pictures_that_nobody_needs_are_not_decoded(
     if suffix == ".h264":  # without pts nothing can be foretold
         assert last.frames == len(every)
     else:
-        assert last.packets == len(every) and last.decoded <= len(every) - 10
+        times = 2 if suffix == ".avi" else 1  # counted first
+        assert last.packets == times * len(every) and last.decoded <= len(every) - 10
 
 
 def test_frames_are_freed_as_soon_as_they_are_read() -> None:

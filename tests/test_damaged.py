@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -211,8 +212,8 @@ def test_an_avi_that_starts_without_a_key_frame(folder: Path) -> None:
     whole = original(folder, "mpeg4_b", ".avi")
     start = keys_of(whole.path)[1] - 3
     path = remuxed(whole.path, folder / "late.avi", lambda number, data: data if number >= start else None)
-    outcome = read(whole, path, "codec")
-    assert outcome.error == "ClipError" and "of 32 frames (truncated?)" in outcome.said
+    assert probe(str(path)).frames == len(read_clip(str(path), 25.0).frames) == 32 - 3
+    right_or_unknown(*[read(whole, path, "codec", seed) for seed in SEEDS])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi", ".flv", ".h264"])
@@ -253,11 +254,13 @@ def test_damaged_pictures_are_the_same_each_time(folder: Path) -> None:
 def test_a_stream_that_appears_while_reading() -> None:
     """PyAV raises IndexError after the last packet, as its issue 692 says."""
 
-    def demux(stream: object) -> list[int]:
-        yield from (1, 2)
+    packets = [SimpleNamespace(size=size) for size in (1, 2)]
+
+    def demux(stream: object) -> Iterator[SimpleNamespace]:
+        yield from packets
         raise IndexError("list index out of range")
 
-    assert list(packets_of(SimpleNamespace(demux=demux), None)) == [1, 2]  # type: ignore[arg-type]
+    assert list(packets_of(SimpleNamespace(demux=demux), None)) == packets  # type: ignore[arg-type]
 
 
 def test_a_stream_of_no_known_kind(folder: Path) -> None:

@@ -78,7 +78,7 @@ def follow(
     references = References(Lattice("h264", *size, spacing, rate))
     references.ambiguous = bool((np.isfinite(candidates).sum(-1) > 1).any())
     found = [
-        references.add(Anchor(float(time), bool(is_key), float(confidence), ours, *vectors))
+        references.add(Anchor(float(time), bool(is_key), float(confidence), ours[np.isfinite(ours)], *vectors))
         for time, is_key, confidence, ours, *vectors in zip(
             times, key, reliability, candidates, shifts, inter, strict=True
         )

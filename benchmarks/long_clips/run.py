@@ -47,18 +47,17 @@ READINGS = {
 
 
 def make_loop(path: Path) -> Path:
-    """Encode ten seconds of a slow pan under a little noise."""
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (80, 140, 3), dtype=np.uint8)
-    picture = cv2.resize(coarse, (1120, 640), interpolation=cv2.INTER_CUBIC)
+    """Encode ten seconds in which a small thing goes round before a still picture."""
+    coarse = np.random.default_rng(0).integers(0, 256, (45, 80, 3), dtype=np.uint8)
+    picture = cv2.resize(coarse, SIZE, interpolation=cv2.INTER_CUBIC)
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream("libx264", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for number in range(SECONDS * RATE):
-            angle = 2 * np.pi * number / (SECONDS * RATE)
-            shift = np.array([[1, 0, -240 + 20 * np.cos(angle)], [0, 1, -140 + 12 * np.sin(angle)]])
-            image = cv2.warpAffine(picture, shift, SIZE).astype(np.int16) + random.integers(-1, 2, (*SIZE[::-1], 1))
-            frame = av.VideoFrame.from_ndarray(np.clip(image, 0, 255).astype(np.uint8), format="rgb24")
+            angle, image = 2 * np.pi * number / (SECONDS * RATE), picture.copy()
+            left, top = round(280 + 200 * np.cos(angle)), round(150 + 100 * np.sin(angle))
+            image[top : top + 64, left : left + 64] = picture[:64, :64]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, RATE)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())

@@ -99,7 +99,7 @@ class Following:
         """Take the next sampled frames' times, and the next anchors."""
         self._moments += moments
         for anchor in anchors:
-            known = int(np.isfinite(anchor.candidates).sum())
+            known = len(anchor.candidates)
             self.references = max(self.references, known)
             if self._anchors and not anchor.key and not known:  # the first one's lead to before the first frame
                 self._unknown.append(anchor.time)

@@ -19,8 +19,10 @@ from motiontune.video.container import Opened, VideoInfo, in_words, open_video, 
 from motiontune.video.vectors import Anchor, Follower, VectorCollector, has_vectors
 
 
-# Sampled frames in full size that may wait for being resized, and runs of anchors that may wait for being followed
+# Sampled frames in full size that may wait for being resized
 MAX_WAITING = 4
+# Anchors that may wait for being followed: some megabytes
+MAX_ANCHORS = 256
 
 Resize = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -136,49 +138,59 @@ def decode(
 
 
 class _Following:
-    """Hands anchors over to a follower, run by run, in a thread of its own.
+    """Hands anchors over to a follower, run by run: decoding and following in turns are slower for each picture.
 
     Args:
         follower: takes them.
-        pool: of one thread.
         collector: has them.
-        time_of: when a frame is shown, by its place in the order of presentation; seconds from the first frame.
+        pts_of: a frame's pts by its place in the order of presentation, seconds.
     """
 
     def __init__(
-        self, follower: Follower, pool: ThreadPoolExecutor, collector: VectorCollector, time_of: Callable[[int], float]
+        self,
+        follower: Follower,
+        collector: VectorCollector,
+        pts_of: Callable[[int], float | None],
     ) -> None:
-        self._follower, self._pool, self._collector, self._time_of = follower, pool, collector, time_of
+        self._follower, self._collector, self._pts_of = follower, collector, pts_of
+        self._first = self._last = 0.0  # pts
         self._moments: list[float] = []
         self._anchors: list[Anchor] = []
-        self._running: list[Future[None]] = []
 
     def begin(self, frames: int, image: NDArray[np.uint8]) -> None:
         """Begin with the first sampled frame."""
         self._follower.begin(self._collector.lattice, frames, *image.shape[:2])
 
     def after(self, index: int, sampled: bool) -> None:
-        """Take what the collector has read with a frame."""
+        """Take what the collector has read with a frame.
+
+        Raises:
+            _Irregular: if it is not known to be shown later than the frame before.
+        """
+        pts = self._pts_of(index)
+        if pts is None or index > 0 and pts <= self._last:
+            raise _Irregular
+        self._first, self._last = self._first if index else pts, pts
         if sampled:
             self._moments.append(self._time_of(index))
         taken = self._collector.take(self._time_of)
         self._anchors += taken
-        # a pair of sampled frames can be done as soon as there is an anchor after it
-        if taken and self._moments:
+        if len(self._anchors) >= MAX_ANCHORS:
             self._hand_over()
 
     def end(self) -> None:
-        """Wait until everything has been followed."""
+        """There are no more frames."""
         self._hand_over()
-        self._running.append(self._pool.submit(self._follower.end))
-        for one in self._running:
-            one.result()
+        self._follower.end()
+
+    def _time_of(self, index: int) -> float:
+        pts = self._pts_of(index)
+        assert pts is not None  # it was looked at when the frame came
+        return pts - self._first
 
     def _hand_over(self) -> None:
-        self._running.append(self._pool.submit(self._follower.take, self._moments, self._anchors))
+        self._follower.take(self._moments, self._anchors)
         self._moments, self._anchors = [], []
-        if len(self._running) > MAX_WAITING:
-            self._running.pop(0).result()
 
 
 def _decode_by(
@@ -194,7 +206,7 @@ def _decode_by(
     last = int(indices[-1])
     images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
     source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
-    with ThreadPoolExecutor(1) as resizer, ThreadPoolExecutor(1) as pool, source as (container, stream):
+    with ThreadPoolExecutor(1) as resizer, source as (container, stream):
         collector = following = None
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
         # what is damaged in H.264 as it lay in memory, instead of concealing it.
@@ -208,8 +220,11 @@ def _decode_by(
             collector = VectorCollector(info.codec, extradata, info.width, info.height, info.average_rate)
         decoded = Decoded([], [], collector if with_vectors else None)
         if follower is not None and collector is not None:
-            shown = None if plan is None else plan.shown
-            following = _Following(follower, pool, collector, _Times(decoded.pts, shown, stream))
+
+            def pts_of(index: int) -> float | None:
+                return decoded.pts[index] if plan is None else _seconds(plan.shown[index], stream)
+
+            following = _Following(follower, collector, pts_of)
         if not info.counted:
             with contextlib.suppress(av.error.FFmpegError):  # a file that starts without a key frame has no such place
                 container.seek(0)
@@ -254,33 +269,6 @@ def _decode_by(
             decoded.collector = None
         decoded.frames = [image.result() for image in images]
     return decoded
-
-
-class _Times:
-    """When frames are shown, while their file is decoded.
-
-    Args:
-        pts: seconds, of the frames that were decoded.
-        shown: in their place, where packets are left out: pts of the packets that were read, sorted.
-        stream: the file's.
-    """
-
-    def __init__(self, pts: list[float | None], shown: list[int] | None, stream: VideoStream) -> None:
-        self._pts, self._shown, self._stream = pts, shown, stream
-
-    def __call__(self, index: int) -> float:
-        """A frame's time by its place in the order of presentation, seconds from the first frame.
-
-        Raises:
-            _Irregular: if that is not known, or it is not later than that of the frame before.
-        """
-        time, start, before = self._at(index), self._at(0), self._at(max(index - 1, 0))
-        if time is None or start is None or before is None or index > 0 and time <= before:
-            raise _Irregular
-        return time - start
-
-    def _at(self, index: int) -> float | None:
-        return self._pts[index] if self._shown is None else _seconds(self._shown[index], self._stream)
 
 
 def _image(frame: av.VideoFrame, resize: Resize | None) -> NDArray[np.uint8]:

@@ -89,7 +89,7 @@ class Anchor:
         key: whether it is an I picture.
         confidence: of its vectors, from 0 to 1.
         candidates: float64 [K], when the pictures are shown that its blocks may refer to, nearest in the encoder's
-            list first; empty or nan where nothing is certain.
+            list first; empty where nothing is certain.
         shifts: int16 [r, c, 2], from each point to its reference in quarters of a decoded pixel, right and down.
         inter: bool [r, c], whether the point has a vector.
         between: a B picture between the anchor before and this one, where a sampled frame lies there, or this is a key
@@ -225,7 +225,7 @@ class CodecMotion:
                 float(time),
                 bool(self.key[k]),
                 float(self.confidence[k]),
-                self.candidates[k],
+                self.candidates[k, np.isfinite(self.candidates[k])],
                 self.shifts[k],
                 self.inter[k],
                 between.get(k),
@@ -302,7 +302,7 @@ class VectorCollector:
         self._pictures: dict[int, PictureRefs | None] = {}
         self._anchors: list[_Anchor] = []  # those that have not been taken
         self._last_frame: int | None = None  # of the last anchor that was read
-        self._last_time = np.nan  # of the last anchor that was taken
+        self._last_time: float | None = None  # of the last anchor that was taken
         self._certain = False  # whether one of those that were taken has had one candidate
         self._held: list[tuple[av.VideoFrame, int]] = []  # the B pictures since the last anchor
         self._sampled_b = False  # whether one of them is sampled
@@ -432,18 +432,18 @@ class VectorCollector:
         """
         taken = []
         for anchor in self._anchors:
-            candidates = np.zeros(0)
+            known: list[float] = []
             if anchor.candidates == (-1,):
-                candidates = np.array([self._last_time])
-            # A picture that was not shown (an edit list leaves it out, or it is lost) has no time, and a block that
-            # refers to it would be taken for one that refers to another.
-            elif all(self._frames[number] >= 0 for number in anchor.candidates):
-                candidates = np.array([time_of(self._frames[number]) for number in anchor.candidates], np.float64)
+                known = [] if self._last_time is None else [self._last_time]
+            else:
+                frames = [self._frames[number] for number in anchor.candidates]
+                # A picture that was not shown (an edit list leaves it out, or it is lost) has no time, and a block
+                # that refers to it would be taken for one that refers to another.
+                if min(frames, default=-1) >= 0:
+                    known = [time_of(frame) for frame in frames]
             # Among several references the motion before tells which one a block means; so nothing can be said until
             # one picture has had no choice, as the first P picture after an IDR picture.
-            self._certain |= bool(np.isfinite(candidates).sum() == 1)
-            if not self._certain:
-                candidates = np.zeros(0)
+            self._certain |= len(known) == 1
             between = None
             if anchor.between is not None:
                 between = Between(time_of(anchor.between.frame), anchor.between.shifts, anchor.between.inter)
@@ -453,7 +453,7 @@ class VectorCollector:
                     self._last_time,
                     anchor.key,
                     anchor.confidence,
-                    candidates,
+                    np.array(known if self._certain else [], np.float64),
                     anchor.shifts,
                     anchor.inter,
                     between,

@@ -75,7 +75,7 @@ class References:
         velocities: Singles = np.zeros((*inter.shape, 2), np.float32)
         confidence: Singles = np.zeros(inter.shape, np.float32)
         spans = anchor.time - anchor.candidates
-        numbers = np.flatnonzero(np.isfinite(spans) & (np.nan_to_num(spans) > SOON))
+        numbers = np.flatnonzero(spans > SOON)
         if not len(numbers):
             self._after &= not anchor.key
             return chosen, velocities, confidence

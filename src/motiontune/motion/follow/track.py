@@ -38,6 +38,7 @@ class _Step:
         confidence: float32 [r, c], from 0 (unknown) to 1.
         bend: float32 [r, c, 2]: times part * (1 - part), how far the content was, in that part of the time since the
             anchor before, from where it would have been had it moved steadily; decoded pixels. None where not known.
+        known: whether this comes from vectors.
         settled: whether nothing of this will change.
     """
 
@@ -46,6 +47,7 @@ class _Step:
     velocities: Singles
     confidence: Singles
     bend: Singles | None = None
+    known: bool = True
     settled: bool = True
 
 
@@ -62,11 +64,10 @@ class Track:
         self._references = References(lattice)
         self._first: list[Anchor] | None = []  # until there are enough to see whether vectors are ambiguous
         self._steps: list[_Step] = []
-        self._usable: list[bool] = []  # of each step, whether its neighbours' motion can be taken from it
 
     def add(self, anchor: Anchor) -> None:
         """Take the next anchor."""
-        self._references.ambiguous |= bool(np.isfinite(anchor.candidates).sum() > 1)
+        self._references.ambiguous |= len(anchor.candidates) > 1
         if self._first is None:
             self._follow(anchor)
             return
@@ -87,7 +88,7 @@ class Track:
     def forget(self, time: float) -> None:
         """Drop the anchors that no point will come to that is followed back to this time or a later one."""
         start = self._start(time)
-        del self._steps[:start], self._usable[:start]
+        del self._steps[:start]
 
     def _start(self, time: float) -> int:
         """The number of the last step that is not after a time."""
@@ -103,10 +104,8 @@ class Track:
         step = _Step(anchor, *self._references.add(anchor))
         if anchor.between is not None and self._steps:
             self._look_between(step, self._steps[-1].anchor.time, anchor.between)
-        known = bool(step.confidence.any())
-        step.settled = known
+        step.known = step.settled = bool(step.confidence.any())
         self._steps.append(step)
-        self._usable.append(known and bool(anchor.inter.mean() >= MIN_INTER))
         if len(self._steps) > 1 and not self._steps[-2].settled:
             self._bridge(len(self._steps) - 2)
 
@@ -144,8 +143,8 @@ class Track:
 
     def _bridge(self, k: int) -> None:
         """Give an anchor without vectors the mean of the velocities of the one before it and the one after it."""
-        steps, step = self._steps, self._steps[k]
-        sides = [steps[side] for side in (k - 1, k + 1) if 0 <= side < len(steps) and self._usable[side]]
+        step, around = self._steps[k], self._steps[max(k - 1, 0) : k + 2]
+        sides = [side for side in around if side.known and side.anchor.inter.mean() >= MIN_INTER]
         if sides:
             confidence = np.stack([side.confidence for side in sides])
             weight = confidence[..., None]
