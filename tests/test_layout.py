@@ -32,6 +32,7 @@ ROOMS = [
     "llamafactory",
     "commands",
     "cli",
+    "__main__",
 ]
 ONLY = {"drawing": {"errors", "files"}}  # takes arrays, and knows no noun of the others
 # LLaMA-Factory is one wing that nobody else enters
