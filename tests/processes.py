@@ -106,7 +106,7 @@ def _note_engine() -> Any:
                 "units": engines_on_cpu.units_of(model),
                 "dtensors": sum(hasattr(each, "device_mesh") for each in model.parameters()),
                 "zero3": sum(hasattr(each, "ds_id") for each in model.parameters()),
-                "zero": type(kwargs.get("optimizer")).__name__,
+                "optimizer": type(kwargs.get("optimizer")).__name__,
                 "head": str(next(iter(head.parameters())).dtype),
             }
             if state.is_world_process_zero:
