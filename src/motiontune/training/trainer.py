@@ -301,10 +301,13 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        # Before FSDP wraps the model. Of one with an adapter its own checkpoint has no head, and the adapter that it
-        # loads is not the one that was saved.
+        # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:
+                self.motion_logger.warning(
+                    "Under FSDP a run with an adapter resumes exactly in its first step, but not after it: see "
+                    "docs/engines.md"
+                )
                 restore_adapter(self.model, resume_from_checkpoint)
             restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
