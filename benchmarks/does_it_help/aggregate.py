@@ -93,14 +93,14 @@ def compared_with(arm: str) -> list[str]:
 def reference(group: Group, arm: str, runs: list[Groups]) -> tuple[Group, dict[int, dict[str, Any]]] | None:
     """Find what a group is compared with: the best learning rate of that arm, in the first run that has it.
 
-    Best is which way in domain, on the test itself; this favours the reference. As many steps, or else the most.
+    Best is which way in domain, on the test itself; this favours the reference. As many steps, or else any number.
     """
-    for groups in runs:
-        alike = [other for other in groups if other.arm == arm]
-        alike = [other for other in alike if other.steps == group.steps] or alike
-        if alike:
-            best = max(alike, key=lambda other: (np.mean(correct(groups[other])), other.steps))
-            return best, groups[best]
+    for steps in (group.steps, None):
+        for groups in runs:
+            alike = [other for other in groups if other.arm == arm and steps in (other.steps, None)]
+            if alike:
+                best = max(alike, key=lambda other: (np.mean(correct(groups[other])), other.steps))
+                return best, groups[best]
     return None
 
 
