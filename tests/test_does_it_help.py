@@ -200,7 +200,7 @@ def test_cells_are_trained_as_by_the_learner(
     lab = many.Lab(folder, collator.setting, photos, 2, "cpu", 32, 8)
     lab.add_tests([("in_domain", task, 8, -1) for task in ("which_way", "appearance")] * 2)
     base = learning.load_start(folder, "cpu")
-    arm = learning.ARMS["shuffled"]
+    arm = many.Trial(shuffled=True)
     slot, pool = many.Slot(lab, base, arm, False), many.Pool(lab, "mixed", 5, 0, 32)
     work = slot.work(many.Cell("main", "shuffled", 1e-3, 5, 4), arm, base.state_dict(), pool, np.inf)
     with pytest.raises(StopIteration) as end:
@@ -282,3 +282,70 @@ def test_tables_compare_clip_by_clip(tmp_path: Path) -> None:
     gained = {row["task"]: row for row in differences}
     assert gained["which_way_4"]["difference"] == 0.5 and 0.3 < gained["which_way_4"]["low"] < 0.5
     assert gained["appearance"]["difference"] == gained["appearance"]["high"] == 0
+
+
+def test_a_trial_lacks_what_it_is_to_lack(studio: clips.Studio, folder: Path, collator: learning.Collator) -> None:
+    photos = studio.photos.permute(0, 2, 3, 1)
+    lab = many.Lab(folder, collator.setting, photos, 2, "cpu", 32, 8)
+    base = learning.load_start(folder, "cpu")
+    slot, pool = many.Slot(lab, base, many.Trial(), False), many.Pool(lab, "mixed", 5, 0, 32, True)
+    pool.reach(64)
+    assert pool.done == 32  # the others are the same clips again
+    seen: list[dict[str, torch.Tensor]] = []
+    forward = slot.model.forward
+
+    def look(**inputs: torch.Tensor) -> object:
+        seen.append({name: inputs[name].clone() for name in ("labels", "motion_targets", "motion_mask")})
+        return forward(**inputs)
+
+    def steps(trial: many.Trial, count: int = 3) -> list[dict[str, torch.Tensor]]:
+        seen.clear()
+        slot.load(many.Cell("few", "", 1e-3, 5, 4), trial, base.state_dict(), pool)
+        slot.model.forward = look
+        for _ in range(count):
+            slot._train()
+        return list(seen)
+
+    plain = steps(many.Trial())
+    assert all((step["labels"] >= 0).any(1).all() for step in plain)
+    few = steps(many.Trial(answers=4))
+    for number, step in enumerate(few):
+        assert (step["labels"] >= 0).any(1).tolist() == [True] * 4 + [False] * 4
+        assert torch.equal(step["labels"][:4], few[0]["labels"][:4])
+        assert torch.equal(step["motion_targets"].view(8, -1)[4:], plain[number]["motion_targets"].view(8, -1)[4:])
+    own = steps(many.Trial(answers=4, answered_only=True))[1]["motion_mask"].view(8, -1).any(1)
+    assert own.tolist() == [True] * 4 + [False] * 4
+
+    unit = collator.patch * collator.setting.scale
+
+    def off(trial: many.Trial) -> torch.Tensor:
+        some = steps(trial)
+        pairs = zip(some, plain, strict=True)
+        return torch.cat([(a["motion_targets"] - b["motion_targets"]).view(8, -1, 2) * unit for a, b in pairs])
+
+    each, shared = off(many.Trial(noise=0.5)), off(many.Trial(clip_noise=1.0))
+    assert abs(each.norm(dim=-1).mean() - 0.5) < 0.05 and each.std(1).min() > 0.1
+    assert shared.std(1).max() < 1e-5 and 0.5 < shared.norm(dim=-1).mean() < 1.5
+    whole, holed = (torch.cat([step["motion_mask"] for step in some]) for some in (plain, steps(many.Trial(gaps=0.3))))
+    assert not (holed & ~whole).any() and 0.6 < holed.sum() / whole.sum() < 0.8
+    assert torch.equal(holed[:, ::2], holed[:, 1::2])
+
+    head = slot.model.motion_head
+    steps(many.Trial(until=0.5), 2)
+    learned = [parameter.clone() for parameter in head.parameters()]
+    slot._train()
+    assert slot.model.motion_head.weight.grad is None or slot.model.motion_head.weight.grad.abs().max() == 0
+    assert any(parameter.abs().max() > 0 for parameter in learned)
+
+
+def test_motion_ahead_is_that_of_the_next_frame(studio: clips.Studio, collator: learning.Collator) -> None:
+    made = studio.render(16, "in_domain", "which_way", 8)
+    assert not made.ahead_valid[:, -1].any() and made.ahead_valid[:, 0].any()
+    inner = made.valid & made.ahead_valid
+    assert torch.equal(made.ahead[inner], made.vectors[inner])  # at constant speed
+    values, mask = collator.targets(made, collator.grid(FRAMES), direction="future")
+    vectors = tokens_to_vectors(
+        values.unflatten(0, (16, -1))[3].numpy(), collator.grid(FRAMES), collator.setting.scale
+    )
+    np.testing.assert_allclose(vectors, made.ahead[3].numpy(), atol=1e-5)
+    assert mask.any()

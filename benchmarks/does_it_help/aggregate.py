@@ -1,8 +1,8 @@
 """From cells to the tables and the plot.
 
-    python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/{gpu,tiny}
+    python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/{gpu,tiny,tiny_follow_up}
 
-Reads cells.jsonl and plan.json of each folder. Writes there differences.json (each arm against `ce`, clip by clip),
+Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and curves.svg, and beside the folders main.json, with a
 row for each arm, task and split of all of them. All clips of a test are the same for all arms and seeds.
 """
@@ -10,6 +10,8 @@ row for each arm, task and split of all of them. All clips of a test are the sam
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +34,20 @@ def bits(row: dict[str, Any], split: str, task: str) -> NDArray[np.float64]:
     return np.array([float(bit) for bit in row["final"][split][part][key]])
 
 
-def interval(table: NDArray[np.float64], random: np.random.Generator) -> tuple[float, float, float]:
+@cache
+def draws(seeds: int, clips: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often each seed and each clip is drawn, [DRAWS, seeds] and [DRAWS, clips]; the same at each call."""
+    random = np.random.default_rng(0)
+    return tuple(
+        np.stack([np.bincount(random.integers(n, size=n), minlength=n) for _ in range(DRAWS)]).astype(np.float64)
+        for n in (seeds, clips)
+    )
+
+
+def interval(table: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean of [seeds, clips] with a 95 % interval: seeds and clips are drawn again with replacement, both at once."""
-    seeds, clips = table.shape
-    means = [
-        table[random.integers(seeds, size=seeds)][:, random.integers(clips, size=clips)].mean() for _ in range(DRAWS)
-    ]
+    of_seeds, of_clips = draws(*table.shape)
+    means = ((of_seeds @ table) * of_clips).sum(1) / table.size
     low, high = np.quantile(means, [0.025, 0.975])
     return round(float(table.mean()), 4), round(float(low), 4), round(float(high), 4)
 
@@ -50,13 +60,16 @@ class Group(NamedTuple):
     steps: int
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[Group, dict[int, dict[str, Any]]]]:
+Groups = dict[Group, dict[int, dict[str, Any]]]  # for each seed its row
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Groups]:
     """Read what is known of a run, and its groups of cells: for each seed its row."""
     plan = json.loads((folder / "plan.json").read_text())
     about = {"start": plan["job"]["start"]} | {
         key: plan["environment"][key] for key in ("date", "machine", "versions")
     }
-    groups: dict[Group, dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: Groups = defaultdict(dict)
     for line in (folder / "cells.jsonl").read_text().splitlines():
         row = json.loads(line)
         if row["final"]:
@@ -64,55 +77,74 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[Group, dict[int, dict[str, 
     return about, groups
 
 
-def aggregate(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def compared_with(arm: str) -> list[str]:
+    """The arms that README.md compares an arm with."""
+    name, _, about = arm.partition(", ")
+    if about.endswith("answers"):
+        number = about.split()[0]
+        return {"ce": [], "projector": [f"ce, {about}", f"projector, {number} clips"]}.get(name, [f"ce, {about}"])
+    if about:  # "future", "a third"
+        return [name] if not about.endswith("clips") else []
+    if arm.split()[0] in ("noise", "clip", "gaps"):
+        return ["projector"]
+    return {"projector": ["ce", "shuffled"], "last_hidden": ["ce", "projector"], "shuffled": ["ce"]}.get(arm, [])
+
+
+def reference(group: Group, arm: str, runs: list[Groups]) -> tuple[Group, dict[int, dict[str, Any]]] | None:
+    """Find what a group is compared with: the best learning rate of that arm, in the first run that has it.
+
+    Best is which way in domain, on the test itself; this favours the reference. As many steps, or else any number.
+    """
+    for steps in (group.steps, None):
+        for groups in runs:
+            alike = [other for other in groups if other.arm == arm and steps in (other.steps, None)]
+            if alike:
+                best = max(alike, key=lambda other: (np.mean(correct(groups[other])), other.steps))
+                return best, groups[best]
+    return None
+
+
+def correct(seeds: dict[int, dict[str, Any]]) -> list[float]:
+    """Share of right answers to which way in domain, of each seed."""
+    return [float(bits(row, "in_domain", "which_way_4").mean()) for row in seeds.values()]
+
+
+def aggregate(folder: Path, others: Sequence[Path] = ()) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make a folder's rows of main.json and differences.json.
 
-    Each group is compared with the `ce` of as many steps, at the learning rate with which `ce` does best on which way
-    in domain, and with the longest `ce`, where that is another.
+    Args:
+        folder: of a run.
+        others: of runs whose arms may be compared with, if their start is the same.
     """
     about, groups = read(folder)
-    random = np.random.default_rng(0)
-    in_domain = {
-        group: np.mean([bits(row, "in_domain", "which_way_4").mean() for row in seeds.values()])
-        for group, seeds in groups.items()
-        if group.arm == "ce"
-    }
-    longest = max((group for group in in_domain), key=lambda group: group.steps)
+    runs = [groups] + [theirs for start, theirs in map(read, others) if start["start"] == about["start"]]
     table, differences = [], []
     for group, seeds in groups.items():
-        alike = [other for other in in_domain if other.steps == group.steps]
-        others = {max(alike, key=lambda other: in_domain[other]): None} if alike else {}
-        others |= {longest: None}
-        first = next(iter(seeds.values()))
+        found = [reference(group, arm, runs) for arm in compared_with(group.arm)]
         for task in TASKS:
-            for split in first["final"]:
+            for split in next(iter(seeds.values()))["final"]:
                 scores = {seed: bits(row, split, task) for seed, row in seeds.items()}
-                mean, low, high = interval(np.stack(list(scores.values())), random)
-                what = {
-                    "arm": group.arm,
-                    "task": task,
-                    "split": split,
-                    "steps": group.steps,
-                    "learning_rate": group.rate,
-                }
-                table.append(
-                    about
-                    | what
-                    | {"seeds": sorted(seeds), "clips": len(next(iter(scores.values())))}
-                    | {"accuracy": mean, "low": low, "high": high}
-                    | {"each_seed": {str(seed): round(float(score.mean()), 4) for seed, score in scores.items()}}
-                )
-                for other in others:
-                    common = sorted(set(seeds) & set(groups[other]))
-                    if group.arm == "ce" or not common:
+                mean, low, high = interval(np.stack(list(scores.values())))
+                where = {"arm": group.arm, "task": task, "split": split}
+                where |= {"steps": group.steps, "learning_rate": group.rate}
+                numbers = {"accuracy": mean, "low": low, "high": high}
+                clips = len(next(iter(scores.values())))
+                table.append(about | where | {"seeds": sorted(seeds), "clips": clips} | numbers | each_seed(scores))
+                for other in found:
+                    common = sorted(set(seeds) & set(other[1])) if other else []
+                    if not other or not common:
                         continue
-                    pairs = np.stack([scores[seed] - bits(groups[other][seed], split, task) for seed in common])
-                    mean, low, high = interval(pairs, random)
-                    against = {"against": "ce", "against_rate": other.rate, "against_steps": other.steps}
-                    each = {str(seed): round(float(pair.mean()), 4) for seed, pair in zip(common, pairs, strict=True)}
-                    found = {"seeds": common, "difference": mean, "low": low, "high": high, "each_seed": each}
-                    differences.append(what | against | found)
+                    pairs = {seed: scores[seed] - bits(other[1][seed], split, task) for seed in common}
+                    mean, low, high = interval(np.stack(list(pairs.values())))
+                    against = {"against": other[0].arm, "against_rate": other[0].rate, "against_steps": other[0].steps}
+                    numbers = {"seeds": common, "difference": mean, "low": low, "high": high}
+                    differences.append(where | against | numbers | each_seed(pairs))
     return table, differences
+
+
+def each_seed(scores: dict[int, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+    """The mean of each seed by itself."""
+    return {"each_seed": {str(seed): round(float(score.mean()), 4) for seed, score in scores.items()}}
 
 
 def breakthroughs(folder: Path) -> list[dict[str, Any]]:
@@ -166,15 +198,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
     whole: list[dict[str, Any]] = []
-    for folder in parser.parse_args().folders:
-        table, differences = aggregate(folder)
+    folders = parser.parse_args().folders
+    for folder in folders:
+        table, differences = aggregate(folder, [other for other in folders if other != folder])
         write(folder / "differences.json", differences)
         write(folder / "breakthroughs.json", breakthroughs(folder))
         draw(folder)
         whole += table
         for row in table + differences:
             value = row.get("accuracy", row.get("difference"))
-            against = f" minus ce, {row['against_steps']} steps" if "against" in row else ""
+            against = f" minus {row['against']}, {row['against_steps']} steps" if "against" in row else ""
             numbers = f"{value:+.3f} ({row['low']:+.3f}, {row['high']:+.3f})"
             name = f"{row['arm']} {row['learning_rate']:g}, {row['steps']} steps{against}"
             print(f"{name:52} {row['task']:16} {row['split']:15} {numbers}")

@@ -74,6 +74,8 @@ class Clips:
         frames: uint8 [B, F, S, S, 3], RGB.
         vectors: float32 [B, F, R, R, 2], pixels since the previous frame, of each patch.
         valid: bool [B, F, R, R]; false in the first frame and where a patch is partly the object.
+        ahead: as `vectors`, but to the next frame.
+        ahead_valid: of `ahead`; false in the last frame.
         ways: int64 [B], into `WAYS`.
         colours: int64 [B], into `COLOURS`.
         shapes: int64 [B], into `SHAPES` and, behind them, `UNSEEN_SHAPES`.
@@ -84,6 +86,8 @@ class Clips:
     frames: Tensor
     vectors: Tensor
     valid: Tensor
+    ahead: Tensor
+    ahead_valid: Tensor
     ways: Tensor
     colours: Tensor
     shapes: Tensor
@@ -168,10 +172,10 @@ class Studio:
         vectors = torch.where((share > 0.5)[..., None], moved, 0.0)
         # of a patch that is part object, part ground no single vector is right
         valid = (share > 0.5) | (share < 0.02) | still.to(self.device)[:, None, None, None]
-        valid[:, 0] = False
-        return Clips(
-            frames_, torch.where(valid[..., None], vectors, 0.0), valid, ways, colours, shapes, places, questions
-        )
+        past, ahead = valid.clone(), valid.clone()
+        past[:, 0], ahead[:, -1] = False, False
+        fields = [(torch.where(some[..., None], vectors, 0.0), some) for some in (past, ahead)]
+        return Clips(frames_, *fields[0], *fields[1], ways, colours, shapes, places, questions)
 
     def _background(self, photos: Tensor, crop: Tensor, light: Tensor) -> Tensor:
         """Cut a part of each photo, float32 [B, 3, S, S], paler and greyer than it was."""

@@ -23,7 +23,7 @@ from motiontune.grid import VideoGrid
 from motiontune.model.forward import MotionGradient, MotionObjective, attach_head
 from motiontune.model.head import MotionHead, MotionHeadConfig
 from motiontune.model.losses import MotionLossType
-from motiontune.motion.field import MotionField
+from motiontune.motion.field import Direction, MotionField
 from motiontune.targets import PLAIN, HeadForm, field_to_targets
 
 
@@ -248,11 +248,14 @@ class Collator:
         positions = [torch.arange(begin).expand(3, -1), video + begin, after.expand(3, -1)]
         return torch.cat(positions, 1)[:, None].expand(-1, len(input_ids), -1)
 
-    def targets(self, clips: Clips, grid: VideoGrid, form: HeadForm = PLAIN) -> tuple[Tensor, Tensor]:
+    def targets(
+        self, clips: Clips, grid: VideoGrid, form: HeadForm = PLAIN, direction: Direction = "past"
+    ) -> tuple[Tensor, Tensor]:
         """Make targets of the exact motion; the tokens of one clip after another are those of one long clip."""
-        vectors, valid = clips.vectors.flatten(0, 1).cpu().numpy(), clips.valid.flatten(0, 1).cpu().numpy()
+        fields = (clips.vectors, clips.valid) if direction == "past" else (clips.ahead, clips.ahead_valid)
+        vectors, valid = (values.flatten(0, 1).cpu().numpy() for values in fields)
         long = VideoGrid(len(vectors), grid.rows, grid.cols, grid.patch, grid.merge, grid.temporal_patch)
-        motion = MotionField(vectors, valid, np.arange(len(vectors), dtype=np.float64), "rendered")
+        motion = MotionField(vectors, valid, np.arange(len(vectors), dtype=np.float64), "rendered", direction)
         targets = field_to_targets(motion, long, self.setting.scale, form)
         return torch.from_numpy(targets.values), torch.from_numpy(targets.mask)
 

@@ -29,6 +29,42 @@ EVERY = 100  # steps between two tests
 AT_ONCE = 25  # steps that are queued together
 TEST = 256  # E
 DIRECTIONS = HeadForm(form="pooled", output="direction")
+ERRORS = 4096  # different errors of targets; clips take them in turn
+
+
+@dataclass(frozen=True)
+class Trial(Arm):
+    """An arm whose clips or targets lack something.
+
+    Args:
+        answers: only the first so many clips of a seed have answers and come again and again, as half of each batch;
+            the other half are new clips without answers. 0: all clips have answers.
+        answered_only: clips without answers have no motion, either.
+        noise: mean length of an error that is added to each patch's motion, pixels.
+        clip_noise: the same of an error that all patches of a clip share.
+        gaps: share of the patches without a target.
+        ahead: motion to the next frame instead of that since the previous one.
+        until: share of the steps after which the motion loss ends.
+    """
+
+    answers: int = 0
+    answered_only: bool = False
+    noise: float = 0.0
+    clip_noise: float = 0.0
+    gaps: float = 0.0
+    ahead: bool = False
+    until: float = 1.0
+
+    @property
+    def graph(self) -> Arm:
+        """What tells the recorded steps of two arms apart; all else are numbers on the device."""
+        return Arm(0.0, self.tap, False, self.form, self.loss, self.gradient)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What a step reads on the device, all of them numbers."""
+        own = set(asdict(self)) - set(asdict(self.graph)) | {"weight", "shuffled"}
+        return {name: float(value) for name, value in asdict(self).items() if name in own}
 
 
 @dataclass(frozen=True)
@@ -129,20 +165,40 @@ class Store:
         self.question = torch.zeros(clips, dtype=torch.long, device=device)
         self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
         self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
+        self.ahead, self.ahead_mask = torch.zeros_like(self.targets), torch.zeros_like(self.mask)
         steps = setting.frames // collator.pair
         self.directions = torch.zeros(clips, steps, 2, device=device)  # of what moves in each temporal step
         self.moves = torch.zeros(clips, steps, 2, dtype=torch.bool, device=device)
 
-    def motion(self, rows: Tensor, form: HeadForm) -> tuple[Tensor, Tensor]:
-        """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D]."""
+    def motion(self, rows: Tensor, form: HeadForm, ahead: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D]; `ahead`: above 0 or not."""
         if form.form == "dense":
-            targets, mask = self.targets[rows], self.mask[rows]
+            targets = torch.where(ahead > 0, self.ahead[rows], self.targets[rows])
+            mask = torch.where(ahead > 0, self.ahead_mask[rows], self.mask[rows])
         else:
             targets, mask = self.directions[rows], self.moves[rows]
         if form.features == "delta":  # the first step of a clip has no step before
             mask = mask.clone()
             mask[:, : mask.shape[1] // self.directions.shape[1]] = False
         return targets, mask
+
+
+class Errors:
+    """What goes wrong in measured motion, made once: errors of length 1 on average, and a number from 0 to 1.
+
+    Args:
+        store: tells the shapes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        random = torch.Generator().manual_seed(0)
+        shape, device = store.targets.shape[1:], store.targets.device
+        mean = (torch.pi / 2) ** 0.5  # of the length of two normal numbers
+        self.each = (torch.randn(ERRORS, *shape, generator=random) / mean).to(device)
+        shared = torch.randn(ERRORS, 1, 1, 2, generator=random) / mean
+        self.shared = shared.expand(-1, shape[0], shape[1] // 2, -1).flatten(2).to(device)
+        gaps = torch.rand(ERRORS, shape[0], shape[1] // 2, 1, generator=random)
+        self.gaps = gaps.expand(-1, -1, -1, 2).flatten(2).to(device)
 
 
 class Test(NamedTuple):
@@ -182,6 +238,7 @@ class Lab:
         self.questions = Questions(self.collator, setting.frames)
         self.studio = Studio(photos, unseen, setting.side, setting.frames, device)
         self.store = Store(clips, self.collator)
+        self.errors = Errors(self.store)
         self.rendering = torch.cuda.Stream() if device == "cuda" else None
         self.tests: list[Test] = []
         if self.rendering:
@@ -193,15 +250,18 @@ class Lab:
             clips = self.studio.render(count, split, task, seed, asked=False)
             random = torch.Generator().manual_seed(zlib.crc32(f"questions {split} {task} {seed}".encode()))
             _, question = self.questions.pick(clips, task, random)
-            targets, mask = self.collator.targets(clips, self.collator.grid(self.setting.frames))
+            grid = self.collator.grid(self.setting.frames)
             rows = slice(at, at + count)
             store.frames[rows] = clips.frames
             store.question[rows] = question.to(self.device)
-            store.targets[rows] = targets.unflatten(0, (count, -1)).to(self.device)
-            store.mask[rows] = mask.unflatten(0, (count, -1)).to(self.device)
-            directions, moves = self.collator.targets(clips, self.collator.grid(self.setting.frames), DIRECTIONS)
-            store.directions[rows] = directions.unflatten(0, (count, -1)).to(self.device)
-            store.moves[rows] = moves.unflatten(0, (count, -1)).to(self.device)
+            made = [
+                (store.targets, store.mask, self.collator.targets(clips, grid)),
+                (store.ahead, store.ahead_mask, self.collator.targets(clips, grid, direction="future")),
+                (store.directions, store.moves, self.collator.targets(clips, grid, DIRECTIONS)),
+            ]
+            for values, masks, (targets, mask) in made:
+                values[rows] = targets.unflatten(0, (count, -1)).to(self.device)
+                masks[rows] = mask.unflatten(0, (count, -1)).to(self.device)
         return clips.ways
 
     def add_tests(self, tests: list[tuple[str, str, int, int]]) -> None:
@@ -220,11 +280,11 @@ class Lab:
         if self.rendering:
             self.rendering.synchronize()
 
-    def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm) -> dict[str, Any]:
-        """Make a batch of the product's inputs, [B]; the motion is that of the partners."""
+    def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, ahead: Tensor) -> dict[str, Any]:
+        """Make a batch of the product's inputs, [B]; the motion is that of the partners, to the next frame or not."""
         questions, grid = self.questions, self.collator.grid(self.setting.frames)
         asked = store.question[rows]
-        targets, mask = store.motion(partners, form)
+        targets, mask = store.motion(partners, form, ahead)
         thw = torch.tensor([[grid.frames // grid.temporal_patch, grid.rows, grid.cols]])
         return {
             "input_ids": questions.ids[asked],
@@ -246,16 +306,17 @@ class Pool:
         seed: of them.
         begin: of the part.
         length: of the part, a multiple of the chunk. What is further on takes the place of what came before.
+        keeps: what came before stays, and comes again instead of what is further on.
     """
 
-    def __init__(self, lab: Lab, task: str, seed: int, begin: int, length: int) -> None:
-        self.lab, self.task, self.seed, self.begin, self.length = lab, task, seed, begin, length
+    def __init__(self, lab: Lab, task: str, seed: int, begin: int, length: int, keeps: bool = False) -> None:
+        self.lab, self.task, self.seed, self.begin, self.length, self.keeps = lab, task, seed, begin, length, keeps
         self.done, self.event = 0, torch.cuda.Event() if lab.device == "cuda" else None
 
     def reach(self, clips: int) -> None:
         """Render until there are so many; what they take the place of must have been used."""
         chunk = self.lab.chunk
-        while self.done < clips:
+        while self.done < (min(clips, self.length) if self.keeps else clips):
             at = self.begin + self.done % self.length
             self.lab.render(
                 self.lab.store, at, chunk, "in_domain", self.task, 1_000_003 * self.seed + self.done // chunk
@@ -271,7 +332,7 @@ class Slot:
     Args:
         lab: what it shares with others.
         start: a plain model of the same shape.
-        arm: of the cells; their weights of the motion loss may differ, and whose motion it is.
+        arm: of the cells; what is in `Trial.numbers` may differ.
         graphs: record the step.
     """
 
@@ -293,7 +354,8 @@ class Slot:
             )
             self.parameters = [p for group in groups for p in group["params"]]
             self.step, self.steps, self.begin, self.length, self.seed = torch.ones(5, dtype=torch.long, device=device)
-            self.rate, self.weight, self.shuffled = torch.zeros(3, device=device)
+            self.rate = torch.zeros((), device=device)
+            self.arm = {name: torch.zeros((), device=device) for name in Trial().numbers}
             self.losses = torch.zeros(2, device=device)
             self.rows = torch.zeros(TEST, dtype=torch.long, device=device)
             self.report = torch.zeros(TEST, 6, device=device)
@@ -312,11 +374,18 @@ class Slot:
         return graph.replay
 
     def _train(self) -> None:
-        setting = self.lab.setting
-        at = torch.arange(setting.batch, device=self.step.device)
-        rows = self.begin + (self.step * setting.batch + at) % self.length
-        shift = (self.shuffled * (1 + (self.seed + self.step) % (setting.batch - 1))).long()
-        inputs = self.lab.inputs(self.lab.store, rows, rows[(at - shift) % setting.batch], self.form)
+        setting, arm = self.lab.setting, self.arm
+        batch, half = setting.batch, setting.batch // 2
+        at = torch.arange(batch, device=self.step.device)
+        again = (arm["answers"] > 0) & (at < half)
+        answered = again | (arm["answers"] == 0)
+        number = torch.where(again, (self.step * half + at) % arm["answers"].clamp(min=1), self.step * batch + at)
+        rows = self.begin + number.long() % self.length
+        shift = (arm["shuffled"] * (1 + (self.seed + self.step) % (batch - 1))).long()
+        partners = rows[(at - shift) % batch]
+        inputs = self.lab.inputs(self.lab.store, rows, partners, self.form, arm["ahead"])
+        inputs["labels"] = inputs["labels"].masked_fill(~answered[:, None], IGNORE)
+        self._spoil(inputs, partners - self.begin, answered | (arm["answered_only"] == 0))
         # share_of_rate of learning.py, on the device
         up, down = (self.step + 1) / setting.warmup, (self.steps - self.step) / (setting.decay * self.steps)
         share = torch.minimum(up, down).clamp(max=1.0)
@@ -326,17 +395,29 @@ class Slot:
         output = self.model(**inputs)
         text = output.ce_sum / (inputs["labels"] != IGNORE).sum()
         motion = output.motion_sum / inputs["motion_mask"].sum().clamp(min=1)
-        (text + self.weight * motion).backward()
+        weight = arm["weight"] * (self.step < arm["until"] * self.steps)
+        (text + weight * motion).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.losses += torch.stack([text.detach(), motion.detach()])
         self.step += 1
 
+    def _spoil(self, inputs: dict[str, Any], clips: Tensor, counted: Tensor) -> None:
+        """Add the arm's errors to the targets of clips, and take away those that do not count, in place."""
+        arm, errors = self.arm, self.lab.errors
+        mask = inputs["motion_mask"].unflatten(0, (len(clips), -1)) & counted[:, None, None]
+        if self.form.form == "dense":
+            unit, which = self.lab.collator.patch * self.lab.setting.scale, clips % ERRORS
+            error = (arm["noise"] * errors.each[which] + arm["clip_noise"] * errors.shared[which]) / unit
+            inputs["motion_targets"] = inputs["motion_targets"] + error.flatten(0, 1)
+            mask = mask & (errors.gaps[which] >= arm["gaps"])
+        inputs["motion_mask"] = mask.flatten(0, 1)
+
     @torch.no_grad()
     def _test(self) -> None:
         """Fill `report` for the clips `rows`: right, right about standing still, loss, error, length, vectors."""
         lab, questions = self.lab, self.lab.questions
-        inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form)
+        inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form, self.arm["ahead"])
         targets, mask = inputs.pop("motion_targets"), inputs.pop("motion_mask")
         asked = lab.exams.question[self.rows]
         hidden = self.model.model(**inputs)[0]
@@ -388,7 +469,7 @@ class Slot:
         yield from self._wait(0)
         return host[:count], losses.tolist()
 
-    def load(self, cell: Cell, arm: Arm, state: dict[str, Tensor], pool: Pool) -> None:
+    def load(self, cell: Cell, arm: Trial, state: dict[str, Tensor], pool: Pool) -> None:
         """Take up a cell: the start's weights, no head, no memory of the optimizer."""
         with torch.cuda.stream(self.stream), torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -397,12 +478,13 @@ class Slot:
                 for value in memory.values():
                     value.zero_()
             numbers = {"step": 0, "steps": cell.steps, "begin": pool.begin, "length": pool.length, "seed": cell.seed}
-            for name, value in numbers.items() | {("rate", cell.rate), ("weight", arm.weight)}:
+            for name, value in (numbers | {"rate": cell.rate}).items():
                 getattr(self, name).fill_(value)
-            self.shuffled.fill_(float(arm.shuffled))
+            for name, value in arm.numbers.items():
+                self.arm[name].fill_(value)
             self.losses.zero_()
 
-    def work(self, cell: Cell, arm: Arm, state: dict[str, Tensor], pool: Pool, until: float) -> Iterator[None]:
+    def work(self, cell: Cell, arm: Trial, state: dict[str, Tensor], pool: Pool, until: float) -> Iterator[None]:
         """Train and test a cell; gives way where the device has enough to do, and returns the cell's row.
 
         Args:
@@ -433,7 +515,7 @@ class Slot:
             goal = min(done + EVERY, cell.steps)
             while done < goal:
                 count = min(AT_ONCE, goal - done)
-                pool.reach((done + count) * batch)
+                pool.reach(max((done + count) * batch, arm.answers))
                 if self.stream:
                     self.stream.wait_event(pool.event)
                 with torch.cuda.stream(self.stream):

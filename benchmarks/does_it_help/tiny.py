@@ -5,8 +5,9 @@
     python benchmarks/does_it_help/tiny.py --device cpu --processes 1 --steps 2000 --seconds 36000 --out results/cpu
 
 README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
-second run with the same OUT goes on behind the rows that are there. The cells come in the order of their worth; which
-are begun is a matter of time alone, not of what came out.
+second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
+down after the first run: fewer answers, errors in the targets, longer training. The cells come in the order of their
+worth; which are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
 cpu, each process trains one cell at a time on one core.
@@ -28,8 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from clips import SPLITS
-from learning import SETTINGS, Arm, load_start
-from many import AT_ONCE, Cell, Lab, Pool, Slot
+from learning import SETTINGS, load_start
+from many import AT_ONCE, Cell, Lab, Pool, Slot, Trial
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
@@ -41,26 +42,46 @@ SETTING = SETTINGS["tiny"]
 WEIGHT = 100.0  # of the motion loss
 DELTA_DIRECT = HeadForm(features="delta", form="pooled", output="direction")
 ARMS = {
-    "ce": Arm(weight=0.0),
-    "projector": Arm(WEIGHT),
-    "last_hidden": Arm(WEIGHT, "last_hidden"),
-    "shuffled": Arm(WEIGHT, shuffled=True),
-    "layer_1": Arm(WEIGHT, "layer:1"),
-    "projector_10": Arm(WEIGHT / 10),
-    "projector_30": Arm(WEIGHT * 0.3),
-    "last_hidden_10": Arm(WEIGHT / 10, "last_hidden"),
-    "delta": Arm(WEIGHT, form=HeadForm(features="delta")),
-    "deltadirect": Arm(1.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
-    "deltadirect_100": Arm(100.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
-    "deltadirect_all": Arm(100.0, form=DELTA_DIRECT, loss="l2"),
+    "ce": Trial(weight=0.0),
+    "projector": Trial(WEIGHT),
+    "last_hidden": Trial(WEIGHT, "last_hidden"),
+    "shuffled": Trial(WEIGHT, shuffled=True),
+    "layer_1": Trial(WEIGHT, "layer:1"),
+    "projector_10": Trial(WEIGHT / 10),
+    "projector_30": Trial(WEIGHT * 0.3),
+    "last_hidden_10": Trial(WEIGHT / 10, "last_hidden"),
+    "delta": Trial(WEIGHT, form=HeadForm(features="delta")),
+    "deltadirect": Trial(1.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
+    "deltadirect_100": Trial(100.0, form=DELTA_DIRECT, loss="l2", gradient="projector"),
+    "deltadirect_all": Trial(100.0, form=DELTA_DIRECT, loss="l2"),
 }
 FORMS = ("deltadirect", "delta", "deltadirect_100", "deltadirect_all")
 TABLE = ("ce", "projector", "last_hidden", "shuffled")
+REST = tuple(arm for arm in ARMS if arm not in (*TABLE, *FORMS))
+ANSWERS = (64, 256, 1024, 4096)
+FEW = {
+    **{f"{arm}, {n} answers": replace(ARMS[arm], answers=n) for n in ANSWERS for arm in ("projector", "last_hidden")},
+    **{f"ce, {n} answers": replace(ARMS["ce"], answers=n) for n in ANSWERS},
+}
+OWN = {f"projector, {n} clips": replace(ARMS["projector"], answers=n, answered_only=True) for n in ANSWERS}
+FLAWED = {
+    "noise 0.5": Trial(WEIGHT, noise=0.5),
+    "noise 1": Trial(WEIGHT, noise=1.0),
+    "clip noise 1": Trial(WEIGHT, clip_noise=1.0),
+    "gaps 0.3": Trial(WEIGHT, gaps=0.3),
+}
+ENDS = {f"{arm}, a third": replace(ARMS[arm], until=1 / 3) for arm in ("projector", "last_hidden")}
+AHEAD = {f"{arm}, future": replace(ARMS[arm], ahead=True) for arm in ("projector", "last_hidden")}
+POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
+ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
 FEWEST_STEPS, MOST_STEPS = 1200, 2000
 CLIPS = (2 * LONGER + 8) * MOST_STEPS * SETTING.batch + 200_000  # for ten seeds
+FOLLOW_UP_SEEDS = 5
+FOLLOW_UP_KEPT = 6400  # steps with new clips; 44 GB for five seeds
+FOLLOW_UP_CLIPS = FOLLOW_UP_SEEDS * FOLLOW_UP_KEPT * SETTING.batch + 100_000
 MAIN_SHARE = 0.6  # of the time, for the cells of the table
 SPEED_STEPS = {"cuda": 200, "cpu": 50}
 CHUNK = {"cuda": 2048, "cpu": 32}
@@ -73,9 +94,25 @@ def plan(steps: int, seeds: int) -> list[Cell]:
     rates = [Cell("rates", "ce", rate, seed, steps) for seed in of_all for rate in SETTING.rates if rate != RATE]
     longer = [Cell("longer", "ce", RATE, seed, LONGER * steps) for seed in of_all[:2]]
     forms = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in FORMS]
-    rest = [arm for arm in ARMS if arm not in (*TABLE, *FORMS)]
-    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in rest]
+    taps = [Cell("more", arm, RATE, seed, steps) for seed in of_all[:3] for arm in REST]
     return table + rates + forms + longer + taps
+
+
+def follow_up(steps: int) -> list[Cell]:
+    """List the cells of the second run in the order of their worth, the long ones first."""
+    three = (1, 2, 3)
+    forms = [Cell("forms", arm, RATE, seed, 4 * steps) for seed in three for arm in ("deltadirect", "delta", FORMS[2])]
+    rates = [
+        Cell("forms", arm, rate, 1, 2 * steps) for rate in (1e-4, 1e-3, 2e-3) for arm in ("deltadirect", FORMS[2])
+    ]
+    few = [Cell("few", arm, RATE, seed, steps) for seed in three for arm in (*FEW, *OWN)]
+    errors = [Cell("errors", arm, RATE, seed, steps) for seed in three for arm in ("projector", *FLAWED)]
+    ends = [Cell("ends", arm, RATE, seed, steps * 3 // 2) for seed in three for arm in ENDS]
+    others = [Cell("others", arm, RATE, seed, steps) for seed in three for arm in (*AHEAD, *POOLED)]
+    longer = [
+        Cell("longer", "ce", rate, seed, 8 * steps) for rate in (RATE, 2e-4) for seed in range(1, FOLLOW_UP_SEEDS + 1)
+    ]
+    return forms + rates + few + errors + ends + others + longer
 
 
 def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
@@ -96,12 +133,15 @@ class Process:
         graphs: record each step; all clips then stay, for several cells at a time use them.
         clips: room for clips of training.
         final_clips: of each test at the end.
+        keeps: clips stay without graphs, too.
     """
 
-    def __init__(self, folder: Path, device: str, graphs: bool, clips: int, final_clips: int) -> None:
+    def __init__(
+        self, folder: Path, device: str, graphs: bool, clips: int, final_clips: int, keeps: bool = False
+    ) -> None:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high")
-        self.folder, self.graphs, self.steps = folder, graphs, 0
+        self.folder, self.graphs, self.steps, self.longer, self.keeps = folder, graphs, 0, 2, keeps
         photos = torch.from_numpy(np.load(folder / "photos.npy"))
         self.lab = Lab(folder / "tiny-0", SETTING, photos, UNSEEN_PHOTOS, device, clips, CHUNK[device])
         tests = [("in_domain", "which_way", 384, -1), ("in_domain", "appearance", 128, -1)]
@@ -128,22 +168,22 @@ class Process:
         """The clips of a cell."""
         task, room = "stills" if cell.phase in EARLY else "mixed", len(self.lab.store.question)
         if not self.graphs:
-            return Pool(self.lab, task, cell.seed, 0, room)
+            return Pool(self.lab, task, cell.seed, 0, room, self.keeps)
         if (task, cell.seed) not in self.pools:
-            steps = cell.steps if cell.phase in EARLY else self.steps * (LONGER if cell.seed <= 2 else 1)
+            steps = cell.steps if cell.phase in EARLY else self.steps * (LONGER if cell.seed <= self.longer else 1)
             length = -(-steps * SETTING.batch // self.lab.chunk) * self.lab.chunk
             if self.used + length > room:
                 raise MemoryError(f"no room for the clips of seed {cell.seed}")
-            self.pools[task, cell.seed] = Pool(self.lab, task, cell.seed, self.used, length)
+            self.pools[task, cell.seed] = Pool(self.lab, task, cell.seed, self.used, length, True)
             self.used += length
         return self.pools[task, cell.seed]
 
     def begin(self, cell: Cell, until: float) -> Iterator[None]:
         """Train a cell in a slot that is free, or a new one; returns its row."""
         arm = ARMS[cell.arm]
-        free = self.idle.setdefault(replace(arm, weight=0.0, shuffled=False), [])
+        free = self.idle.setdefault(arm.graph, [])
         slot = free.pop() if free else Slot(self.lab, self.start, arm, self.graphs)
-        row = yield from slot.work(cell, ARMS[cell.arm], self.state(cell), self.pool(cell), until)
+        row = yield from slot.work(cell, arm, self.state(cell), self.pool(cell), until)
         if cell.phase == "stills" and row["done"] == cell.steps:
             state = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
             file = self.folder / f"tiny-{cell.seed}" / "taught.pt"
@@ -205,8 +245,13 @@ class Runner:
     def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
         self.at_once = arguments.slots if graphs else processes
         self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
-        room = CLIPS if graphs else -(-AT_ONCE * SETTING.batch // CHUNK[device]) * CHUNK[device]
-        options = (arguments.folder, device, graphs, room, arguments.final_clips)
+        clips = AT_ONCE * SETTING.batch
+        if arguments.follow_up:  # room for what the longest cell sees, or a cell with most answers
+            clips = max(8 * (arguments.steps or MOST_STEPS) * SETTING.batch, max(ANSWERS))
+        room = -(-clips // CHUNK[device]) * CHUNK[device]
+        if graphs:
+            room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
+        options = (arguments.folder, device, graphs, room, arguments.final_clips, arguments.follow_up)
         self.process = Process(*options) if graphs else None
         if not graphs:
             context = multiprocessing.get_context("spawn")
@@ -242,10 +287,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=440, help="for everything")
     parser.add_argument("--steps", type=int, help="of each cell, instead of what fits")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--slots", type=int, default=20, help="cells at a time, with graphs")
+    parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
+    parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
+    if arguments.follow_up:
+        arguments.seeds = FOLLOW_UP_SEEDS
+    arguments.slots = arguments.slots or (12 if arguments.follow_up else 20)
     arguments.out.mkdir(parents=True, exist_ok=True)
     Experiment(arguments).run()
 
@@ -286,13 +335,18 @@ class Experiment:
         )
         if "steps" not in self.plan:
             steps, number = arguments.steps, arguments.seeds
-            if not steps:
+            if arguments.follow_up:
+                steps = steps or MOST_STEPS
+            elif not steps:
                 steps, number = choose(self.plan["steps_per_second"], self.end - time.time(), number)
             self.note(steps=steps, seeds=number)
         log(f"{self.plan['steps']} steps, {self.plan['seeds']} seeds")
         if runner.process:
             runner.process.steps = self.plan["steps"]
-        self.do(runner, plan(self.plan["steps"], self.plan["seeds"]))
+            if arguments.follow_up:
+                runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
+        steps = self.plan["steps"]
+        self.do(runner, follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"]))
         log("done")
 
     def runner(self) -> Runner:

@@ -83,6 +83,6 @@ def _places(input_ids: Tensor, begin: int, tokens: int) -> Tensor:
 
 def _answer_positions(labels: Tensor) -> Tensor:
     """Find the positions that predict the two labelled tokens of each row, int64 [2 * B]."""
-    first = (labels != IGNORE).int().argmax(1) - 1
+    first = (labels != IGNORE).int().argmax(1).clamp(min=1) - 1  # a row without an answer: tokens that count nowhere
     rows = torch.arange(len(labels), device=labels.device) * labels.shape[1]
     return (rows[:, None] + first[:, None] + torch.arange(2, device=labels.device)).flatten()
