@@ -138,8 +138,42 @@ def memory_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+ANSWERS = {  # arm, rate of learning, steps
+    ("ce", 5e-4, 2000): "answers alone",
+    ("ce", 1e-4, 2000): "answers alone, learning rate 1e-4",
+    ("ce", 2e-3, 2000): "answers alone, learning rate 2e-3",
+    ("ce", 5e-4, 8000): "answers alone, four times the steps",
+    ("shuffled", 5e-4, 2000): "with the motion of other clips (placebo)",
+    ("projector", 5e-4, 2000): "**with motion**, at the projector",
+    ("layer_1", 5e-4, 2000): "**with motion**, after layer 1 of 2",
+    ("last_hidden", 5e-4, 2000): "**with motion**, at the last hidden states",
+    ("projector_10", 5e-4, 2000): "a tenth of the weight, at the projector",
+    ("last_hidden_10", 5e-4, 2000): "a tenth of the weight, at the last hidden states",
+    ("delta", 5e-4, 2000): "from differences in time, at the projector",
+    ("deltadirect", 5e-4, 2000): "DeltaDirect's head, `motion_head: deltadirect`",
+    ("deltadirect_100", 5e-4, 2000): "DeltaDirect's head, weight 100",
+}
+
+
+def answer_table(rows: list[Row]) -> str:
+    """What a model of half a million weights answers right, in per cent, with intervals over seeds and clips."""
+    columns = (("which_way_4", "in_domain"), ("which_way_4", "unseen_photos"), ("appearance", "in_domain"))
+    found: dict[Any, Row] = {}
+    for row in rows:
+        if row["start"] == "tiny":
+            key = (row["arm"], row["learning_rate"], row["steps"])
+            found[(*key, row["task"], row["split"])] = row
+    lines = [["trained on", "seeds", "which way", "unseen photos", "colour and shape"]]
+    for key, title in ANSWERS.items():
+        cells = [found[(*key, *column)] for column in columns]
+        shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
+        lines.append([title, str(len(cells[0]["seeds"])), *shares])
+    return grid(lines)
+
+
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"gpu": lambda: gpu_table(load_lines("gpu/h100"))},
+    ROOT / "docs/does_it_help.md": {"answers": lambda: answer_table(load("does_it_help/main"))},
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),
         "part": lambda: part_table(load("train_step/cpu-prototype")),

@@ -40,12 +40,27 @@ def test_what_motion_adds_to_an_answer_is_as_measured():
     assert all(row["frames_per_cpu_second"] >= 100 for row in result["films"])
 
 
-@pytest.mark.parametrize("document", ["README.md", "benchmarks/train_step/README.md"])
-def test_the_tables_of_costs_are_those_of_the_results(document, monkeypatch):
+@pytest.mark.parametrize(
+    ("document", "word"),
+    [("README.md", "LoRA"), ("benchmarks/train_step/README.md", "LoRA"), ("docs/does_it_help.md", "placebo")],
+)
+def test_the_tables_are_those_of_the_results(document, word, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     figures = importlib.import_module("figures")
     text = (ROOT / document).read_text("utf-8")
-    assert figures.current(ROOT / document) == text and re.search(r"^\|.*\bLoRA\b.*\|$", text, re.M)
+    assert figures.current(ROOT / document) == text and re.search(rf"^\|.*\b{word}\b.*\|$", text, re.M)
+
+
+def test_motion_helps_a_small_model_to_answer():
+    """The claim of docs/does_it_help.md, for each split and outside of all intervals; the placebo does not."""
+    rows = json.loads((ROOT / "benchmarks/does_it_help/results/main.json").read_text())["rows"]
+    rows = [row for row in rows if row["start"] == "tiny" and row["task"] == "which_way_4" and len(row["seeds"]) >= 5]
+    for split in ("in_domain", "unseen_photos", "unseen_objects", "unseen_speeds"):
+        here = [row for row in rows if row["split"] == split]
+        alone = [row for row in here if row["arm"] in ("ce", "shuffled")]
+        with_motion = [row for row in here if row["arm"] in ("projector", "last_hidden")]
+        assert len(alone) == 6 and len(with_motion) == 2
+        assert min(row["low"] for row in with_motion) > max(row["high"] for row in alone) + 0.2
 
 
 def test_learning_motion_costs_less_than_llamafactorys_text():
