@@ -30,7 +30,7 @@ from motiontune.video.vectors import Anchor, Lattice, has_vectors
 
 
 # Sampled frames that lie this far apart, seconds on average, are not followed: in six real clips the frames themselves
-# then give at least as many vectors (at 1 s, four of eight have more from the codec, by up to 9 %)
+# then give at least as many vectors (at 1 s, five of eight have more from the codec, by up to 9 %)
 FAR = 2.0
 # Packets whose headers are looked at to foretell whether vectors will be usable
 PEEK = 60

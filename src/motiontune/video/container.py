@@ -162,7 +162,7 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     counted = frames <= 0
     duration = 0.0
     if counted:
-        frames, duration, rate = _count(container, stream, rate)
+        frames, duration, rate, _ = _count(container, stream, rate)
     elif stream.duration is not None and stream.time_base is not None:
         duration = float(stream.duration * stream.time_base)
     elif container.duration is not None:
@@ -170,13 +170,13 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     if not counted and "mp4" in container.format.name and abs(frames - duration * rate) > 1.5:
         # an edit list leaves out frames that the header counts
         counted = True
-        frames, duration, rate = _count(container, stream, rate)
+        frames, duration, rate, _ = _count(container, stream, rate)
     elif not counted and container.format.name == "avi" and is_whole(path):
         # it may count the places in time where nothing is; one more than there are LLaMA-Factory can read
         found = _count(container, stream, rate)
-        if abs(found[0] - frames) > 1:
+        if abs(found[3] - frames) > 1:
             counted = True
-            frames, duration, rate = found
+            frames, duration, rate, _ = found
     if frames < 1:
         raise ClipError(path, "has no frame")
     if duration <= 0:
@@ -186,16 +186,17 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     return VideoInfo(path, codec_name(stream), width, height, frames, duration, rate or frames / duration, counted)
 
 
-def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple[int, float, float]:
-    """Count a stream's frames from its packets: (frames, seconds, frames per second)."""
+def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple[int, float, float, int]:
+    """Count a stream's frames from its packets: (frames, seconds, frames per second, packets)."""
     codec, tick = codec_name(stream), stream.time_base or Fraction(1, 90000)
     pts: list[int] = []
     dts: list[int] = []
-    count, length, started = 0, 0, False
+    count, length, packets, started = 0, 0, 0, False
     with contextlib.suppress(av.error.FFmpegError):  # a cut file ends in an error: what came before it counts
         for packet in packets_of(container, stream):
             # nothing can be shown before the first key frame
             started = started or packet.is_keyframe
+            packets += packet.size > 0
             if not packet.size or not started or packet.is_discard or _is_hidden(codec, packet):
                 continue
             count += 1
@@ -213,7 +214,7 @@ def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple
         duration = count / rate  # Matroska rounds to milliseconds, which must not cost a frame in the sampling
     elif duration > 0:
         rate = count / duration  # variable frame rate, or a rate that the header does not know (raw streams)
-    return count, duration, rate
+    return count, duration, rate, packets
 
 
 def _is_hidden(codec: str, packet: av.Packet) -> bool:
