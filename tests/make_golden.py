@@ -293,7 +293,9 @@ def run_items(family: str, kind: str) -> Items:
                     for number, record in enumerate(value):
                         items[f"batch {key} {number} times"] = describe(record.times)
                         items[f"batch {key} {number} source"] = record.source
-                elif not isinstance(value, list) or (value and isinstance(value[0], (int, float))):
+                elif not isinstance(value, list | dict) or (
+                    isinstance(value, list) and value and isinstance(value[0], (int, float))
+                ):
                     items[f"batch {key}"] = describe(value)
 
     items["initial weights"] = _all(training.weights(training.tiny(family)))

@@ -101,13 +101,13 @@ def _note_engine() -> Any:
         """Writes down what the engine has really done to the model."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            head = base_of(model).motion_head
+            head = getattr(base_of(model), "motion_head", None)
             found = {
                 "units": engines_on_cpu.units_of(model),
                 "dtensors": sum(hasattr(each, "device_mesh") for each in model.parameters()),
                 "zero3": sum(hasattr(each, "ds_id") for each in model.parameters()),
                 "optimizer": type(kwargs.get("optimizer")).__name__,
-                "head": str(next(iter(head.parameters())).dtype),
+                "head": head and str(next(iter(head.parameters())).dtype),
             }
             if state.is_world_process_zero:
                 Path(args.output_dir).mkdir(exist_ok=True, parents=True)

@@ -10,6 +10,7 @@ from commands import command
 from motiontune import MotionModel
 from motiontune.errors import HeadError
 from motiontune.evaluation.comparison import load_predictions
+from motiontune.files import LIST
 from motiontune.model.head import load_head
 from training import BOTH, distance, history, logged, losses, results, run, weights
 
@@ -92,7 +93,7 @@ def test_prediction_says_once_that_there_is_no_dense_motion(preset, capfd, tmp_p
     clip, out = str(training.clips()[0]), tmp_path / "out"
     code, _, err = command(capfd, "predict", clip, "--model", str(folder), "--out", str(out), "--max-new-tokens", "2")
     assert code == 0 and err.count(reason) == 1
-    assert [file.name for file in out.iterdir()] == ["predictions.json"]
+    assert {file.name for file in out.iterdir()} == {"predictions.json", LIST}
     data = ["--dataset", "toy", "--dataset-dir", training.toy()["dataset_dir"], "--fps", "8", "--max-frames", "16"]
     options = ["--out", str(tmp_path / "measured"), "--max-new-tokens", "2", "--bootstrap", "2"]
     code, said, _ = command(capfd, "evaluate", "--model", str(folder), *data, *options)

@@ -270,7 +270,7 @@ def test_a_form_in_python_trains_and_has_no_dense_motion():
     model = AutoModelForImageTextToText.from_pretrained(training.tiny())
     processor = AutoProcessor.from_pretrained(training.tiny())
     settings = MotionSettings(loss_type="l2", gradient="projector")
-    targets = attach_motion(model, processor, settings, reads="projector", form=DELTADIRECT)
+    targets = attach_motion(model, processor, settings, input="projector", form=DELTADIRECT)
     collator = MotionCollator(processor, targets, fps=8.0)
     batch = collator([(str(clip), "What happens?", "It moves.") for clip in training.clips()[:2]])
     sizes = [record.grid.frames // record.grid.temporal_patch for record in batch["motion_videos"]]

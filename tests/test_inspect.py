@@ -112,7 +112,9 @@ def test_a_real_webm(capfd):
     said, out = inspect(capfd, **BOTH, **keys, video_fps=12.0, video_max_pixels=65536, cutoff_len=4096)
     assert "One batch of 1 sample\n" in said and "Sample 0: 1 video\n" in said
     assert "motion blockmatch+flow, past: " in said and f"video {clip}" in said
-    assert "Spinning cube that quickly stops spinning. Spinning cube ... " in said
+    assert re.search(
+        r"Spinning cube that quickly stops spinning\. Spinning cub.*\.\.\..*quickly stops spinning\.", said
+    )
     assert (out / "sample_0.png").stat().st_size > 10_000
 
 

@@ -11,6 +11,7 @@ from make_clips import pan_clip
 from motiontune.drawing.films import frame_size, motion_between, write_film, write_overlay
 from motiontune.drawing.panels import Panel
 from motiontune.errors import ClipError
+from motiontune.files import LIST
 from motiontune.motion.field import MotionField
 from motiontune.video.clip import read_clip
 from motiontune.video.frames import all_frames
@@ -93,4 +94,4 @@ def test_a_film_has_an_even_size_and_at_least_a_picture(tmp_path):
     assert frames_of(tmp_path / "film.mp4").shape == (3, 50, 64, 3)
     with pytest.raises(ValueError, match="needs a picture"):
         write_film(tmp_path / "none.mp4", [], rate=4.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+    assert {path.name for path in tmp_path.iterdir()} == {"film.mp4", LIST}

@@ -5,6 +5,7 @@ import torch
 import transformers
 
 from motiontune.errors import ConfigError
+from motiontune.model import wrappers
 from motiontune.model.families import FAMILIES
 from motiontune.model.wrappers import check_positions
 from training import FAMILIES as TESTED
@@ -38,6 +39,6 @@ def test_a_video_token_is_numbered_by_time_row_and_column(family: str) -> None:
 @pytest.mark.parametrize("version", ["5.3.0", "5.5.4"])
 def test_versions_that_number_frames_wrongly_are_refused(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_positions()
-    monkeypatch.setattr(transformers, "__version__", version)
+    monkeypatch.setattr(wrappers.transformers, "__version__", version)  # the very object that is asked
     with pytest.raises(ConfigError, match="same position in time: pip install"):
         check_positions()

@@ -22,6 +22,7 @@ from motiontune.drawing.sheets import (
     row_length,
 )
 from motiontune.drawing.text import shorten
+from motiontune.files import LIST
 
 
 PATCH = 14
@@ -271,7 +272,7 @@ def test_png_is_rgb_and_whole(tmp_path):
     image[..., 0] = 200
     path = save_png(tmp_path / "new" / "a.png", image)
     np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], image)
-    assert [item.name for item in path.parent.iterdir()] == ["a.png"]
+    assert {item.name for item in path.parent.iterdir()} == {"a.png", LIST}
 
 
 def test_rows_of_frames_of_any_size_and_rows_that_do_not_fit():

@@ -215,7 +215,7 @@ def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: Mo
     wanted = training_args.metric_for_best_model
     if wanted is None or training_args.eval_strategy == "no" or not training_args.do_train:
         return
-    names = [*metric_names(finetuning_args.head_form).values(), "motion_loss"]
+    counted, *names = [*metric_names(finetuning_args.head_form).values(), "motion_loss"]
     if training_args.predict_with_generate:
         names += ["bleu-4", "rouge-1", "rouge-2", "rouge-l"]
     else:
@@ -224,7 +224,7 @@ def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: Mo
             names += ["ce_loss"] + ["accuracy"] * finetuning_args.compute_accuracy
     prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
     measured = [f"eval_{prefix}{name}" for prefix in prefixes for name in names]
-    others = ("runtime", "samples_per_second", "steps_per_second", "clips_left_out")
+    others = ("runtime", "samples_per_second", "steps_per_second", "clips_left_out", counted)
     full = wanted if wanted.startswith("eval_") else f"eval_{wanted}"
     if full not in (*measured, *(f"eval_{prefix}{name}" for prefix in prefixes for name in others)):
         raise ConfigError(

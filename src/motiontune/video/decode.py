@@ -153,12 +153,14 @@ class _Following:
         pts_of: Callable[[int], float | None],
     ) -> None:
         self._follower, self._collector, self._pts_of = follower, collector, pts_of
+        self._begun = False
         self._first = self._last = 0.0  # pts
         self._moments: list[float] = []
         self._anchors: list[Anchor] = []
 
     def begin(self, frames: int, image: NDArray[np.uint8]) -> None:
         """Begin with the first sampled frame."""
+        self._begun = True
         self._follower.begin(self._collector.lattice, frames, *image.shape[:2])
 
     def after(self, index: int, sampled: bool) -> None:
@@ -180,8 +182,9 @@ class _Following:
 
     def end(self) -> None:
         """There are no more frames."""
-        self._hand_over()
-        self._follower.end()
+        if self._begun:  # none could be decoded otherwise
+            self._hand_over()
+            self._follower.end()
 
     def _time_of(self, index: int) -> float:
         pts = self._pts_of(index)
