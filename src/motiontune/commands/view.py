@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     if first is not None:
         library.clips(first)
     model = None
-    reader: Reader = FrameReader(arguments.fps, arguments.max_frames, arguments.max_pixels)
+    given = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
+    reader: Reader = FrameReader(**{name: value for name, value in given.items() if value is not None})
     direction: Direction = arguments.direction or "past"
     if arguments.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {arguments.model}", flush=True)

@@ -3,7 +3,7 @@
 import copy
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from motiontune.llamafactory.names import (
     videos_of,
 )
 from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
-from motiontune.llamafactory.plugin import check_template, with_motion
+from motiontune.llamafactory.plugin import check_template, reading_settings, with_motion
 from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
     check_motion_files,
@@ -49,6 +49,7 @@ from motiontune.llamafactory.samples import (
     log_source,
     rows_to_look_at,
 )
+from motiontune.llamafactory.sampling import log_sampling
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
@@ -59,6 +60,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
 from motiontune.training.settings import TargetSettings
+from motiontune.video.clip import Sampling
 
 
 logger = get_logger(__name__)
@@ -435,6 +437,7 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     reads = finetuning_args.motion_head_input
     tap_depth(reads, config.text_config.num_hidden_layers)
     scale, form = finetuning_args.motion_scale, asdict(finetuning_args.head_form)
+    form["sampling"] = Sampling.from_keys(reading_settings(processor))
     return MotionHeadConfig.for_model(config, processor, reads, data_args.motion_direction, scale, **form)
 
 
@@ -487,9 +490,14 @@ def saved_head(
     if found is None:
         return None
     where, head = found
+    sampling = wanted.sampling
+    assert sampling is not None
     if not is_trainable:  # a head is read as its own configuration has it
         wanted = MotionHeadConfig.for_model(config, processor, **head.config.chosen)
     head.config.check_fits(wanted, where)
+    log_sampling(where, head, sampling, is_trainable, **hub_arguments(model_args))
+    if is_trainable:
+        head.config = replace(head.config, sampling=sampling)
     logger.info_rank0(f"Motion head: loaded from {where}.")
     return head
 

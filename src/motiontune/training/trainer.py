@@ -306,7 +306,7 @@ class MotionTrainerMixin(_Trainer):
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:
                 restore_adapter(self.model, resume_from_checkpoint)
-            restore_head(self.model, resume_from_checkpoint)
+            self._restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     @override
@@ -325,7 +325,7 @@ class MotionTrainerMixin(_Trainer):
             if self.is_fsdp_enabled:
                 if self._has_adapter and self.accelerator.is_fsdp2:
                     fill_adapter(self.model, best)
-                restore_head(self.model, best)
+                self._restore_head(self.model, best)
         else:
             self._restore(best, self.model, lambda *args: load())
 
@@ -335,7 +335,14 @@ class MotionTrainerMixin(_Trainer):
             original(folder, model)
         else:
             restore_full_weights(base_of(model), folder)
-        restore_head(model, folder)
+        self._restore_head(model, folder)
+
+    def _restore_head(self, model: Any, folder: str) -> None:
+        trained, sampling = restore_head(model, folder).sampling, base_of(model).motion_head.config.sampling
+        if trained is not None and sampling is not None and self.is_world_process_zero():
+            change = sampling.change(trained, folder)
+            if change:
+                self.motion_logger.warning(change)
 
     # ---- evaluation and prediction ----
 
