@@ -32,7 +32,7 @@ def sampling_keys(places: Sequence[str], **hub_kwargs: Any) -> dict[str, Any]:
         known = trained_sampling(*found, **hub_kwargs)
     else:  # text alone
         known = next(filter(None, (_noted_sampling(where, **hub_kwargs) for where in places)), None)
-    return {} if known is None else asdict(known)
+    return {} if known is None else {key: value for key, value in asdict(known).items() if value is not None}
 
 
 def trained_sampling(where: str, head: MotionHead, **hub_kwargs: Any) -> Sampling | None:

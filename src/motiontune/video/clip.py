@@ -25,14 +25,14 @@ class Sampling:
     Args:
         video_fps: sampled frames per second.
         video_maxlen: at most so many of them.
-        video_max_pixels: a frame with more pixels is made smaller.
-        video_min_pixels: a frame with fewer pixels is made larger.
+        video_max_pixels: a frame with more pixels is made smaller; None where the processor alone resizes.
+        video_min_pixels: a frame with fewer pixels is made larger; None likewise.
     """
 
     video_fps: float = FPS
     video_maxlen: int = MAX_FRAMES
-    video_max_pixels: int = MAX_PIXELS
-    video_min_pixels: int = 16 * 16
+    video_max_pixels: int | None = MAX_PIXELS
+    video_min_pixels: int | None = 16 * 16
 
     @classmethod
     def from_keys(cls, keys: Mapping[str, Any]) -> "Sampling":
