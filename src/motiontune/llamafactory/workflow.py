@@ -100,6 +100,8 @@ def run_motion_sft(
         template, model_args, data_args, training_args, tokenizer_module, needs_motion
     )
 
+    if training_args.do_train:
+        check_has_video(dataset_module["train_dataset"], data_args)
     check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
@@ -206,6 +208,22 @@ def check_packages(training_args: TrainingArguments) -> None:
     if training_args.push_to_hub and training_args.process_index == 0:
         with mistakes("push_to_hub: the hub cannot be reached, or does not know you", Exception):
             HfApi().whoami(training_args.hub_token)
+
+
+def check_has_video(dataset: Any, data_args: MotionDataArguments) -> None:
+    """Refuse training data without any video; of a stream that is not known.
+
+    Raises:
+        ConfigError: naming the data sets.
+    """
+    if data_args.streaming:
+        return
+    if "videos" in dataset.column_names and any(row["videos"] for row in dataset.select_columns(["videos"])):
+        return
+    raise ConfigError(
+        f"train_on_video_tokens: no sample of {', '.join(data_args.dataset or ['the training data'])} has a video, so "
+        f"there is no motion to learn: name the column `videos` in dataset_info.json, or leave the motion keys out"
+    )
 
 
 def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: MotionFinetuningArguments) -> None:
