@@ -466,9 +466,11 @@ def test_a_data_set_that_cannot_be_loaded(capfd):
     assert "The number of videos does not match the number of <video> tokens" in message
 
 
-def test_a_data_set_without_videos_is_said(capfd):
-    said = trained(capfd, **BOTH, **dataset([sample("Hello?", "It stops.") for _ in range(4)]))
-    assert "Data set toy.json: no sample looked at has a video" in said
+def test_training_data_without_any_video_is_refused(capfd):
+    message = refused_run(capfd, **BOTH, **dataset([sample("Hello?", "It stops.") for _ in range(4)]))
+    assert message.startswith("train_on_video_tokens: no sample of toy has a video, so there is no motion to learn: ")
+    mixed = [sample("Hello?", "It stops."), sample(PROMPT, "It stops.", videos=[clips()[0]])]
+    assert "Data set toy.json" not in trained(capfd, **BOTH, **dataset(mixed), max_steps=1)
 
 
 # ---- keys ----

@@ -19,6 +19,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
 from motiontune.video.reader import FrameReader
+from motiontune.viewer.controls import Films, Settings, Viewer
 from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of
 from motiontune.viewer.views import clip_view, error_curve, sources_view
 
@@ -128,23 +129,38 @@ def test_data_sets_that_cannot_be_shown(info, said, tmp_path):
 # ---- which clips may be opened ----
 
 
-def test_only_clips_in_allowed_folders_are_opened(tmp_path, still):
+def test_clips_that_a_data_set_names_are_opened_wherever_they_lie(tmp_path, still):
     outside = training.write_clip(tmp_path / "elsewhere" / "secret.mp4")
     link = still.parent / "link.mp4"
     link.symlink_to(outside)
     up = still.parent / ".." / "elsewhere" / "secret.mp4"
     write_dataset(still.parent, "toy", [make_sample(str(one), "", "") for one in (still, outside, link, up)])
     library = Library(str(still.parent))
-    library.check_allowed(str(still))
-    for path in (outside, link, up):
-        with pytest.raises(ConfigError, match="outside of the allowed folders") as caught:
-            library.check_allowed(str(path))
-        assert f"--allow {outside.parent}" in str(caught.value)
-        measured = library.measure(str(path), READER, OPTIONS)
-        assert not measured.readable and "outside of the allowed folders" in measured.problem
-    Library(str(still.parent), allowed=[str(outside.parent)]).check_allowed(str(link))
-    with pytest.raises(ConfigError, match="--allow .*nowhere is no folder"):
-        Library(None, allowed=[str(tmp_path / "nowhere")])
+    with pytest.raises(ConfigError, match=r"^.*still\.mp4: is no clip of the open data sets"):
+        library.check_allowed(str(still))
+    assert not library.measure(str(outside), READER, OPTIONS).readable
+    library.measured.clear()
+    for clip in library.clips("toy"):
+        library.check_allowed(clip.path)
+        assert library.measure(clip.path, READER, OPTIONS).readable
+    other = training.write_clip(outside.parent / "other.mp4")
+    with pytest.raises(ConfigError, match="is no clip of the open data sets"):
+        library.check_allowed(str(other))
+    library.folders.append(still.parent.resolve())  # as that of dropped clips: no link leads out of it
+    unnamed = still.parent / "unnamed.mp4"
+    unnamed.symlink_to(other)
+    with pytest.raises(ConfigError, match="is no clip of the open data sets"):
+        library.check_allowed(str(unnamed))
+    Library(None, [str(still.parent)]).check_allowed(str(unnamed))
+
+
+def test_a_data_set_whose_clips_are_all_gone_is_refused(tmp_path, still):
+    write_dataset(still.parent, "some", [make_sample(path, "", "") for path in ("gone.mp4", str(still))])
+    write_dataset(still.parent, "none", [make_sample(path, "", "") for path in ("gone.mp4", "lost.mp4")])
+    library = Library(str(still.parent))
+    library.check_there("some")
+    with pytest.raises(ConfigError, match=r"none of the 2 clips of 'none' is there, such as .*gone\.mp4: correct"):
+        library.check_there("none")
 
 
 def test_names_and_files(tmp_path, still, broken):
@@ -175,6 +191,19 @@ def test_measuring_tells_moving_still_and_broken_clips_apart(still, broken):
     assert found == {"all": [0, 1, 2], "moving": [0], "still": [1], "unreadable": [2]}
     assert choose(clips, known, "all", LIMITS, "STILL mp4") == [1]
     assert choose(clips, {}, "moving", LIMITS) == []
+
+
+def test_the_line_about_measured_clips_counts_those_with_motion(tmp_path, still, broken):
+    def lines(*paths):
+        page = Viewer(Library(None, [str(path) for path in paths]), READER, Settings(OPTIONS), Films(tmp_path))
+        *_, done = page.measure(FILES, 9, "auto")
+        return done, page.rows(FILES, "all", "", 1, 50, "auto")[1]
+
+    done, line = lines(still, broken)
+    for one in (done, line):
+        assert "motion of 1 measured with auto · 1 without motion: cannot be read as a video" in one
+    done, line = lines(broken)
+    assert "motion of" not in done + line and "1 without motion: cannot be read" in line and "mt-error" in done
 
 
 def test_a_clip_without_vectors_is_found_by_their_share():

@@ -49,6 +49,9 @@ for model in sys.argv[4:]:
     assert before[0] == after[0] and kept["model"].training
     np.testing.assert_array_equal(before[1].vectors, after[1].vectors)
     assert np.abs(after[1].vectors[after[1].valid]).max() > 1e-3 and not after[1].valid[0].any()
+    head = mt.load_motion_model(where).motion_head.config
+    again = mt.MotionCollator(collator.processor, mt.TargetSettings(head, collator.settings.options)).sampling
+    assert again == collator.sampling and (again.video_fps, again.video_maxlen) == (8.0, 16)
     out[where] = {"text": after[0], "shape": after[1].vectors.shape}
 assert not any(name.partition(".")[0] == "llamafactory" for name in sys.modules)
 print("RESULT" + json.dumps(out))

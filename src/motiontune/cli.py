@@ -23,6 +23,10 @@ COMMANDS = {
 """Each is a module of its name in `motiontune.commands`, and is imported when it is called."""
 
 
+LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
+"""Commands of `llamafactory-cli` that have nothing to do with motion."""
+
+
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of one command's arguments."""
     command = importlib.import_module(f"motiontune.commands.{name}")
@@ -62,6 +66,8 @@ def main() -> None:
     if len(sys.argv) < 2:
         parser.print_help(sys.stderr)
         sys.exit(2)
+    if sys.argv[1] in LLAMAFACTORYS:
+        parser.exit(2, f"motiontune: {sys.argv[1]} is a command of LLaMA-Factory: llamafactory-cli {sys.argv[1]}\n")
     args = parser.parse_args()
     exit_with_message(lambda: run_command(args.command, args.arguments))
 

@@ -123,7 +123,8 @@ def evaluate(
         out: the output folder.
         base: an adapter's model, where it is not the one that it names.
         template: LLaMA-Factory's, where it is not the family's own.
-        keys: more keys of a training YAML, such as `video_fps`, `motion_source`, `max_samples`.
+        keys: more keys of a training YAML, such as `motion_source`, `max_samples`; `video_fps` and the like where they
+            are to be others than in the model's training.
         templates: Something-Something's labels.json; None takes the templates that the data set's own file names.
         rounds: how often clips are drawn again for the intervals.
         plots: of how many clips to save a picture.
@@ -133,7 +134,8 @@ def evaluate(
     """
     from motiontune.llamafactory import install
     from motiontune.llamafactory.names import quiet_loggers
-    from motiontune.llamafactory.reader import model_keys
+    from motiontune.llamafactory.reader import model_keys, places_of
+    from motiontune.llamafactory.sampling import sampling_keys
     from motiontune.llamafactory.similarity import similarity
     from motiontune.llamafactory.workflow import PREDICT_LEFT_OUT
     from motiontune.model.head import find_head
@@ -143,7 +145,7 @@ def evaluate(
     claim(out, [Path(out, EVALUATION), *drawn.glob("[0-9]*-[0-9]*.png")], [templates] if templates else [])
     with quiet_loggers():
         own = model_keys(model, base, template)
-        places = [own[key] for key in ("adapter_name_or_path", "model_name_or_path") if key in own]
+        places = places_of(own)
         found = find_head(places)
         no_motion = "no motion head" if found is None else found[1].config.no_motion
         with_motion = not no_motion
@@ -161,6 +163,7 @@ def evaluate(
             "overwrite_cache": True,
             **({"train_on_video_tokens": True, "motion_on_error": "skip"} if with_motion else {}),
             **own,
+            **sampling_keys(places),
             **(keys or {}),
         }
         with mistakes("a clip of the data set cannot be read", av.error.FFmpegError):  # LLaMA-Factory's own reading

@@ -1,6 +1,7 @@
 """`motiontune export`: merge an adapter into its model and carry the motion head along."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from motiontune.commands.options import add_keys, asks_for_keys
@@ -48,6 +49,7 @@ def export(args: "dict[str, Any] | list[str]") -> None:
 
     from motiontune.llamafactory.install import install
     from motiontune.llamafactory.names import get_logger
+    from motiontune.llamafactory.sampling import trained_sampling
     from motiontune.llamafactory.workflow import head_places, hub_arguments
     from motiontune.model.head import find_head, save_head
 
@@ -63,5 +65,7 @@ def export(args: "dict[str, Any] | list[str]") -> None:
         logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")
         return
     where, head = found
+    sampling = trained_sampling(where, head, **hub_arguments(model_args))
+    head.config = replace(head.config, sampling=sampling)  # the exported folder has no notes of runs
     save_head(head, model_args.export_dir)
     logger.info_rank0(f"Motion head of {where} copied to {model_args.export_dir}.")

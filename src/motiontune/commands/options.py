@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
 from motiontune.video.find import list_clips
-from motiontune.video.reader import FrameReader
 
 
 if TYPE_CHECKING:
@@ -29,14 +28,13 @@ def asks_for_keys(words: Sequence[str]) -> bool:
 
 def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options of commands that load a model and read clips for it."""
-    frames = FrameReader()
     parser.add_argument("--model", required=required, metavar="DIR", help="a model or an adapter (folder or hub)")
     parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
     parser.add_argument("--template", help="LLaMA-Factory's template, if not the family's own")
     add = parser.add_argument
-    add("--fps", type=float, default=frames.fps, help="as video_fps in training (default: %(default)s)")
-    add("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen (default: %(default)s)")
-    add("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels (default: %(default)s)")
+    add("--fps", type=float, help="another video_fps than in the model's training")
+    add("--max-frames", type=int, help="another video_maxlen than in training")
+    add("--max-pixels", type=int, help="another video_max_pixels than in training")
     add("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
 
 
@@ -46,7 +44,8 @@ def check_reading(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: naming the options.
     """
-    if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens) < 1:
+    whole = (arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens)
+    if (arguments.fps is not None and not arguments.fps > 0) or any(n is not None and n < 1 for n in whole):
         raise ConfigError("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
 
 

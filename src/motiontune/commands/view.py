@@ -1,6 +1,7 @@
 """`motiontune view`: look through clips, their motion and a model's, in the browser."""
 
 import argparse
+import sys
 
 from motiontune.commands.options import add_compare_with, add_reading, check_reading, check_used, load_model
 from motiontune.datasets.dataset_info import PROMPT
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clips", nargs="*", metavar="VIDEO", help="a video, or a folder of videos")
     parser.add_argument("--dataset-dir", metavar="DIR", help="the folder of dataset_info.json")
     parser.add_argument("--dataset", metavar="NAME", help="the data set that is open at first")
-    parser.add_argument("--allow", action="append", default=[], metavar="DIR", help="a folder that clips may lie in")
+    parser.add_argument("--allow", action="append", default=[], help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, help="its port (default: the first free one from 7860)")
     parser.add_argument("--prompt", default=PROMPT, help="the first question (default: %(default)r)")
@@ -49,12 +50,15 @@ def run(arguments: argparse.Namespace) -> None:
     from motiontune.viewer.library import FILES, Library
     from motiontune.viewer.server import view
 
-    library = Library(arguments.dataset_dir, arguments.clips, arguments.allow)
+    if arguments.allow:
+        print("--allow is not needed any more: a clip that a data set names may be opened", file=sys.stderr)
+    library = Library(arguments.dataset_dir, arguments.clips)
     first = arguments.dataset or (FILES if arguments.clips else next(iter(library.names), None))
     if first is not None:
-        library.clips(first)
+        library.check_there(first)
     model = None
-    reader: Reader = FrameReader(arguments.fps, arguments.max_frames, arguments.max_pixels)
+    given = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
+    reader: Reader = FrameReader(**{name: value for name, value in given.items() if value is not None})
     direction: Direction = arguments.direction or "past"
     if arguments.model is not None:
         print(f"motiontune view: loading LLaMA-Factory and {arguments.model}", flush=True)

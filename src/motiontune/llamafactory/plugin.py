@@ -7,7 +7,7 @@ do not (WebM, MKV, TS, raw streams), or count wrong (AVI), are counted, and samp
 import copy
 import functools
 import os
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +21,14 @@ from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
 from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
-from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip, clip_from_frames, read_clip, sample_indices
+from motiontune.video.clip import Clip, Sampling, clip_from_frames, read_clip, sample_indices
 from motiontune.video.container import content_of, probe
 from motiontune.video.vectors import Follower
 
 
 def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
-    defaults = {
-        "video_fps": FPS,
-        "video_maxlen": MAX_FRAMES,
-        "video_max_pixels": MAX_PIXELS,
-        "video_min_pixels": 16 * 16,
-    }
-    return {key: getattr(processor, key, default) for key, default in defaults.items()}
+    return {key: getattr(processor, key, default) for key, default in asdict(Sampling()).items()}
 
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over

@@ -26,7 +26,7 @@ from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import NO_SOURCE, check_source, motion_of, vectors_for
 from motiontune.training.prediction import generate_with_motion
-from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip
+from motiontune.video.clip import Clip
 
 
 class _Stop(StoppingCriteria):
@@ -70,14 +70,15 @@ class MotionModel:
         *,
         base: str | None = None,
         template: str | None = None,
-        fps: float = FPS,
-        max_frames: int = MAX_FRAMES,
-        max_pixels: int = MAX_PIXELS,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        max_pixels: int | None = None,
     ) -> "MotionModel":
         """Load a folder or hub repository: a whole model, or an adapter on its base.
 
-        Give `fps`, `max_frames` and `max_pixels` as the model was trained with; they are LLaMA-Factory's `video_fps`,
-        `video_maxlen` and `video_max_pixels`, and have its defaults.
+        Clips are sampled as in its training, which is kept with the motion head. `fps`, `max_frames` and `max_pixels`
+        change that; they are LLaMA-Factory's `video_fps`, `video_maxlen` and `video_max_pixels`. What differs is
+        logged in a line.
 
         Args:
             model: the folder or repository. Without a motion head the model gives text alone.

@@ -9,10 +9,11 @@ from transformers import AutoConfig
 from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
+from motiontune.llamafactory.sampling import sampling_keys
 from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
 from motiontune.model.wrappers import fetch_file
-from motiontune.video.clip import FPS, MAX_FRAMES, MAX_PIXELS, Clip
+from motiontune.video.clip import Clip
 from motiontune.video.vectors import Follower
 
 
@@ -21,7 +22,8 @@ class ModelReader:
 
     Args:
         model: a folder or the name of a hub repository: a model, or an adapter.
-        fps: sampled frames per second (`video_fps`).
+        fps: sampled frames per second (`video_fps`); None for this and the next two is as the model was trained, or
+            where that is not known as LLaMA-Factory's defaults have it.
         max_frames: at most so many of them (`video_maxlen`).
         max_pixels: a frame with more pixels is made smaller (`video_max_pixels`).
         base: the model that an adapter belongs to; None is the one that its adapter_config.json names.
@@ -34,16 +36,17 @@ class ModelReader:
     def __init__(
         self,
         model: str,
-        fps: float = FPS,
-        max_frames: int = MAX_FRAMES,
-        max_pixels: int = MAX_PIXELS,
+        fps: float | None = None,
+        max_frames: int | None = None,
+        max_pixels: int | None = None,
         *,
         base: str | None = None,
         template: str | None = None,
     ) -> None:
         install()
         keys = model_keys(model, base, template)
-        keys |= {"video_fps": fps, "video_maxlen": max_frames, "video_max_pixels": max_pixels}
+        given = {"video_fps": fps, "video_maxlen": max_frames, "video_max_pixels": max_pixels}
+        keys |= sampling_keys(places_of(keys)) | {key: value for key, value in given.items() if value is not None}
         self.model_args, self.data_args, self.finetuning_args, _ = get_infer_args(keys)
         self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
         self.processor = self.tokenizer_module["processor"]
@@ -80,6 +83,11 @@ def model_keys(model: str, base: str | None = None, template: str | None = None)
     family = family_of(config)
     keys = {"model_name_or_path": where, "template": template or family.templates[0]}
     return keys | ({"adapter_name_or_path": adapter} if adapter else {})
+
+
+def places_of(keys: dict[str, Any]) -> list[str]:
+    """Where the head may lie of the model that `model_keys` name, the likelier place first."""
+    return [keys[key] for key in ("adapter_name_or_path", "model_name_or_path") if key in keys]
 
 
 def _base_and_adapter(model: str, base: str | None) -> tuple[str, str | None]:

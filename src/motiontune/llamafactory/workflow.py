@@ -3,7 +3,7 @@
 import copy
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from motiontune.llamafactory.names import (
     videos_of,
 )
 from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
-from motiontune.llamafactory.plugin import check_template, with_motion
+from motiontune.llamafactory.plugin import check_template, reading_settings, with_motion
 from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
     check_motion_files,
@@ -49,6 +49,7 @@ from motiontune.llamafactory.samples import (
     log_source,
     rows_to_look_at,
 )
+from motiontune.llamafactory.sampling import log_sampling
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
@@ -59,6 +60,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
 from motiontune.training.settings import TargetSettings
+from motiontune.video.clip import Sampling
 
 
 logger = get_logger(__name__)
@@ -98,6 +100,8 @@ def run_motion_sft(
         template, model_args, data_args, training_args, tokenizer_module, needs_motion
     )
 
+    if training_args.do_train:
+        check_has_video(dataset_module["train_dataset"], data_args)
     check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
@@ -204,6 +208,22 @@ def check_packages(training_args: TrainingArguments) -> None:
     if training_args.push_to_hub and training_args.process_index == 0:
         with mistakes("push_to_hub: the hub cannot be reached, or does not know you", Exception):
             HfApi().whoami(training_args.hub_token)
+
+
+def check_has_video(dataset: Any, data_args: MotionDataArguments) -> None:
+    """Refuse training data without any video; of a stream that is not known.
+
+    Raises:
+        ConfigError: naming the data sets.
+    """
+    if data_args.streaming:
+        return
+    if "videos" in dataset.column_names and any(row["videos"] for row in dataset.select_columns(["videos"])):
+        return
+    raise ConfigError(
+        f"train_on_video_tokens: no sample of {', '.join(data_args.dataset or ['the training data'])} has a video, so "
+        f"there is no motion to learn: name the column `videos` in dataset_info.json, or leave the motion keys out"
+    )
 
 
 def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: MotionFinetuningArguments) -> None:
@@ -435,6 +455,7 @@ def head_config(config: Any, processor: Any, data_args: Any, finetuning_args: An
     reads = finetuning_args.motion_head_input
     tap_depth(reads, config.text_config.num_hidden_layers)
     scale, form = finetuning_args.motion_scale, asdict(finetuning_args.head_form)
+    form["sampling"] = Sampling.from_keys(reading_settings(processor))
     return MotionHeadConfig.for_model(config, processor, reads, data_args.motion_direction, scale, **form)
 
 
@@ -487,9 +508,14 @@ def saved_head(
     if found is None:
         return None
     where, head = found
+    sampling = wanted.sampling
+    assert sampling is not None
     if not is_trainable:  # a head is read as its own configuration has it
         wanted = MotionHeadConfig.for_model(config, processor, **head.config.chosen)
     head.config.check_fits(wanted, where)
+    log_sampling(where, head, sampling, is_trainable, **hub_arguments(model_args))
+    if is_trainable:
+        head.config = replace(head.config, sampling=sampling)
     logger.info_rank0(f"Motion head: loaded from {where}.")
     return head
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from motiontune.errors import HeadError, MotiontuneError
-from motiontune.model.head import CONFIG_NAME, load_head
+from motiontune.model.head import CONFIG_NAME, MotionHeadConfig, load_head
 from motiontune.model.sharding import fill, fill_parameter
 from motiontune.model.wrappers import base_of
 
@@ -93,12 +93,15 @@ def fill_adapter(model: Any, folder: str) -> None:
                 fill_parameter(parameter, saved.get_tensor(key))
 
 
-def restore_head(model: Any, folder: str) -> None:
+def restore_head(model: Any, folder: str) -> MotionHeadConfig:
     """Load the motion head of a checkpoint into a model that has one. All processes must call it.
 
     Args:
         model: the model, wrapped by an engine or not yet.
         folder: the checkpoint.
+
+    Returns:
+        The saved head's configuration.
 
     Raises:
         HeadError: if the folder has no head, or one that does not fit.
@@ -112,3 +115,4 @@ def restore_head(model: Any, folder: str) -> None:
     base: Any = base_of(model)
     head.config.check_fits(base.motion_head.config, folder)
     fill(model, base.motion_head, head.state_dict())
+    return head.config

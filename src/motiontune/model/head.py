@@ -22,6 +22,7 @@ from motiontune.model.families import family_of, patching_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.motion.field import Direction
 from motiontune.targets import HeadForm
+from motiontune.video.clip import Sampling
 
 
 WEIGHTS_NAME = "motion_head.safetensors"
@@ -42,6 +43,7 @@ class MotionHeadConfig(HeadForm):
         input: which hidden states it reads: "last_hidden", "layer:K", "projector" or "encoder".
         direction: of the motion it predicts: since the previous frame ("past") or to the next one ("future").
         scale: a value of 1 stands for `patch * scale` pixels.
+        sampling: how the clips were sampled that it was trained on; None where that is not known.
     """
 
     hidden_size: int
@@ -51,6 +53,7 @@ class MotionHeadConfig(HeadForm):
     input: str = "last_hidden"
     direction: Direction = "past"
     scale: float = 1.0
+    sampling: Sampling | None = None
 
     @classmethod
     def for_model(
@@ -70,7 +73,7 @@ class MotionHeadConfig(HeadForm):
             input: see above.
             direction: see above.
             scale: see above.
-            form: `features`, `form` and `output`, as in `HeadForm`.
+            form: `features`, `form` and `output`, as in `HeadForm`; `sampling`, see above.
 
         Raises:
             ConfigError: on an unknown form.
@@ -92,12 +95,19 @@ class MotionHeadConfig(HeadForm):
         if "target" in saved:
             _logger.warning("%s: %s has `target`, which is called `direction` today", where, CONFIG_NAME)
             saved = {"direction" if key == "target" else key: value for key, value in saved.items()}
+        if "sampling" in saved:
+            saved = saved | {"sampling": Sampling(**saved["sampling"])}
         return cls(**saved)
+
+    @property
+    def as_saved(self) -> dict[str, Any]:
+        """What `from_saved` reads; what is not known is absent."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def chosen(self) -> dict[str, Any]:
         """What a run chooses, where the model leaves a choice: arguments of `for_model`."""
-        given = ("hidden_size", "patch", "merge", "temporal_patch")
+        given = ("hidden_size", "patch", "merge", "temporal_patch", "sampling")
         return {name: value for name, value in asdict(self).items() if name not in given}
 
     @property
@@ -117,7 +127,7 @@ class MotionHeadConfig(HeadForm):
         """
         for field in sorted(fields(self), key=lambda field: field.name != "input"):  # others follow from it
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if mine != theirs:
+            if mine != theirs and field.name != "sampling":  # which may change
                 raise HeadError(
                     f"the motion head in {where} has {field.name} {mine}, this model and configuration have {theirs}: "
                     f"load the head with the model, processor and motion_* keys that it was trained with"
@@ -223,7 +233,7 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
     with write_whole(Path(folder) / WEIGHTS_NAME, listed=False) as unfinished:
         tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
         save_file(tensors, unfinished, metadata={"format": "pt"})
-    write_text(Path(folder) / CONFIG_NAME, json.dumps(asdict(head.config), indent=2) + "\n", listed=False)
+    write_text(Path(folder) / CONFIG_NAME, json.dumps(head.config.as_saved, indent=2) + "\n", listed=False)
     model = Path(folder) / SAFE_WEIGHTS_NAME
     if model.is_file():
         with safe_open(model, "pt") as file:

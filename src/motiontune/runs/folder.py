@@ -127,7 +127,7 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     folder = Path(folder)
     made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
     claim(folder, made)
-    if keys.get("do_train") in (None, False, "false", "False"):
+    if not trains(keys):
         return
     for key in ("model_name_or_path", "adapter_name_or_path"):
         for model in str(keys.get(key) or "").split(","):
@@ -139,6 +139,11 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
             text = card.read_text("utf-8", errors="replace")
         if not any(mark in text for mark in _OF_A_CARD):
             raise OutputError(f"{card} is no model card and would be written over: choose another output_dir")
+
+
+def trains(keys: Mapping[str, Any]) -> bool:
+    """Whether a run with these keys trains."""
+    return keys.get("do_train") not in (None, False, "false", "False")
 
 
 def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:

@@ -1,5 +1,6 @@
 """Training with motion on a model's own processor: what `examples/plain_trainer.py` needs beside transformers."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from motiontune.targets import PLAIN, HeadForm
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
 from motiontune.training.settings import MotionSettings, TargetSettings
-from motiontune.video.clip import FPS, MAX_FRAMES, Clip, read_clip
+from motiontune.video.clip import Clip, Sampling, read_clip
 
 
 Sample = tuple[str, str, str] | tuple[str, str, str, int]
@@ -98,14 +99,21 @@ class MotionCollator:
     Args:
         processor: the model's, with a chat template.
         settings: what the targets are; `attach_motion` returns those that fit.
-        fps: sampled frames per second.
-        max_frames: at most so many of them.
+        fps: sampled frames per second; None is as the head was trained, or where that is not known 2.
+        max_frames: at most so many of them; None likewise, or 128.
     """
 
     processor: Any
     settings: TargetSettings
-    fps: float = FPS
-    max_frames: int = MAX_FRAMES
+    fps: float | None = None
+    max_frames: int | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are sampled; the trainer keeps it with the head."""
+        known = self.settings.head.sampling or Sampling()
+        fps, most = known.video_fps if self.fps is None else float(self.fps), self.max_frames
+        return Sampling(fps, known.video_maxlen if most is None else most, None, None)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return batch_or_error(self._batch, samples)
@@ -136,9 +144,8 @@ class MotionCollator:
         Raises:
             ClipError: if it cannot be read.
         """
-        return read_clip(
-            str(path), self.fps, self.max_frames, with_vectors=needs_vectors(self.settings.options.source)
-        )
+        sampling, vectors = self.sampling, needs_vectors(self.settings.options.source)
+        return read_clip(str(path), sampling.video_fps, sampling.video_maxlen, with_vectors=vectors)
 
     def prompt(self, clip: Clip | None, question: str) -> dict[str, Tensor]:
         """Tokenize a question about a clip, ready for the answer: the inputs of `generate()`."""
@@ -198,10 +205,14 @@ def predict(
         ClipError: if the clip cannot be read.
         HeadError: if the head is of another geometry than the processor, or of a form without dense motion.
     """
+    head: Any = model.motion_head
+    trained = head.config.sampling
+    change = "" if trained is None else collator.sampling.change(trained, "The motion head")
+    if change:
+        warnings.warn(change, stacklevel=2)  # once, not for each clip
     clip = collator.read(video)
     inputs = {name: tensor.to(model.device) for name, tensor in collator.prompt(clip, question).items()}
     (grid,) = grids_of(inputs, collator.processor)
-    head: Any = model.motion_head
     training = model.training
     try:
         tokens, field = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)

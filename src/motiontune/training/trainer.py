@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +47,7 @@ from motiontune.training.engines import check_head_group, fit_to_engine
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.settings import MotionSettings
+from motiontune.video.clip import Sampling
 
 
 STEPS_OF_NOTHING = 100
@@ -75,6 +77,9 @@ class MotionTrainerMixin(_Trainer):
         check_names()
         super().__init__(*args, compute_metrics=self._without_duplicates(compute_metrics), **kwargs)
         self.motion = motion
+        sampling = getattr(self.data_collator, "sampling", None)
+        if sampling is not None:
+            self._keep_sampling(sampling)
         fit_to_engine(self.accelerator, base_of(self.model).motion_head)
         self._has_adapter = is_peft(self.model)
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
@@ -309,7 +314,7 @@ class MotionTrainerMixin(_Trainer):
                     "docs/engines.md"
                 )
                 restore_adapter(self.model, resume_from_checkpoint)
-            restore_head(self.model, resume_from_checkpoint)
+            self._restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     @override
@@ -328,7 +333,7 @@ class MotionTrainerMixin(_Trainer):
             if self.is_fsdp_enabled:
                 if self._has_adapter and self.accelerator.is_fsdp2:
                     fill_adapter(self.model, best)
-                restore_head(self.model, best)
+                self._restore_head(self.model, best)
         else:
             self._restore(best, self.model, lambda *args: load())
 
@@ -338,7 +343,21 @@ class MotionTrainerMixin(_Trainer):
             original(folder, model)
         else:
             restore_full_weights(base_of(model), folder)
-        restore_head(model, folder)
+        self._restore_head(model, folder)
+
+    def _restore_head(self, model: Any, folder: str) -> None:
+        self._log_sampling(base_of(model).motion_head.config.sampling, restore_head(model, folder).sampling, folder)
+
+    def _keep_sampling(self, sampling: Sampling) -> None:
+        """Keep with the head how the collator samples clips."""
+        head: Any = base_of(self.model).motion_head
+        self._log_sampling(sampling, head.config.sampling, "The motion head")
+        head.config = replace(head.config, sampling=sampling)
+
+    def _log_sampling(self, sampling: Sampling | None, trained: Sampling | None, where: str) -> None:
+        change = "" if sampling is None or trained is None else sampling.change(trained, where)
+        if change and self.is_world_process_zero():
+            self.motion_logger.warning(change)
 
     # ---- evaluation and prediction ----
 

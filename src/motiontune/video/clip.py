@@ -1,8 +1,9 @@
 """Sampled frames of a video, their times, and the motion vectors of the bitstream."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,48 @@ from motiontune.video.vectors import CodecMotion, Follower, has_vectors
 
 FPS, MAX_FRAMES, MAX_PIXELS = 2.0, 128, 256 * 256
 """LLaMA-Factory's own `video_fps`, `video_maxlen` and `video_max_pixels`, where none are given."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model's clips are sampled and resized: LLaMA-Factory's keys of these names, with its defaults.
+
+    Args:
+        video_fps: sampled frames per second.
+        video_maxlen: at most so many of them.
+        video_max_pixels: a frame with more pixels is made smaller; None where the processor alone resizes.
+        video_min_pixels: a frame with fewer pixels is made larger; None likewise.
+    """
+
+    video_fps: float = FPS
+    video_maxlen: int = MAX_FRAMES
+    video_max_pixels: int | None = MAX_PIXELS
+    video_min_pixels: int | None = 16 * 16
+
+    @classmethod
+    def from_keys(cls, keys: Mapping[str, Any]) -> "Sampling":
+        """Pick the sampling out of a run's keys, where numbers may be text.
+
+        Raises:
+            ValueError, TypeError: on what is no number.
+        """
+        given = {one.name: keys[one.name] for one in fields(cls) if keys.get(one.name) is not None}
+        return cls(**{name: type(getattr(cls, name))(value) for name, value in given.items()})
+
+    def change(self, trained: "Sampling", where: str) -> str:
+        """A line about what differs from a training's sampling, or "".
+
+        Args:
+            trained: the training's.
+            where: the folder or repository of what was trained.
+        """
+        mine, theirs = asdict(self), asdict(trained)
+        changed = [name for name in mine if mine[name] != theirs[name]]
+        before, now = (", ".join(f"{name} {one[name]}" for name in changed) for one in (theirs, mine))
+        return f"{where} was trained with {before}: clips are sampled with {now} now." if changed else ""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
 
 
 @dataclass(frozen=True)

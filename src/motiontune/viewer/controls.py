@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Viewer:
         line = f"{len(chosen):,} of {len(clips):,} clips" + (
             f", the first {_ROWS} are listed" if len(chosen) > _ROWS else ""
         )
-        line += f" · motion of {known:,} measured with {source}" if known else ""
+        line += _result([measured[clip.path] for clip in clips if clip.path in measured], source)
         if kind != "all" and known < len(clips):
             line += f" · {len(clips) - known:,} are not measured yet and cannot be listed here"
         return [_row(number, clips[number], measured.get(clips[number].path)) for number in chosen[:_ROWS]], status(
@@ -112,7 +112,9 @@ class Viewer:
                     shown = time.monotonic()
                     left = (shown - start) / done * (len(paths) - done)
                     yield status(f"Measuring motion: {done:,} of {len(paths):,} clips, {left:.0f} s left", "busy")
-            yield status(f"Measured {len(paths):,} clips.")
+            found = [self.library.measured[path, self.options(source)] for path in paths]
+            failed = all(one.problem for one in found)
+            yield status(f"Done{_result(found, source)}", "error" if failed else "plain")
         except MotiontuneError as error:
             yield status(str(error), "error")
 
@@ -200,6 +202,14 @@ class Viewer:
                     yield view, status(""), film, source_table(rows)
         except MotiontuneError as error:
             yield None, status(reason(chosen.path, error), "error"), None, ""
+
+
+def _result(measured: Sequence[Measured], source: str) -> str:
+    """How many clips have motion, and how many have none and why the first has not; "" where none was measured."""
+    problems = [one.problem for one in measured if one.problem]
+    good = len(measured) - len(problems)
+    line = f" · motion of {good:,} measured with {source}" if good else ""
+    return line + (f" · {len(problems):,} without motion: {problems[0]}" if problems else "")
 
 
 def _row(number: int, clip: ClipOfSample, measured: Measured | None) -> list[int | str]:

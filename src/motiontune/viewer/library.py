@@ -68,32 +68,34 @@ class Limits:
 class Library:
     """Data sets of a folder, and single clips.
 
+    Attributes:
+        folders: any clip that lies in one of them may be opened too, such as those that are dropped onto the page.
+
     Args:
         dataset_dir: the folder of `dataset_info.json`; None for no data sets.
         paths: clips, and folders of clips.
-        allowed: folders, beside `dataset_dir` and those of `paths`, that clips may lie in.
 
     Raises:
         ConfigError: if there is no `dataset_info.json`, or no clip in a path.
     """
 
-    def __init__(self, dataset_dir: str | None, paths: Sequence[str] = (), allowed: Sequence[str] = ()) -> None:
+    def __init__(self, dataset_dir: str | None, paths: Sequence[str] = ()) -> None:
         self.dataset_dir = dataset_dir
         self._clips: dict[str, list[ClipOfSample]] = {}
+        self._named: set[str] = set()
+        self.folders: list[Path] = []
         self.measured: dict[tuple[str, MotionOptions], Measured] = {}
         if paths:
-            self._clips[FILES] = [ClipOfSample(path, "", "") for _, path in list_clips(paths, is_film)]
+            self._keep(FILES, [ClipOfSample(path, "", "") for _, path in list_clips(paths, is_film)])
         self.names = [*self._clips]
-        folders = [*allowed, *(path if os.path.isdir(path) else os.path.dirname(path) or "." for path in paths)]
         if dataset_dir is not None:
             # a data set without videos has nothing to show
             info = load_info(dataset_dir)
             self.names += [name for name, about in info.items() if columns_of(about).get("videos")]
-            folders.append(dataset_dir)
-        for folder in allowed:
-            if not os.path.isdir(folder):
-                raise ConfigError(f"--allow {folder} is no folder")
-        self.folders = [Path(folder).resolve() for folder in folders]
+
+    def _keep(self, name: str, clips: list[ClipOfSample]) -> None:
+        self._clips[name] = clips
+        self._named |= {clip.path for clip in clips}
 
     def clips(self, name: str) -> list[ClipOfSample]:
         """The clips of a data set; its file is read once.
@@ -104,20 +106,31 @@ class Library:
         if name not in self._clips:
             if name not in self.names or self.dataset_dir is None:
                 raise ConfigError(f"dataset: {name!r} is none of {', '.join(self.names)}" + nearest(name, self.names))
-            self._clips[name] = read_clips(self.dataset_dir, name)
+            self._keep(name, read_clips(self.dataset_dir, name))
         return self._clips[name]
 
-    def check_allowed(self, path: str) -> None:
-        """Refuse a clip outside of the allowed folders, wherever links lead.
+    def check_there(self, name: str) -> None:
+        """Refuse a data set none of whose clips is there.
 
         Raises:
-            ConfigError: naming its real folder.
+            ConfigError: naming one; and as `clips`.
+        """
+        clips = self.clips(name)
+        if clips and not any(os.path.isfile(clip.path) for clip in clips):
+            raise ConfigError(
+                f"dataset: none of the {len(clips):,} clips of {name!r} is there, such as {clips[0].path}: correct "
+                f"the paths in its file, or open another data set with --dataset"
+            )
+
+    def check_allowed(self, path: str) -> None:
+        """Refuse a clip that neither a data set names nor the user, wherever it lies, but for those in `folders`.
+
+        Raises:
+            ConfigError: naming it.
         """
         real = Path(path).resolve()
-        if not any(real.is_relative_to(folder) for folder in self.folders):
-            raise ConfigError(
-                f"{path}: lies outside of the allowed folders; to see it, start with --allow {real.parent}"
-            )
+        if path not in self._named and not any(real.is_relative_to(folder) for folder in self.folders):
+            raise ConfigError(f"{path}: is no clip of the open data sets: start with it on the command line to see it")
 
     def measure(self, path: str, reader: Reader, options: MotionOptions) -> Measured:
         """Measure a clip, once for each choice of options."""

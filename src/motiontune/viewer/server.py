@@ -2,7 +2,7 @@
 
 The page is Gradio's, served on this machine. It asks nothing of any other: what Gradio would load from elsewhere is
 taken out, and the browser is told to refuse the rest. Films are drawn into a temporary folder, which is the only one
-that files are handed out from; a clip is opened only where it lies in an allowed folder.
+that files are handed out from; a clip is opened only where a data set names it, or the user.
 """
 
 import contextlib
