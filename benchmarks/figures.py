@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 
@@ -24,6 +25,7 @@ from tables import grid, with_table
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
+ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 Row = dict[str, Any]
 METHODS = {"lora": "LoRA", "full": "full"}
 GPU_MODELS = {"2B": "Qwen2-VL-2B", "4B": "Qwen3-VL-4B", "7B": "Qwen2-VL-7B"}
@@ -220,12 +222,47 @@ def plot(rows: list[Row], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+CURVES = {  # arm: title, colour
+    "projector": ("motion at the projector", "#c2410c"),
+    "last_hidden": ("motion at the last hidden states", "#1f6f8b"),
+    "delta": ("from differences in time", "#8a7d1f"),
+    "shuffled": ("motion of other clips", "#7a5195"),
+    "deltadirect": ("DeltaDirect's head", "#2f855a"),
+    "ce": ("answers alone", "#4b5563"),
+}
+
+
+def plot_answers(rows: list[Row], path: Path) -> None:
+    """Right answers against steps: the mean over seeds, and the range of all of them."""
+    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(8, 3.3), layout="constrained")
+        for axis, key, title in zip(
+            figure.subplots(1, 2, sharey=True),
+            ("which_way_4", "appearance"),
+            ("which way (chance 25 %)", "colour and shape"),
+            strict=True,
+        ):
+            for arm, (label, colour) in CURVES.items():
+                found = [row["curve"] for row in rows if (row["arm"], row["rate"], row["steps"]) == (arm, 5e-4, 2000)]
+                steps = [point["step"] for point in found[0]]
+                values = np.array([[100 * point[key] for point in curve] for curve in found])
+                axis.plot(steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seeds)")
+                axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            axis.set(title=title, xlabel="steps of 32 clips", ylim=(0, 101))
+            axis.grid(alpha=0.25, linewidth=0.4)
+        figure.axes[0].set_ylabel("right answers, %")
+        figure.axes[0].axhline(25, color="black", linewidth=0.6, linestyle=":")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Write all of it."""
     tables.main()
     for path in TABLES:
         path.write_text(current(path), "utf-8")
     plot(load("train_step/cpu-answers"), PLOT)
+    plot_answers(load_lines("does_it_help/tiny/cells"), ANSWERS_PLOT)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,13 @@ def test_the_plot_of_costs_is_that_of_its_result(monkeypatch, tmp_path):
     assert (tmp_path / "cost.svg").read_bytes() == figures.PLOT.read_bytes()
 
 
+def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    figures.plot_answers(figures.load_lines("does_it_help/tiny/cells"), tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_bytes() == figures.ANSWERS_PLOT.read_bytes()
+
+
 def test_the_page_of_keys_is_that_of_their_help(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     make_keys = importlib.import_module("make_keys")
