@@ -5,6 +5,7 @@ else, and what does not fit into the time is listed as not run.
 """
 
 import argparse
+import faulthandler
 import os
 import subprocess
 import sys
@@ -264,6 +265,7 @@ def main() -> None:
     elif args.part == "engine":
         import engines
 
+        faulthandler.dump_traceback_later(60, repeat=True)  # where an engine stands that does not end
         engines.run_engine(args.out, args.engine, args.device)
     elif args.part == "loader":
         cores = sorted(os.sched_getaffinity(0))
