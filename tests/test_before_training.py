@@ -51,6 +51,7 @@ def test_turns_that_are_no_text_are_refused_by_name(capfd):
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 BEST = {**EVALUATED, "load_best_model_at_end": True, "eval_dataset": "toy"}
 GENERATED = {"predict_with_generate": True, "max_new_tokens": 2}
+PREDICTS = {"do_predict": True, "predict_with_generate": True, "eval_dataset": "toy"}
 KEYS = [
     ({**BEST, "metric_for_best_model": "eval_los"}, "metric_for_best_model: eval_los is not measured, but eval_epe"),
     ({**BEST, "metric_for_best_model": "accuracy"}, "metric_for_best_model: accuracy is not measured, but eval_epe"),
@@ -65,6 +66,7 @@ KEYS = [
         {"use_unsloth": True},
         "use_unsloth replaces the model's forward, which use_motionvector_",
     ),
+    ({"neat_packing": True, **PREDICTS}, "neat_packing does not go together with predict_with_g"),
     ({"group_by_length": True}, "group_by_length was a key of earlier versions of transformers: there is `train_sam"),
 ]
 

@@ -416,6 +416,8 @@ def check_together(
         raise ConfigError("there is nothing to do: set do_train, do_eval or do_predict")
     if data_args.packing and not data_args.neat_packing:
         raise ConfigError("packing lets samples see each other's motion: use `neat_packing: true` instead")
+    if data_args.neat_packing and training_args.predict_with_generate:  # `generate` takes no 4D mask
+        raise ConfigError("neat_packing does not go together with predict_with_generate: predict in a run of its own")
     if data_args.train_on_prompt:
         raise ConfigError("train_on_prompt puts cross-entropy on every video token, which is no text: leave it out")
     dispatches = training_args.accelerator_config.dispatch_batches is not False
