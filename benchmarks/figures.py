@@ -7,7 +7,8 @@ Tables stand between the marks `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from matplotlib.figure import Figure
 
 
 sys.path.insert(0, str(Path(__file__).parent / "motion"))
+sys.path.insert(0, str(Path(__file__).parent / "does_it_help"))
 
 import tables
+from aggregate import cells_of
 from tables import grid, with_table
 
 
@@ -197,10 +200,18 @@ def current(path: Path) -> str:
     return text
 
 
+@contextmanager
+def drawn(path: Path, height: float) -> Iterator[Figure]:
+    """A figure that is written at the end, the same bytes each time."""
+    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(8, height), layout="constrained")
+        yield figure
+        figure.savefig(path, metadata={"Date": None})
+
+
 def plot(rows: list[Row], path: Path) -> None:
     """Time and memory of motion and text over those of LLaMA-Factory's text, against the answer's length."""
-    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, 2.8), layout="constrained")
+    with drawn(path, 2.8) as figure:
         for axis, key, title in zip(
             figure.subplots(1, 2, sharey=True),
             ("time_to_llamafactory", "memory_to_llamafactory"),
@@ -219,7 +230,6 @@ def plot(rows: list[Row], path: Path) -> None:
             axis.grid(alpha=0.25, linewidth=0.4)
             axis.legend(loc="lower right")
         figure.axes[0].set_ylabel("motion + text over\nLLaMA-Factory's text")
-        figure.savefig(path, metadata={"Date": None})
 
 
 CURVES = {  # arm: title, colour
@@ -234,8 +244,7 @@ CURVES = {  # arm: title, colour
 
 def plot_answers(rows: list[Row], path: Path) -> None:
     """Right answers against steps: the mean over seeds, and the range of all of them."""
-    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(8, 3.3), layout="constrained")
+    with drawn(path, 3.3) as figure:
         for axis, key, title in zip(
             figure.subplots(1, 2, sharey=True),
             ("which_way_4", "appearance"),
@@ -253,7 +262,6 @@ def plot_answers(rows: list[Row], path: Path) -> None:
         figure.axes[0].set_ylabel("right answers, %")
         figure.axes[0].axhline(25, color="black", linewidth=0.6, linestyle=":")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -262,7 +270,7 @@ def main() -> None:
     for path in TABLES:
         path.write_text(current(path), "utf-8")
     plot(load("train_step/cpu-answers"), PLOT)
-    plot_answers(load_lines("does_it_help/tiny/cells"), ANSWERS_PLOT)
+    plot_answers(cells_of(FOLDER / "does_it_help/results/tiny"), ANSWERS_PLOT)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from make_clips import remuxed
 from motiontune.errors import MotiontuneError
 from training import (
     BOTH,
+    CONTROL,
     MOTION,
     PROMPT,
     clips,
@@ -35,7 +36,6 @@ from training import (
 )
 
 
-CONTROL = {**BOTH, "motion_loss_weight": 0.0}
 TASKS: list[dict[str, Any]] = [
     {"do_train": True},
     {"do_train": True, "do_eval": True, "eval_dataset": "toy"},

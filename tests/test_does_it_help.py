@@ -202,7 +202,7 @@ def test_cells_are_trained_as_by_the_learner(
     base = learning.load_start(folder, "cpu")
     arm = many.Trial(shuffled=True)
     slot, pool = many.Slot(lab, base, arm, False), many.Pool(lab, "mixed", 5, 0, 32)
-    work = slot.work(many.Cell("main", "shuffled", 1e-3, 5, 4), arm, base.state_dict(), pool, np.inf)
+    work = slot.work(learning.Cell("main", "shuffled", 1e-3, 5, 4), arm, base.state_dict(), pool, np.inf)
     with pytest.raises(StopIteration) as end:
         while True:
             next(work)
@@ -300,7 +300,7 @@ def test_a_trial_lacks_what_it_is_to_lack(studio: clips.Studio, folder: Path, co
 
     def steps(trial: many.Trial, count: int = 3) -> list[dict[str, torch.Tensor]]:
         seen.clear()
-        slot.load(many.Cell("few", "", 1e-3, 5, 4), trial, base.state_dict(), pool)
+        slot.load(learning.Cell("few", "", 1e-3, 5, 4), trial, base.state_dict(), pool)
         slot.model.forward = look
         for _ in range(count):
             slot._train()

@@ -18,6 +18,7 @@ from motiontune.training.settings import TargetSettings
 from motiontune.video.clip import clip_from_frames
 from training import (
     BOTH,
+    CONTROL,
     MOTION,
     PROMPT,
     clips,
@@ -35,7 +36,6 @@ from training import (
 )
 
 
-CONTROL = {**BOTH, "motion_loss_weight": 0.0}
 OBJECTIVES = pytest.mark.parametrize("objective", [BOTH, MOTION, CONTROL], ids=["both", "motion", "control"])
 
 

@@ -80,7 +80,7 @@ def test_the_plot_of_costs_is_that_of_its_result(monkeypatch, tmp_path):
 def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     figures = importlib.import_module("figures")
-    figures.plot_answers(figures.load_lines("does_it_help/tiny/cells"), tmp_path / "plot.svg")
+    figures.plot_answers(figures.cells_of(ROOT / "benchmarks/does_it_help/results/tiny"), tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_bytes() == figures.ANSWERS_PLOT.read_bytes()
 
 

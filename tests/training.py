@@ -47,6 +47,7 @@ FAMILIES = [family_param(family) for family in ALL_FAMILIES]
 TEMPLATES = {name: families.FAMILIES[name].templates[0] for name in ALL_FAMILIES}
 BOTH = {"use_motionvector_crossentropy_loss": True}
 MOTION = {"use_only_motionvector_loss": True}
+CONTROL = {**BOTH, "motion_loss_weight": 0.0}  # plain LLaMA-Factory, and motion is measured
 
 PROMPT = "<video>Explain the action happening the video."
 REPOSITORY = Path(__file__).resolve().parent.parent

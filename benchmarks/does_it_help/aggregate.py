@@ -3,12 +3,14 @@
     python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/{gpu,tiny,tiny_follow_up}
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
-breakthroughs.json (after how many steps an arm leaves chance) and curves.svg, and beside the folders main.json, with a
-row for each arm, task and split of all of them. All clips of a test are the same for all arms and seeds.
+breakthroughs.json (after how many steps an arm leaves chance) and with --curves curves.svg, and beside the folders
+main.json, with a row for each arm, task and split of all of them. All clips of a test are the same for all arms and
+seeds. A long cells.jsonl is kept as cells.jsonl.xz, a twentieth of it: `xz cells.jsonl`.
 """
 
 import argparse
 import json
+import lzma
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -26,6 +28,14 @@ TASKS = {
     "appearance": ("appearance", "right"),
 }
 COLOURS = {"ce": "#666666", "projector": "#d1495b", "last_hidden": "#00798c", "shuffled": "#edae49"}
+
+
+def cells_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a folder's cells: those that are kept packed, then those that a run has added since."""
+    packed, plain = folder / "cells.jsonl.xz", folder / "cells.jsonl"
+    text = lzma.decompress(packed.read_bytes()).decode() if packed.exists() else ""
+    text += plain.read_text() if plain.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def bits(row: dict[str, Any], split: str, task: str) -> NDArray[np.float64]:
@@ -70,8 +80,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Groups]:
         key: plan["environment"][key] for key in ("date", "machine", "versions")
     }
     groups: Groups = defaultdict(dict)
-    for line in (folder / "cells.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in cells_of(folder):
         if row["final"]:
             groups[Group(row["arm"], row["rate"], row["steps"])][row["seed"]] = row
     return about, groups
@@ -150,8 +159,7 @@ def each_seed(scores: dict[int, NDArray[np.float64]]) -> dict[str, dict[str, flo
 def breakthroughs(folder: Path) -> list[dict[str, Any]]:
     """Find after how many steps each cell answers half of the which-way questions, twice in a row; None: never."""
     found = []
-    for line in (folder / "cells.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in cells_of(folder):
         if not row["final"]:
             continue
         curve = row["curve"]
@@ -197,13 +205,16 @@ def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--curves", action="store_true", help="draw all cells of each folder")
+    arguments = parser.parse_args()
     whole: list[dict[str, Any]] = []
-    folders = parser.parse_args().folders
+    folders = arguments.folders
     for folder in folders:
         table, differences = aggregate(folder, [other for other in folders if other != folder])
         write(folder / "differences.json", differences)
         write(folder / "breakthroughs.json", breakthroughs(folder))
-        draw(folder)
+        if arguments.curves:
+            draw(folder)
         whole += table
         for row in table + differences:
             value = row.get("accuracy", row.get("difference"))

@@ -60,6 +60,35 @@ ARMS = {
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Args:
+        phase: "stills", "tune", "main" and others: what it is for.
+        arm: name of the arm.
+        rate: learning rate.
+        seed: of the clips, and of the start's weights where these are random.
+        steps: of training.
+    """
+
+    phase: str
+    arm: str
+    rate: float
+    seed: int
+    steps: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others."""
+        return tuple(asdict(self).values())
+
+    @property
+    def name(self) -> str:
+        """A name for logs."""
+        return f"{self.phase} {self.arm} {self.rate:g} seed {self.seed}"
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all arms of a comparison share.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from clips import COLOURS, PLACES, SHAPES, WAYS, Clips, Studio, every_question
-from learning import IGNORE, Arm, Collator, Setting, arm_groups, make_arm
+from learning import IGNORE, Arm, Cell, Collator, Setting, arm_groups, make_arm
 from torch import Tensor
 from whole import make_whole
 
@@ -65,30 +65,6 @@ class Trial(Arm):
         """What a step reads on the device, all of them numbers."""
         own = set(asdict(self)) - set(asdict(self.graph)) | {"weight", "shuffled"}
         return {name: float(value) for name, value in asdict(self).items() if name in own}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training.
-
-    Args:
-        phase: "stills", "tune", "main" or "more".
-        arm: name of the arm.
-        rate: learning rate.
-        seed: of the clips and of the start's weights.
-        steps: of training.
-    """
-
-    phase: str
-    arm: str
-    rate: float
-    seed: int
-    steps: int
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells it from others."""
-        return tuple(asdict(self).values())
 
 
 class Questions:

@@ -31,10 +31,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from aggregate import cells_of
 from clips import SPLITS, Studio
 from learning import (
     ARMS,
     SETTINGS,
+    Cell,
     Collator,
     Learner,
     Setting,
@@ -56,30 +58,6 @@ TUNING_SHARE = 0.5  # of the steps of a cell that counts
 TESTS = 8  # in the course of a cell's training
 TEST_STEPS = 40.0  # a cell's tests cost about as much as so many steps
 FEWEST_STEPS, MOST_STEPS = 500, 1600  # a seed less rather than fewer
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training.
-
-    Args:
-        phase: "tune" or "main".
-        arm: a name of `ARMS`.
-        rate: learning rate.
-        seed: of the clips, and of the start where that is random.
-        steps: of training.
-    """
-
-    phase: str
-    arm: str
-    rate: float
-    seed: int
-    steps: int
-
-    @property
-    def name(self) -> str:
-        """A name for logs."""
-        return f"{self.phase} {self.arm} {self.rate:g} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -430,9 +408,7 @@ class Experiment:
     def __init__(self, job: Job, arguments: argparse.Namespace, log: Log) -> None:
         self.job, self.arguments, self.log = job, arguments, log
         self.plan_file, self.cells_file = arguments.out / "plan.json", arguments.out / "cells.jsonl"
-        self.rows = (
-            [json.loads(line) for line in self.cells_file.read_text().splitlines()] if self.cells_file.exists() else []
-        )
+        self.rows = cells_of(arguments.out)
         self.plan: dict[str, Any] = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
 
     def run(self) -> None:

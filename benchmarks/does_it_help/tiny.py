@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from aggregate import cells_of
 from clips import SPLITS
-from learning import SETTINGS, load_start
-from many import AT_ONCE, Cell, Lab, Pool, Slot, Trial
+from learning import SETTINGS, Cell, load_start
+from many import AT_ONCE, Lab, Pool, Slot, Trial
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
@@ -311,8 +312,7 @@ class Experiment:
         self.end = time.time() + arguments.seconds
         self.plan_file, self.cells_file = arguments.out / "plan.json", arguments.out / "cells.jsonl"
         self.plan: dict[str, Any] = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
-        rows = self.cells_file.read_text().splitlines() if self.cells_file.exists() else []
-        self.have = {tuple(json.loads(row)[name] for name in Cell.__dataclass_fields__) for row in rows}
+        self.have = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in cells_of(arguments.out)}
 
     def note(self, **entries: Any) -> None:
         """Add to the plan and write it."""

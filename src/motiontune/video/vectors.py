@@ -135,12 +135,7 @@ class CodecMotion:
     """The vectors of all of a stream's anchors, in the order of presentation.
 
     Args:
-        codec: FFmpeg's name of the codec.
-        width: width of a decoded frame in pixels.
-        height: height of a decoded frame in pixels.
-        spacing: decoded pixels between neighbouring points of the lattice; point (i, j) is at
-            ((j + 0.5) * spacing, (i + 0.5) * spacing).
-        rate: frames per second.
+        lattice: the points at which the vectors are.
         times: float64 [A], seconds from the first frame.
         key: bool [A], true for I pictures.
         confidence: float64 [A], of the vectors of a picture, from 0 to 1.
@@ -157,11 +152,7 @@ class CodecMotion:
         ValueError: if the shapes do not fit.
     """
 
-    codec: str
-    width: int
-    height: int
-    spacing: int
-    rate: float
+    lattice: Lattice
     times: NDArray[np.float64]
     key: NDArray[np.bool_]
     confidence: NDArray[np.float64]
@@ -190,11 +181,7 @@ class CodecMotion:
         for row, anchor in zip(candidates, anchors, strict=True):
             row[: len(anchor.candidates)] = anchor.candidates
         return cls(
-            lattice.codec,
-            lattice.width,
-            lattice.height,
-            lattice.spacing,
-            lattice.rate,
+            lattice,
             np.array([anchor.time for anchor in anchors], np.float64),
             np.array([anchor.key for anchor in anchors], np.bool_),
             np.array([anchor.confidence for anchor in anchors], np.float64),
@@ -205,11 +192,6 @@ class CodecMotion:
             np.array([picture.shifts for picture in between], np.int16).reshape(-1, 2, *shape, 2),
             np.array([picture.inter for picture in between], np.bool_).reshape(-1, 2, *shape),
         )
-
-    @property
-    def lattice(self) -> Lattice:
-        """The points at which the vectors are."""
-        return Lattice(self.codec, self.width, self.height, self.spacing, self.rate)
 
     def anchors(self) -> Iterator[Anchor]:
         """The anchors one by one."""
