@@ -170,9 +170,8 @@ class MotionTrainerMixin(_Trainer):
     @override
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Move a batch to the device; the motion stays float32, to which DeepSpeed has its own dtype."""
-        prepared = super()._prepare_inputs(inputs)
         motion = {key: inputs[key].to(self.args.device) for key in MOTION_TENSORS if key in inputs}
-        return {**prepared, **motion}
+        return {**super()._prepare_inputs(_without_motion(inputs)), **motion}
 
     def _note_problems(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Take out of a batch what is no tensor; count the sources, and log each problem once."""
@@ -472,6 +471,7 @@ class MotionTrainerMixin(_Trainer):
         form = base_of(self.model).motion_head.config
         metrics.update({f"{prefix}_{name}": value for name, value in form_metrics(sums, form).items()})
         unread = self._unread = _gather_dict(self._unread)
+        kinds = _gather_dict(self._kinds).values()
         text_loss, motion_loss = _mean(self._text_losses), _mean(self._motion_losses)
         if text_loss is not None:
             metrics[f"{prefix}_ce_loss"] = text_loss
@@ -492,13 +492,13 @@ class MotionTrainerMixin(_Trainer):
                 metrics[f"{prefix}_loss"] = loss
         counted = (metric_names(form)["valid_patches"], "model_preparation_time")
         if {key.removeprefix(f"{prefix}_") for key in metrics} <= {*counted}:
-            problems = Counter([*unread.values(), *(why for _, why in _gather_dict(self._kinds).values() if why)])
+            problems = Counter([*unread.values(), *(why for _, why in kinds if why)])
             self.unmeasured[prefix] = _why(problems)
             self.motion_logger.warning(f"The evaluation {prefix!r} measured nothing: {_why(problems)}")
         else:
             self.unmeasured.pop(prefix, None)
         metrics[f"{prefix}_clips_left_out"] = len(unread)
-        without = sum(source == "none" for source, _ in _gather_dict(self._kinds).values())
+        without = sum(source == "none" for source, _ in kinds)
         if without:
             metrics[f"{prefix}_clips_none"] = without
         return output
