@@ -255,6 +255,13 @@ def test_all_sources_stand_side_by_side(tmp_path):
     assert pictures.shape[1:3] == (2 * (26 + 240), 3 * 240)
 
 
+def test_sources_follow_vectors_instead_of_keeping_them():
+    *_, (view, rows) = sources_view(str(training.clips()[0]), READER, OPTIONS)
+    assert view.clip.codec_motion is None
+    sources = {row.source: row.measured.source for row in rows}
+    assert sources["codec"] == "codec" and sources["codec+flow"] == sources["auto"] == "codec+flow"
+
+
 def test_a_clip_that_cannot_be_read_raises(broken):
     with pytest.raises(ClipError, match=r"broken\.mp4"):
         clip_view(str(broken), READER, OPTIONS)

@@ -5,8 +5,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import AutoProcessor
 
+from motiontune.model.families import grids_of, patching_of
+from motiontune.model.head import MotionHeadConfig
+from motiontune.motion.codec import Following
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of
+from motiontune.training import MotionCollator, TargetSettings
+from motiontune.video.clip import read_clip
 from training import ALL_FAMILIES, CAPTIONS, FAMILIES, REPOSITORY, clips, fresh_folder, run_command, tiny, weights
 
 
@@ -112,3 +121,19 @@ def test_the_example_is_short_and_uses_public_names_only() -> None:
 
     used = {part.split("(")[0].split(")")[0].split(":")[0] for part in text.split("mt.")[1:]}
     assert used <= set(training.__all__) | {"MotionTrainerMixin, Trainer"}
+
+
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_the_codecs_vectors_are_followed_on_the_processors_grid(family: str) -> None:
+    """Kept vectors would take memory that grows with the clip."""
+    processor = AutoProcessor.from_pretrained(tiny(family))
+    settings = TargetSettings(MotionHeadConfig(8, *patching_of(processor)), MotionOptions("codec"))
+    collator = MotionCollator(processor, settings, fps=8.0)
+    clip = collator.read(clips()[0])
+    assert isinstance(clip.followed, Following) and clip.codec_motion is None
+    (grid,) = grids_of(collator.prompt(clip, "What happens?"), processor)
+    assert collator.grid_of(clip) == grid
+    kept = read_clip(str(clips()[0]), 8.0, with_vectors=True)
+    motion, other = (motion_of(one, grid, settings.options) for one in (clip, kept))
+    assert motion.valid.any()
+    np.testing.assert_array_equal(motion.vectors, other.vectors)

@@ -2,23 +2,25 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from motiontune.errors import ClipError, HeadError
+from motiontune.grid import VideoGrid
 from motiontune.model.families import grids_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
 from motiontune.model.head import MotionHeadConfig, load_head
 from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import needs_vectors
+from motiontune.motion.sources import vectors_for
 from motiontune.targets import PLAIN, HeadForm
 from motiontune.training.batch import ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
@@ -107,6 +109,7 @@ class MotionCollator:
     settings: TargetSettings
     fps: float | None = None
     max_frames: int | None = None
+    _grids: dict[tuple[int, ...], VideoGrid] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def sampling(self) -> Sampling:
@@ -144,8 +147,17 @@ class MotionCollator:
         Raises:
             ClipError: if it cannot be read.
         """
-        sampling, vectors = self.sampling, needs_vectors(self.settings.options.source)
+        sampling, vectors = self.sampling, vectors_for(self.settings.options, self.grid_of)
         return read_clip(str(path), sampling.video_fps, sampling.video_maxlen, with_vectors=vectors)
+
+    def grid_of(self, clip: Clip) -> VideoGrid:
+        """The patch grid of a clip as the processor will resize and pad it."""
+        size = clip.frames.shape
+        if size not in self._grids:
+            frames = np.zeros(size, np.uint8)
+            inputs = self.processor.video_processor(videos=[frames], do_sample_frames=False, return_tensors="pt")
+            (self._grids[size],) = grids_of(inputs, self.processor)
+        return self._grids[size]
 
     def prompt(self, clip: Clip | None, question: str) -> dict[str, Tensor]:
         """Tokenize a question about a clip, ready for the answer: the inputs of `generate()`."""
@@ -215,8 +227,8 @@ def predict(
     (grid,) = grids_of(inputs, collator.processor)
     training = model.training
     try:
-        tokens, field = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)
+        tokens, motion = generate_with_motion(model.eval(), head.config, inputs, clip, grid, **generation)
     finally:
         model.train(training)
     answer = tokens[0, inputs["input_ids"].shape[1] :]
-    return collator.processor.tokenizer.decode(answer, skip_special_tokens=True).strip(), field
+    return collator.processor.tokenizer.decode(answer, skip_special_tokens=True).strip(), motion

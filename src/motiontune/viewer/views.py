@@ -15,7 +15,7 @@ from motiontune.errors import MotiontuneError
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.sources import SOURCES, motion_of
+from motiontune.motion.sources import SOURCES, motion_of, vectors_for
 from motiontune.video.clip import Clip
 from motiontune.video.reader import Reader
 from motiontune.viewer.library import Measured, measure, read_motion, reason
@@ -102,7 +102,7 @@ def sources_view(path: str, reader: Reader, options: MotionOptions) -> Iterator[
         ClipError: if the clip cannot be read.
     """
     yield "decoding"
-    clip = reader.read(path, with_vectors=True)
+    clip = reader.read(path, vectors_for(replace(options, source="codec"), reader.grid_of))
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
     panels, rows = [], []
     for source in SOURCES:
