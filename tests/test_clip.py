@@ -271,6 +271,17 @@ def test_empty_packets_hold_no_frame(tmp_path: Path) -> None:
     assert len(list(all_frames(str(path), 160, 128))) == 38
 
 
+def test_theora_repeats_frames_with_empty_packets() -> None:
+    """FFmpeg 5.1 counts 15 frames in this file of libtheora's, which shows five pictures a second."""
+    path = str(Path(__file__).parent / "data" / "theora.ogv")
+    with av.open(path) as container:
+        sizes = [packet.size for packet in container.demux(video=0)][:-1]
+    assert sizes.count(0) == len(sizes) - 15 > 30
+    clip = read_clip(path, 100.0)
+    assert len(clip.frames) == clip.info.frames == 15
+    assert len(read_clip(path, 4.0).frames) == len(sample_indices(clip.info, 4.0, 128))
+
+
 def test_a_film_that_is_cut_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     whole = remuxed(pan_clip("h264", ".mp4"), tmp_path / "whole.mp4", movflags="faststart")
     data = whole.read_bytes()

@@ -5,13 +5,11 @@ before it. What FFmpeg writes meets a limit on the size of files instead, as eve
 """
 
 import contextlib
-import errno
 import json
 import os
 import resource
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from faults import Faults
 from make_clips import pan_clip
 from motiontune.cache import MotionCache
 from motiontune.commands import evaluate, predict
@@ -113,37 +112,6 @@ TASKS: dict[str, Task] = {
 }
 DRAWING = (TASKS["extract previews"], predicted)
 """Those that take long."""
-
-
-# ---- faults ----
-
-
-class Faults:
-    """Counts the operations on files below a folder, and lets one of them fail."""
-
-    def __init__(self) -> None:
-        self.folder, self.left, self.fail = "", 0, self.refuse
-        sys.addaudithook(self.heard)  # for good: there is no way to take one away
-
-    def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.folder or event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.truncate"):
-            return
-        path, changes = arguments[0], event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if changes and isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(self.folder):
-            self.left -= 1
-            if self.left == 0:
-                self.fail()
-
-    def refuse(self) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    @contextlib.contextmanager
-    def at(self, number: int, folder: Path, fail: Callable[[], None] | None = None) -> Iterator[None]:
-        self.folder, self.left, self.fail = str(folder), number, fail or self.refuse
-        try:
-            yield
-        finally:
-            self.folder = ""
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 from commands import refused_run, trained
 from make_clips import remuxed
@@ -87,6 +88,24 @@ def test_a_micro_batch_with_nothing_to_learn_takes_no_part(objective, torn):
     keys |= objective
     one = run(**{**keys, "gradient_accumulation_steps": 1}, **data(clips()[0]))
     assert losses(run(**keys, **data(clips()[0], torn))) == pytest.approx(losses(one))
+
+
+@OBJECTIVES
+def test_steps_that_found_the_batch_too_large_take_no_part(objective, torn):
+    class TooLarge(TrainerCallback):
+        once = True
+
+        def on_step_end(self, *_, **__):
+            if self.once:
+                self.once = False
+                raise RuntimeError("CUDA out of memory.")
+
+    keys = {"learning_rate": 0.0, "max_steps": 3, **objective, **data(clips()[0], torn, clips()[1])}
+    found = run(**keys, callbacks=[TooLarge()], auto_find_batch_size=True)
+    small = run(**keys, per_device_train_batch_size=1)
+    assert losses(found) == losses(small) and len(losses(small)) == 2
+    assert results(found, "train")["train_loss"] == pytest.approx(np.mean(losses(small)), abs=1e-6)
+    assert results(found, "train")["clips_left_out"] == 1
 
 
 @OBJECTIVES

@@ -62,6 +62,21 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(family, finetuning_typ
         assert all(torch.equal(state[name], other["state"][number][name]) for name in state)
 
 
+@pytest.mark.parametrize(
+    "length", [{"max_steps": 2}, {"max_steps": None, "num_train_epochs": 1}], ids=["steps", "epochs"]
+)
+def test_a_finished_run_that_is_started_again_trains_no_step(length):
+    keys = {**BOTH, **length, "save_strategy": "steps", "save_steps": 2}
+    whole = run(**keys)
+    before, checkpoints = weights(whole), sorted(whole.glob("checkpoint-*"))
+    with logged() as messages:
+        run(**keys, output_dir=str(whole), resume_from_checkpoint=True)
+    assert distance(weights(whole), before) == 0
+    assert sorted(whole.glob("checkpoint-*")) == checkpoints != []
+    assert "train_loss" not in results(whole, "train")
+    assert length["max_steps"] is None or "Nothing is left to train: the checkpoint is of step 2" in messages
+
+
 @pytest.fixture(scope="module", params=["full", "lora"])
 def checkpoint(request):
     """A checkpoint that each test may damage a copy of, and the keys to resume it."""

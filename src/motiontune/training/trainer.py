@@ -223,13 +223,28 @@ class MotionTrainerMixin(_Trainer):
         Raises:
             MotiontuneError: if there was not one target and not one label in all steps.
         """
-        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
-        for counter in (self._sources, self._left_out, self._without_motion):
-            counter.clear()
         output = super().train(*args, **kwargs)
         if self._steps and not self._learned:
             self._refuse_nothing()
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
+
+    @override
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # here and not in `train`: `auto_find_batch_size` begins again, and what was learned before is gone
+        self._window.zero_()
+        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
+        for counter in (self._sources, self._left_out, self._without_motion):
+            counter.clear()
+        return super()._inner_training_loop(*args, **kwargs)
+
+    @override
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks for the end after a step alone, and a finished run would train one more
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.motion_logger.info(f"Nothing is left to train: the checkpoint is of step {self.state.global_step}")
+            self.control.should_training_stop = True
 
     def _refuse_nothing(self) -> None:
         reasons = _gather_counts(self._left_out + self._without_motion)
@@ -258,8 +273,8 @@ class MotionTrainerMixin(_Trainer):
             self._motion_learned += motion_count
             _take_mean(logs, "loss", steps, learned)
             # the Trainer divides by the steps before a checkpoint, too, whose losses it does not know
-            all_steps = self._steps if self.motion.control else self.state.global_step
-            _take_mean(logs, "train_loss", all_steps if self._steps else 0.0, self._learned)
+            all_steps = self._steps if self.motion.control and self._steps else self.state.global_step
+            _take_mean(logs, "train_loss", all_steps, self._learned)
             if "loss" in logs and not self.motion.control:
                 if ce_count and self.motion.with_text:
                     logs["ce_loss"] = ce_sum / ce_count
@@ -613,7 +628,7 @@ def _or_zero(result: Any, learned: Tensor) -> Any:
 
 def _take_mean(logs: dict[str, float], name: str, steps: float, learned: float) -> None:
     """Make the mean over all steps one over those that learned; take it out where none did."""
-    if name in logs and steps and learned != steps:
+    if name in logs and learned != steps:
         if learned:
             logs[name] *= steps / learned
         else:
