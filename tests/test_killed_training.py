@@ -1,10 +1,11 @@
 """A training that is killed, wherever it is, goes on to the weights of one that was left alone."""
 
+import contextlib
 import os
 import shutil
 import signal
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from motiontune.errors import MotiontuneError
 from training import BOTH, distance, fresh_folder, keys_for, losses, run, start, toy, weights
 
 
-KILLS = 16
-"""So many of each kind; each takes a training to the kill and another one to the end."""
+KILLS, STEPS = 16, 4
+"""Each kill takes a training up to it and another one to the end."""
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def keys() -> dict[str, Any]:
         "eval_steps": 1,
     }
     evaluations = {"eval_dataset": toy()["dataset"], "eval_strategy": "steps", "eval_steps": 1}
-    return {**BOTH, **often, **evaluations, "max_steps": 4}
+    return {**BOTH, **often, **evaluations, "max_steps": STEPS}
 
 
 class Undisturbed:
@@ -46,10 +47,10 @@ class Undisturbed:
     def __init__(self, keys: dict[str, Any]) -> None:
         self.keys, self.faults, folder = keys, Faults(), fresh_folder()
         run(**keys)  # what the first run in a process does once
-        began, most = time.monotonic(), 1_000_000
+        most = 1_000_000
         with self.faults.at(most, folder):
             run(**keys, output_dir=str(folder))
-        self.seconds, self.operations = time.monotonic() - began, most - self.faults.left
+        self.operations = most - self.faults.left
         self.weights, self.losses = weights(folder), losses(folder)
 
     def check(self, folder: Path) -> bool:
@@ -71,23 +72,44 @@ def undisturbed(keys: dict[str, Any]) -> Undisturbed:
     return Undisturbed(keys)
 
 
+def killed_run(keys: dict[str, Any], folder: Path, watch: Callable[[int], None], fault: Any = None) -> bool:
+    """Train in a child process, which `fault` or `watch` kills; whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        with fault or contextlib.nullcontext():
+            run(**keys, output_dir=str(folder))
+        os._exit(0)
+    watch(child)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("how", ["before an operation on files", "at any time"])
-def test_a_killed_training_goes_on(how: str, undisturbed: Undisturbed) -> None:
-    """Operations are those of Python; what torch and safetensors write in C++ and Rust is met by the time alone."""
+def test_a_training_killed_before_an_operation_on_files_goes_on(undisturbed: Undisturbed) -> None:
+    """Operations are those of Python: what torch and safetensors write in C++ and Rust is met below."""
     resumed = killed = 0
     for share in np.linspace(0.02, 0.98, KILLS):
         folder = fresh_folder()
-        child = os.fork()
-        if child == 0:
-            if how == "at any time":
-                threading.Timer(share * undisturbed.seconds, kill).start()
-                run(**undisturbed.keys, output_dir=str(folder))
-            else:
-                with undisturbed.faults.at(max(1, round(share * undisturbed.operations)), folder, kill):
-                    run(**undisturbed.keys, output_dir=str(folder))
-            os._exit(0)
-        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+        fault = undisturbed.faults.at(max(1, round(share * undisturbed.operations)), folder, kill)
+        killed += killed_run(undisturbed.keys, folder, lambda child: None, fault)
         resumed += undisturbed.check(folder)
-    print(f"killed {how}: {killed} of {KILLS}, {resumed} went on from a checkpoint")
-    assert killed >= KILLS - 2 and resumed > KILLS // 2
+    print(f"{killed} of {KILLS} killed, {resumed} went on from a checkpoint")
+    assert killed == KILLS and resumed > KILLS // 2
+
+
+@pytest.mark.timeout(3000)
+def test_a_training_killed_while_it_saves_goes_on(undisturbed: Undisturbed) -> None:
+    resumed = killed = 0
+    for step in range(1, STEPS + 1):
+        for wait in (0.0, 0.01, 0.03, 0.1):
+            folder = fresh_folder()
+
+            def watch(child: int, checkpoint: Path = folder / f"checkpoint-{step}", wait: float = wait) -> None:
+                while not checkpoint.exists() and Path(f"/proc/{child}").exists():
+                    time.sleep(0.001)
+                time.sleep(wait)
+                os.kill(child, signal.SIGKILL)
+
+            killed += killed_run(undisturbed.keys, folder, watch)
+            resumed += undisturbed.check(folder)
+    print(f"{killed} of {4 * STEPS} killed, {resumed} went on from a checkpoint")
+    assert killed == 4 * STEPS and resumed >= 4 * (STEPS - 1)
