@@ -56,6 +56,7 @@ def cell(engine, *kinds, quick=False):
 
 LORA = {"finetuning_type": "lora"}
 BF16 = {"bf16": True}
+TRAINS_PROJECTOR = {"freeze_multi_modal_projector": False}
 KINDS = {
     "full": BOTH,
     "lora": {**BOTH, **LORA},
@@ -64,14 +65,14 @@ KINDS = {
     "tied": {**BOTH, "tied": True},
     "layer": {**MOTION, "motion_head_input": "layer:1"},
     "lora-layer": {**BOTH, **LORA, "motion_head_input": "layer:1"},
-    "projector": {**MOTION, "motion_head_input": "projector", "freeze_multi_modal_projector": False},
+    "projector": {**MOTION, "motion_head_input": "projector", **TRAINS_PROJECTOR, "greater_is_better": False},
     "accumulated": {**BOTH, "gradient_accumulation_steps": 2},
     "weighted": {**BOTH, **LORA, "motion_confidence_weighting": True},
 }
 # epsilon makes AdamW's step as smooth in the gradient as SGD's; with SGD, torch cannot load FSDP2's empty optimizer
 STEPS = {"learning_rate": 0.01, "adam_epsilon": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_steps": 4}
 SAVES = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-# the checkpoint with the highest loss is the first, so that loading it shows
+# the checkpoint that counts as best is the first, so that loading it shows
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
 BOUNDS = {"weights": 1e-6, "loss": 1e-5, "epe": 1e-5}
 BF16_BOUNDS = {"weights": 2e-2, "loss": 3e-2, "epe": 0.1}
@@ -89,8 +90,8 @@ def data():
 
 
 def keys_of(kind, **more):
-    keys = {**STEPS, **data(), **KINDS[kind], "motion_loss_weight": 3.0, "do_train": True, "do_eval": True}
-    keys |= {"eval_dataset": "toy", **SAVES, **BEST, **more}
+    keys = {**STEPS, **data(), "motion_loss_weight": 3.0, "do_train": True, "do_eval": True}
+    keys |= {"eval_dataset": "toy", **SAVES, **BEST, **KINDS[kind], **more}
     if keys.pop("tied", False):
         keys["model_name_or_path"] = str(tiny(tie_word_embeddings=True))
     size = 4 // keys.get("gradient_accumulation_steps", 1)
@@ -142,7 +143,7 @@ def whole_head(folder):
         cell("zero3", "full-bf16", "lora-layer", quick=True),
         cell("fsdp1", "lora", quick=True),
         cell("fsdp2", "full", "lora-layer", quick=True),
-        *(cell(engine, *KINDS) for engine in ENGINES),
+        *(cell(engine, kind) for engine in ENGINES for kind in KINDS),
     ],
 )
 def test_an_engine_does_what_one_process_does(engine, kinds):
@@ -169,9 +170,8 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         whole_head(resumed)
         for key in ("loss", "motion_loss"):  # of the first step after the checkpoint: adapter and head are there
             assert losses(resumed, key)[2] == pytest.approx(losses(two, key)[2], rel=bounds["loss"]), key
-        if not (engine.startswith("fsdp") and "lora" in kind):  # whose second step differs, see docs/engines.md
-            assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
-            assert losses(resumed) == pytest.approx(losses(two), rel=bounds["loss"])
+        assert losses(resumed) == pytest.approx(losses(two), rel=bounds["loss"])
+        assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
 
 
 def with_deepspeed(number=3, **changes):
