@@ -19,7 +19,7 @@ import torch
 from motiontune.errors import ConfigError, HeadError
 from motiontune.llamafactory.launcher import join_slurm
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
-from motiontune.training.engines import check_head_group, fit_to_engine
+from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
 from processes import ENGINES, EXAMPLES, run_two
 from training import (
     BOTH,
@@ -123,6 +123,14 @@ def check_split(engine, folder):
         assert found["zero3"] > 0
 
 
+def check_parts(checkpoint):
+    """Two processes of DeepSpeed have saved it, and one alone is refused."""
+    with pytest.raises(ConfigError, match="was saved by 2 processes of DeepSpeed, and this run has 1: start 2"):
+        check_processes(accelerator(with_deepspeed()), str(checkpoint))
+    check_processes(accelerator(with_deepspeed(checkpoint={"load_universal": True})), str(checkpoint))
+    check_processes(accelerator(), str(checkpoint))
+
+
 def check_same(one, two, bounds, steps=slice(None)):
     for key in ("loss", "motion_loss", "ce_loss", "motion_valid"):
         assert losses(two, key) == pytest.approx(losses(one, key)[steps], rel=bounds["loss"]), key
@@ -174,6 +182,8 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         for name in (".", "checkpoint-2", "checkpoint-4"):
             assert distance(saved(one / name, kind), saved(two / name, kind)) < bounds["weights"], (kind, name)
             whole_head(two / name)
+        if engine.startswith("zero"):
+            check_parts(two / "checkpoint-2")
         # the best is the first checkpoint, and the last one is another
         assert distance(weights(two), weights(two / "checkpoint-2")) < 1e-6
         assert distance(weights(two / "checkpoint-4"), weights(two / "checkpoint-2")) > 1e-4
@@ -197,7 +207,8 @@ def accelerator(deepspeed=None, fsdp=None, **parallelism):
 
     plugin = None if deepspeed is None else SimpleNamespace(hf_ds_config=HfDeepSpeedConfig(deepspeed))
     state = SimpleNamespace(deepspeed_plugin=plugin, fsdp_plugin=fsdp)
-    return SimpleNamespace(state=state, parallelism_config=SimpleNamespace(**parallelism) if parallelism else None)
+    config = SimpleNamespace(**parallelism) if parallelism else None
+    return SimpleNamespace(state=state, parallelism_config=config, num_processes=1)
 
 
 def new_head():
@@ -362,22 +373,33 @@ def die(rank, when):
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("when", ["one", "all", "saving"])
-def test_a_run_that_was_killed_goes_on(when):
-    """With one process where there were two: transformers cannot load DDP's optimizer to the CPU of several."""
+@pytest.mark.parametrize(
+    ("when", "engine", "processes"),
+    [
+        ("one", "ddp", 1),
+        ("all", "ddp", 2),
+        ("saving", "ddp", 1),
+        pytest.param("saving", "zero3", 2, marks=needs_deepspeed),
+        ("saving", "fsdp2", 2),
+    ],
+)
+def test_a_run_that_was_killed_goes_on(when, engine, processes):
+    """With as many processes or, where the engine can, with one."""
     keys, size = keys_of("lora")
     keys = {key: value for key, value in keys.items() if key not in BEST}
     two = keys_for(per_device_train_batch_size=size // 2, **keys)
-    run_two(two, fails=True, before=lambda rank: die(rank, when))
+    run_two(two, engine=engine, fails=True, before=lambda rank: die(rank, when))
     folder = Path(two["output_dir"])
     assert not (folder / "train_results.json").exists()
     assert (folder / "checkpoint-2/trainer_state.json").exists()
-    one = {**keys, "per_device_train_batch_size": size, "output_dir": str(folder)}
     if when == "saving":
         with pytest.raises(ConfigError, match="checkpoint-4: .* its saving was stopped half-way"):
-            run(**one)
+            run(**two, resume_from_checkpoint=str(folder / "checkpoint-4"))
         shutil.rmtree(folder / "checkpoint-4")
-    run(**one)
+    if processes == 2:
+        run_two({**two, "resume_from_checkpoint": True}, engine=engine)
+    else:
+        run(**{**two, "per_device_train_batch_size": size, "resume_from_checkpoint": True})
     whole = one_process("lora")
     assert distance(weights(folder), weights(whole / "checkpoint-4")) < 1e-6
     assert losses(folder)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)

@@ -1,6 +1,7 @@
 """What DeepSpeed and FSDP ask of a motion head, and what of them is refused at the start of a run."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -70,6 +71,27 @@ def _choose_full_state(plugin: Any) -> str:
     plugin.state_dict_config = plugin.optim_state_dict_config = None  # made anew for the type
     plugin.set_state_dict_type("FULL_STATE_DICT")
     return "FSDP saves the whole model (FULL_STATE_DICT) in place of its default, parts of it (SHARDED_STATE_DICT)."
+
+
+def check_processes(accelerator: Any, checkpoint: str) -> None:
+    """Refuse a checkpoint that DeepSpeed has split among another number of processes; it cannot be split anew.
+
+    Args:
+        accelerator: the trainer's.
+        checkpoint: the folder that the run is resumed from.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is None or plugin.hf_ds_config.get_value("checkpoint.load_universal"):
+        return
+    parts = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if parts and parts != accelerator.num_processes:
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} was saved by {parts} processes of DeepSpeed, and this run has "
+            f"{accelerator.num_processes}: start {parts}, or make a universal checkpoint of it (ds_to_universal)"
+        )
 
 
 def check_head_group(optimizer: Any, head: list[nn.Parameter], rate: float, learning_rate: float) -> None:
