@@ -2,8 +2,8 @@
 
     python benchmarks/engine_matrix/run.py --output benchmarks/engine_matrix/results/cpu.json
 
-With `--select` (pytest's -k) a part of the tests is run, and takes the place of its rows in the output. Everything runs
-in two processes on the CPU, also where there is a GPU.
+With `--select` (pytest's -k) a part of the tests is run, and takes the place of its rows in the output. All run in two
+processes on the CPU, also where there is a GPU.
 """
 
 import argparse
@@ -54,9 +54,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pytest = [sys.executable, "-m", "pytest", "-m", "engines or not slow", "tests/test_engines.py"]
         pytest += ["-k", arguments.select] if arguments.select else []
-        code = subprocess.run([*pytest, "--timeout=1500", f"--junitxml={report}"], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        pytest += ["--timeout=1500", f"--junitxml={report}"]
+        code = subprocess.run(pytest, cwd=ROOT, env=environment)
         rows = list(rows_of(report))
     ran = {(row["test"], row["parameters"]) for row in rows}
     before = json.loads(arguments.output.read_text())["rows"] if arguments.select and arguments.output.exists() else []
