@@ -67,7 +67,6 @@ def _shard() -> None:
     original: Any = state.AcceleratorState.__init__
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        fresh = not self.initialized
         original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
             self.distributed_type = state.DistributedType.FSDP
@@ -76,8 +75,6 @@ def _shard() -> None:
             self.fsdp_plugin = fsdp_plugin
             state.PartialState._shared_state["distributed_type"] = self.distributed_type
             state.PartialState._shared_state["device"] = torch.device("cpu")
-            if fresh and os.environ.get("RANK", "0") == "0":
-                print(f"FSDP {fsdp_plugin.fsdp_version} on CPU, {fsdp_plugin.state_dict_type}", flush=True)
 
     state.AcceleratorState.__init__ = init
     plugins.is_cuda_available = lambda: True  # its plugin asks for a GPU where it syncs module states

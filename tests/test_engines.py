@@ -446,9 +446,9 @@ def test_accelerate_starts_fsdp_as_its_example_has_it(tmp_path):
     two, path = keys_of_half("lora-bf16"), (tmp_path, REPOSITORY / "src", REPOSITORY / "tests")
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(EXAMPLES / "accelerate_fsdp2.yaml")]
     launch += ["--main_process_port", free_port(), "-m", "motiontune", "train", str(write_config(two))]
-    done = run_command(*launch, env={"PYTHONPATH": os.pathsep.join(map(str, path))})
-    assert "FSDP 2 on CPU, StateDictType.FULL_STATE_DICT" in done.stdout
+    run_command(*launch, env={"PYTHONPATH": os.pathsep.join(map(str, path))})
     folder = Path(two["output_dir"])
+    assert (folder / "checkpoint-2/pytorch_model_fsdp.bin").exists()  # which FSDP alone writes, as FULL_STATE_DICT
     check_same(one_process("lora-bf16"), folder, BF16_BOUNDS)
     assert distance(weights(folder), weights(one_process("lora-bf16"))) < BF16_BOUNDS["weights"]
     whole_head(folder)
