@@ -189,7 +189,7 @@ ENGINE_TESTS = {
 
 def engine_table(rows: list[Row]) -> str:
     """What was tested of each engine and launcher, and how long it took."""
-    lines = [["", "runs compared", "failed", "minutes"]]
+    lines = [["", "tests", "failed", "minutes"]]
     groups = [(name, [row for row in rows if row.get("engine") == engine]) for engine, name in ENGINE_NAMES.items()]
     groups += [(name, [row for row in rows if row["test"] == test]) for test, name in ENGINE_TESTS.items()]
     for name, found in groups:
