@@ -519,7 +519,8 @@ def test_workers_of_ray_share_the_cpus_that_there_are(nodes, device, expected):
 def test_ray_that_is_not_installed_is_named(monkeypatch):
     start()
     monkeypatch.setenv("USE_RAY", "1")
-    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("ray", "ray.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match="pip install ray"):
         run(**BOTH)
 
