@@ -196,7 +196,8 @@ def engine_table(rows: list[Row]) -> str:
         ran = [row for row in found if row["outcome"] != "skipped"]
         failed = sum(row["outcome"] != "passed" for row in ran)
         cells = [str(len(ran)), str(failed), f"{sum(row['seconds'] for row in ran) / 60:.1f}"]
-        lines.append([name, *(cells if ran else ["not run", "", ""])])
+        if ran:
+            lines.append([name, *cells])
     return grid(lines)
 
 
