@@ -531,9 +531,10 @@ def test_two_workers_of_ray_make_one_run():
     """On however few CPUs, without `ray[default]`; a worker's mistake arrives in one line."""
     two = keys_of_half("lora", ray_num_workers=2)
     command = ["-m", "motiontune", "train", str(write_config(two))]
-    run_command(*command, env={"USE_RAY": "1"})
+    env = {"USE_RAY": "1", "RAY_raylet_start_wait_time_s": "300"}  # else 30, in which a busy machine starts nothing
+    run_command(*command, env=env)
     assert distance(weights(Path(two["output_dir"])), weights(one_process("lora"))) < 1e-6
     wrong = {**two, "model_name_or_path": "/no/such/model", "output_dir": str(fresh_folder())}
-    failed = run_command("-m", "motiontune", "train", str(write_config(wrong)), env={"USE_RAY": "1"}, check=False)
+    failed = run_command("-m", "motiontune", "train", str(write_config(wrong)), env=env, check=False)
     assert failed.returncode == 2
     assert "motiontune: model_name_or_path: /no/such/model is no folder" in failed.stderr.splitlines()
