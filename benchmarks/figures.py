@@ -176,8 +176,34 @@ def answer_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+ENGINE_NAMES = {"ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp1": "FSDP1", "fsdp2": "FSDP2"}
+ENGINE_TESTS = {
+    "test_what_an_engine_saved_is_predicted_and_merged_without_it": "predicted and merged after ZeRO-3, FSDP1, FSDP2",
+    "test_a_run_that_was_killed_goes_on": "killed: one process, all, within a save",
+    "test_a_launcher_makes_one_run": "`torchrun`; tasks of `srun`",
+    "test_accelerate_starts_fsdp_as_its_example_has_it": "`accelerate launch`, FSDP2",
+    "test_two_launchers_make_one_run": "`NNODES=2`: on one machine, between two network namespaces",
+    "test_two_workers_of_ray_make_one_run": "Ray",
+}
+
+
+def engine_table(rows: list[Row]) -> str:
+    """What was tested of each engine and launcher, and how long it took."""
+    lines = [["", "tests", "failed", "minutes"]]
+    groups = [(name, [row for row in rows if row.get("engine") == engine]) for engine, name in ENGINE_NAMES.items()]
+    groups += [(name, [row for row in rows if row["test"] == test]) for test, name in ENGINE_TESTS.items()]
+    for name, found in groups:
+        ran = [row for row in found if row["outcome"] != "skipped"]
+        failed = sum(row["outcome"] != "passed" for row in ran)
+        cells = [str(len(ran)), str(failed), f"{sum(row['seconds'] for row in ran) / 60:.1f}"]
+        if ran:
+            lines.append([name, *cells])
+    return grid(lines)
+
+
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"gpu": lambda: gpu_table(load_lines("gpu/h100"))},
+    ROOT / "docs/engines.md": {"engines": lambda: engine_table(load("engine_matrix/cpu"))},
     ROOT / "docs/does_it_help.md": {"answers": lambda: answer_table(load("does_it_help/main"))},
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),

@@ -1,9 +1,11 @@
 """Let FSDP 1 and 2 and DeepSpeed really split a model on the CPU (gloo). For tests only, never for users."""
 
 import functools
+import importlib
 import os
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -16,12 +18,15 @@ def prepare(engine: str) -> None:
     import transformers.training_args as training_args
 
     training_args.is_torch_bf16_gpu_available = lambda: True  # asked without `use_cpu`, which engines do not take
+    # transformers loads DDP's optimizer to the "cpu:0" of several processes, which torch does not know
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
+    )
     if engine.startswith("fsdp"):
         _shard()
     if engine.startswith("zero"):
         os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed.comm.torch as backend
-
+        backend: Any = importlib.import_module("deepspeed.comm.torch")  # `import ... as` gives torch itself
         backend.build_shm_op = lambda: None  # which takes a minute and a compiler, and serves inference alone
         _wait_for_collectives()
 
@@ -56,14 +61,12 @@ def _shard() -> None:
     """
     import accelerate.state as state
     import accelerate.utils.dataclasses as plugins
-    import torch
     import torch.distributed.fsdp._init_utils as init_utils
     import torch.distributed.fsdp.api as api
 
     original: Any = state.AcceleratorState.__init__
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        fresh = not self.initialized
         original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
             self.distributed_type = state.DistributedType.FSDP
@@ -72,8 +75,6 @@ def _shard() -> None:
             self.fsdp_plugin = fsdp_plugin
             state.PartialState._shared_state["distributed_type"] = self.distributed_type
             state.PartialState._shared_state["device"] = torch.device("cpu")
-            if fresh and os.environ.get("RANK", "0") == "0":
-                print(f"FSDP {fsdp_plugin.fsdp_version} on CPU, {fsdp_plugin.state_dict_type}", flush=True)
 
     state.AcceleratorState.__init__ = init
     plugins.is_cuda_available = lambda: True  # its plugin asks for a GPU where it syncs module states
@@ -81,12 +82,13 @@ def _shard() -> None:
     init_utils._get_device_from_device_id = lambda *args, **kwargs: torch.device("cpu")
     init_utils._check_module_states_for_sync_module_states = lambda *args: None  # gloo broadcasts between CPUs
 
-    # FSDP 1's full state dict with offload_to_cpu does not clone what is on the CPU already, and frees it: a crash
-    # that a GPU never has
+    # FSDP 1 does not clone what it offloads from the CPU to the CPU: weights are freed in use, and all of an
+    # optimizer's states are one buffer (exp_avg saved as exp_avg_sq). A GPU's are copied
     def set_attribute(self: Any, name: str, value: Any) -> None:
         object.__setattr__(self, name, False if name == "offload_to_cpu" else value)
 
     api.FullStateDictConfig.__setattr__ = set_attribute
+    api.FullOptimStateDictConfig.__setattr__ = set_attribute
 
 
 def units_of(model: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +19,13 @@ import torch
 from motiontune.errors import ConfigError, HeadError
 from motiontune.llamafactory.launcher import join_slurm
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
-from motiontune.training.engines import check_head_group, fit_to_engine
-from processes import ENGINES, run_two
+from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
+from processes import ENGINES, EXAMPLES, run_two
 from training import (
     BOTH,
     MOTION,
     PROMPT,
+    REPOSITORY,
     clips,
     dataset,
     distance,
@@ -47,15 +49,9 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-def cell(engine, *kinds, quick=False):
-    """A parameter: one pair of processes that runs these kinds one after the other."""
-    marks = [] if quick else [pytest.mark.engines]
-    marks += [needs_deepspeed] if engine.startswith("zero") else []
-    return pytest.param(engine, kinds, marks=marks, id="-".join([engine, *kinds]))
-
-
 LORA = {"finetuning_type": "lora"}
 BF16 = {"bf16": True}
+TRAINS_PROJECTOR = {"freeze_multi_modal_projector": False}
 KINDS = {
     "full": BOTH,
     "lora": {**BOTH, **LORA},
@@ -64,18 +60,27 @@ KINDS = {
     "tied": {**BOTH, "tied": True},
     "layer": {**MOTION, "motion_head_input": "layer:1"},
     "lora-layer": {**BOTH, **LORA, "motion_head_input": "layer:1"},
-    "projector": {**MOTION, "motion_head_input": "projector", "freeze_multi_modal_projector": False},
+    "projector": {**MOTION, "motion_head_input": "projector", **TRAINS_PROJECTOR, "greater_is_better": False},
     "accumulated": {**BOTH, "gradient_accumulation_steps": 2},
     "weighted": {**BOTH, **LORA, "motion_confidence_weighting": True},
 }
+QUICK = {"zero3": ("full-bf16", "lora-layer"), "fsdp1": ("lora",), "fsdp2": ("full", "lora-layer")}
+"""What `make test` has of them."""
 # epsilon makes AdamW's step as smooth in the gradient as SGD's; with SGD, torch cannot load FSDP2's empty optimizer
 STEPS = {"learning_rate": 0.01, "adam_epsilon": 0.1, "weight_decay": 0.01, "max_grad_norm": 1.0, "max_steps": 4}
 SAVES = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-# the checkpoint with the highest loss is the first, so that loading it shows
+# the checkpoint that counts as best is the first, so that loading it shows
 BEST = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
 BOUNDS = {"weights": 1e-6, "loss": 1e-5, "epe": 1e-5}
 BF16_BOUNDS = {"weights": 2e-2, "loss": 3e-2, "epe": 0.1}
 """In bf16 DeepSpeed's weights are bf16, and one process's are float32. Weights absolute, the others relative."""
+
+
+def cell(engine, *kinds):
+    """A parameter: one pair of processes that runs these kinds one after the other."""
+    marks = [] if QUICK.get(engine) == kinds else [pytest.mark.engines]
+    marks += [needs_deepspeed] if engine.startswith("zero") else []
+    return pytest.param(engine, kinds, marks=marks, id="-".join([engine, *kinds]))
 
 
 @functools.cache
@@ -89,8 +94,8 @@ def data():
 
 
 def keys_of(kind, **more):
-    keys = {**STEPS, **data(), **KINDS[kind], "motion_loss_weight": 3.0, "do_train": True, "do_eval": True}
-    keys |= {"eval_dataset": "toy", **SAVES, **BEST, **more}
+    keys = {**STEPS, **data(), "motion_loss_weight": 3.0, "do_train": True, "do_eval": True}
+    keys |= {"eval_dataset": "toy", **SAVES, **BEST, **KINDS[kind], **more}
     if keys.pop("tied", False):
         keys["model_name_or_path"] = str(tiny(tie_word_embeddings=True))
     size = 4 // keys.get("gradient_accumulation_steps", 1)
@@ -118,6 +123,14 @@ def check_split(engine, folder):
         assert found["zero3"] > 0
 
 
+def check_parts(checkpoint):
+    """Two processes of DeepSpeed have saved it, and one alone is refused."""
+    with pytest.raises(ConfigError, match="was saved by 2 processes of DeepSpeed, and this run has 1: start 2"):
+        check_processes(accelerator(with_deepspeed()), str(checkpoint))
+    check_processes(accelerator(with_deepspeed(checkpoint={"load_universal": True})), str(checkpoint))
+    check_processes(accelerator(), str(checkpoint))
+
+
 def check_same(one, two, bounds, steps=slice(None)):
     for key in ("loss", "motion_loss", "ce_loss", "motion_valid"):
         assert losses(two, key) == pytest.approx(losses(one, key)[steps], rel=bounds["loss"]), key
@@ -127,6 +140,14 @@ def check_same(one, two, bounds, steps=slice(None)):
     )  # the targets, unrounded
     assert found["eval_epe"] == pytest.approx(expected["eval_epe"], rel=bounds["epe"])
     assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=bounds["loss"])
+
+
+def saved(folder, kind):
+    """The weights that a run saved. FSDP saves tied embeddings under both of their names."""
+    tensors = weights(folder)
+    if kind == "tied" and "lm_head.weight" in tensors:
+        assert torch.equal(tensors.pop("lm_head.weight"), tensors["model.embed_tokens.weight"])
+    return tensors
 
 
 def whole_head(folder):
@@ -139,10 +160,8 @@ def whole_head(folder):
 @pytest.mark.parametrize(
     ("engine", "kinds"),
     [
-        cell("zero3", "full-bf16", "lora-layer", quick=True),
-        cell("fsdp1", "lora", quick=True),
-        cell("fsdp2", "full", "lora-layer", quick=True),
-        *(cell(engine, *KINDS) for engine in ENGINES),
+        *(cell(engine, *kinds) for engine, kinds in QUICK.items()),
+        *(cell(engine, kind) for engine in ENGINES for kind in KINDS if kind not in QUICK.get(engine, ())),
     ],
 )
 def test_an_engine_does_what_one_process_does(engine, kinds):
@@ -161,17 +180,18 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         check_split(engine, two)
         check_same(one, two, bounds)
         for name in (".", "checkpoint-2", "checkpoint-4"):
-            assert distance(weights(one / name), weights(two / name)) < bounds["weights"], (kind, name)
+            assert distance(saved(one / name, kind), saved(two / name, kind)) < bounds["weights"], (kind, name)
             whole_head(two / name)
+        if engine.startswith("zero"):
+            check_parts(two / "checkpoint-2")
         # the best is the first checkpoint, and the last one is another
         assert distance(weights(two), weights(two / "checkpoint-2")) < 1e-6
         assert distance(weights(two / "checkpoint-4"), weights(two / "checkpoint-2")) > 1e-4
         whole_head(resumed)
         for key in ("loss", "motion_loss"):  # of the first step after the checkpoint: adapter and head are there
             assert losses(resumed, key)[2] == pytest.approx(losses(two, key)[2], rel=bounds["loss"]), key
-        if not (engine.startswith("fsdp") and "lora" in kind):  # whose second step differs, see docs/engines.md
-            assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
-            assert losses(resumed) == pytest.approx(losses(two), rel=bounds["loss"])
+        assert losses(resumed) == pytest.approx(losses(two), rel=bounds["loss"])
+        assert distance(weights(resumed), weights(two / "checkpoint-4")) < bounds["weights"]
 
 
 def with_deepspeed(number=3, **changes):
@@ -187,7 +207,8 @@ def accelerator(deepspeed=None, fsdp=None, **parallelism):
 
     plugin = None if deepspeed is None else SimpleNamespace(hf_ds_config=HfDeepSpeedConfig(deepspeed))
     state = SimpleNamespace(deepspeed_plugin=plugin, fsdp_plugin=fsdp)
-    return SimpleNamespace(state=state, parallelism_config=SimpleNamespace(**parallelism) if parallelism else None)
+    config = SimpleNamespace(**parallelism) if parallelism else None
+    return SimpleNamespace(state=state, parallelism_config=config, num_processes=1)
 
 
 def new_head():
@@ -221,7 +242,8 @@ def test_parts_of_a_model_are_not_saved(monkeypatch):
 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     assert "SHARDED" in str(plugin.state_dict_type)
-    fit_to_engine(accelerator(fsdp=plugin), new_head())
+    assert "in place of its default" in fit_to_engine(accelerator(fsdp=plugin), new_head())
+    assert fit_to_engine(accelerator(fsdp=plugin), new_head()) == ""  # nothing is left to change
     assert "FULL_STATE_DICT" in str(plugin.state_dict_type) and plugin.optim_state_dict_config.rank0_only
     monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT")
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
@@ -303,7 +325,9 @@ def test_a_checkpoint_that_was_cut_off_is_named():
 def test_an_engine_that_hides_the_heads_rate_is_refused(engine, keys):
     """Where the DeepSpeed file names the optimizer, and where FSDP1 flattens the head into other parameters."""
     changed = {"deepspeed": with_deepspeed(2, **keys)} if engine == "zero2" else {"fsdp_config": keys}
-    problems = run_two(keys_for(**BOTH), engine=engine, fails=True, **changed)
+    # without `use_orig_params` FSDP1 takes no model of which a part is frozen
+    trains = {**TRAINS_PROJECTOR, "freeze_vision_tower": False}
+    problems = run_two(keys_for(**BOTH, **trains), engine=engine, fails=True, **changed)
     assert problems and all("and not at its own" in problem for problem in problems), problems
 
 
@@ -351,50 +375,166 @@ def die(rank, when):
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("when", ["one", "all", "saving"])
-def test_a_run_that_was_killed_goes_on(when):
-    """With one process where there were two: transformers cannot load DDP's optimizer to the CPU of several."""
+@pytest.mark.parametrize(
+    ("when", "engine", "processes"),
+    [
+        ("one", "ddp", 1),
+        ("all", "ddp", 2),
+        ("saving", "ddp", 1),
+        pytest.param("saving", "zero3", 2, marks=needs_deepspeed),
+        ("saving", "fsdp2", 2),
+    ],
+)
+def test_a_run_that_was_killed_goes_on(when, engine, processes):
+    """With as many processes or, where the engine can, with one."""
     keys, size = keys_of("lora")
     keys = {key: value for key, value in keys.items() if key not in BEST}
     two = keys_for(per_device_train_batch_size=size // 2, **keys)
-    run_two(two, fails=True, before=lambda rank: die(rank, when))
+    run_two(two, engine=engine, fails=True, before=lambda rank: die(rank, when))
     folder = Path(two["output_dir"])
     assert not (folder / "train_results.json").exists()
     assert (folder / "checkpoint-2/trainer_state.json").exists()
-    one = {**keys, "per_device_train_batch_size": size, "output_dir": str(folder)}
     if when == "saving":
         with pytest.raises(ConfigError, match="checkpoint-4: .* its saving was stopped half-way"):
-            run(**one)
+            run(**two, resume_from_checkpoint=str(folder / "checkpoint-4"))
         shutil.rmtree(folder / "checkpoint-4")
-    run(**one)
+    if processes == 2:
+        run_two({**two, "resume_from_checkpoint": True}, engine=engine)
+    else:
+        run(**{**two, "per_device_train_batch_size": size, "resume_from_checkpoint": True})
     whole = one_process("lora")
     assert distance(weights(folder), weights(whole / "checkpoint-4")) < 1e-6
     assert losses(folder)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
 
 
-@pytest.mark.engines
-@pytest.mark.parametrize("launcher", ["torchrun", "two launchers", "srun"])
-def test_a_launcher_makes_one_run(launcher):
-    """Two processes, however they were started."""
-    keys, size = keys_of("lora")
-    two = keys_for(per_device_train_batch_size=size // 2, **keys)
-    command = ["-m", "motiontune", "train", str(write_config(two))]
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return str(free.getsockname()[1])
+
+
+def keys_of_half(kind, **more):
+    """The keys of one of two processes."""
+    keys, size = keys_of(kind)
+    return keys_for(per_device_train_batch_size=size // 2, **keys, **more)
+
+
+def start_both(command, environments, within=((), ())):
+    """Run a command twice at once, each within another one."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run_command, *command, env=env, within=within[i]) for i, env in enumerate(environments)]
+        return [each.result() for each in runs]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_launcher_makes_one_run(launcher):
+    """Two processes, however they were started."""
+    two = keys_of_half("lora")
+    command, port = ["-m", "motiontune", "train", str(write_config(two))], free_port()
     if launcher == "torchrun":
         run_command("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *command)
     else:
-        nodes = {"NNODES": "2", "NPROC_PER_NODE": "1", "FORCE_TORCHRUN": "1"}
-        tasks = {"SLURM_STEP_NUM_TASKS": "2"}
-
-        def start_one(rank):
-            own = {**nodes, "NODE_RANK": str(rank)}
-            if launcher == "srun":
-                own = {**tasks, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-            return run_command(*command, env={**common, **own})
-
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(start_one, (0, 1)))
+        common = {"SLURM_STEP_NUM_TASKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        start_both(command, [{**common, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")])
     assert distance(weights(Path(two["output_dir"])), weights(one_process("lora"))) < 1e-6
+
+
+@pytest.mark.engines
+def test_accelerate_starts_fsdp_as_its_example_has_it(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nif 'RANK' in os.environ:\n    import engines_on_cpu\n    engines_on_cpu.prepare('fsdp2')\n"
+    )
+    two, path = keys_of_half("lora-bf16"), (tmp_path, REPOSITORY / "src", REPOSITORY / "tests")
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(EXAMPLES / "accelerate_fsdp2.yaml")]
+    launch += ["--main_process_port", free_port(), "-m", "motiontune", "train", str(write_config(two))]
+    run_command(*launch, env={"PYTHONPATH": os.pathsep.join(map(str, path))})
+    folder = Path(two["output_dir"])
+    assert (folder / "checkpoint-2/pytorch_model_fsdp.bin").exists()  # which FSDP alone writes, as FULL_STATE_DICT
+    check_same(one_process("lora-bf16"), folder, BF16_BOUNDS)
+    assert distance(weights(folder), weights(one_process("lora-bf16"))) < BF16_BOUNDS["weights"]
+    whole_head(folder)
+
+
+@pytest.fixture(params=["one machine", "two machines"])
+def machines(request):
+    """Where two launchers run, and the first one's address: two network namespaces that a cable joins, or here."""
+    if request.param == "one machine":
+        yield ((), ()), "127.0.0.1", {}
+        return
+    names = [f"motiontune{os.getpid()}{end}" for end in "ab"]
+
+    def ip(*words):
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "address", "add", f"10.213.7.{number}/24", "dev", "cable")
+            for device in ("cable", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    else:
+        yield [("ip", "netns", "exec", name) for name in names], "10.213.7.1", {"GLOO_SOCKET_IFNAME": "cable"}
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+@pytest.mark.engines
+def test_two_launchers_make_one_run(machines):
+    """NNODES=2."""
+    within, address, env = machines
+    two = keys_of_half("lora")
+    env = {**env, "MASTER_ADDR": address, "MASTER_PORT": free_port(), "NNODES": "2", "NPROC_PER_NODE": "1"}
+    command = ["-m", "motiontune", "train", str(write_config(two))]
+    start_both(command, [{**env, "NODE_RANK": rank, "FORCE_TORCHRUN": "1"} for rank in ("0", "1")], within)
+    assert distance(weights(Path(two["output_dir"])), weights(one_process("lora"))) < 1e-6
+
+
+def node(alive=True, **resources):
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device", "expected"),
+    [
+        ([node(CPU=2.0)], "CPU", 1),
+        ([node(CPU=128.0, GPU=8.0)], "GPU", 10),  # LLaMA-Factory's own
+        ([node(CPU=128.0, GPU=8.0), node(CPU=30.0, GPU=8.0), node(CPU=4.0), node(False, CPU=1.0, GPU=8.0)], "GPU", 3),
+        ([node(CPU=4.0, GPU=8.0)], "GPU", 0.5),
+        ([node(GPU=8.0)], "GPU", 0),
+    ],
+)
+def test_workers_of_ray_share_the_cpus_that_there_are(nodes, device, expected):
+    start()
+    from motiontune.llamafactory.cluster import cpus_per_worker
+
+    assert cpus_per_worker(nodes, device) == expected
+
+
+def test_ray_that_is_not_installed_is_named(monkeypatch):
+    start()
+    monkeypatch.setenv("USE_RAY", "1")
+    for name in ("ray", "ray.exceptions"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match="pip install ray"):
+        run(**BOTH)
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
+def test_two_workers_of_ray_make_one_run():
+    """On however few CPUs, without `ray[default]`; a worker's mistake arrives in one line."""
+    two = keys_of_half("lora", ray_num_workers=2)
+    command = ["-m", "motiontune", "train", str(write_config(two))]
+    env = {"USE_RAY": "1", "RAY_raylet_start_wait_time_s": "300"}  # else 30, in which a busy machine starts nothing
+    run_command(*command, env=env)
+    assert distance(weights(Path(two["output_dir"])), weights(one_process("lora"))) < 1e-6
+    wrong = {**two, "model_name_or_path": "/no/such/model", "output_dir": str(fresh_folder())}
+    failed = run_command("-m", "motiontune", "train", str(write_config(wrong)), env=env, check=False)
+    assert failed.returncode == 2
+    assert "motiontune: model_name_or_path: /no/such/model is no folder" in failed.stderr.splitlines()

@@ -42,7 +42,12 @@ def test_what_motion_adds_to_an_answer_is_as_measured():
 
 @pytest.mark.parametrize(
     ("document", "word"),
-    [("README.md", "LoRA"), ("benchmarks/train_step/README.md", "LoRA"), ("docs/does_it_help.md", "placebo")],
+    [
+        ("README.md", "LoRA"),
+        ("benchmarks/train_step/README.md", "LoRA"),
+        ("docs/does_it_help.md", "placebo"),
+        ("docs/engines.md", "ZeRO-3"),
+    ],
 )
 def test_the_tables_are_those_of_the_results(document, word, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -245,12 +245,19 @@ def logged() -> Iterator[list[str]]:
 
 
 def run_command(
-    *arguments: str, env: "dict[str, str] | None" = None, check: bool = True
+    *arguments: str, env: "dict[str, str] | None" = None, check: bool = True, within: "tuple[str, ...]" = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Run Python in a process of its own, in one thread, with this source tree on its path."""
+    """Run Python in a process of its own, in one thread, with this source tree on its path.
+
+    Args:
+        arguments: Python's.
+        env: over this process's environment.
+        check: fail if it fails.
+        within: a command that runs another one, such as `ip netns exec NAME`.
+    """
     path = os.pathsep.join([str(REPOSITORY / "src"), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, *arguments],
+        [*within, sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **(env or {})},
         capture_output=True,
         text=True,

@@ -17,6 +17,7 @@ from motiontune.llamafactory.arguments import (
     check_replacements,
     check_together,
 )
+from motiontune.llamafactory.cluster import in_cluster, install_in_cluster
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
@@ -39,6 +40,7 @@ def install() -> None:
             get_train_args=get_train_args, get_infer_args=get_infer_args, run_sft=run_sft, run_exp=run_exp
         )
     )
+    install_in_cluster()
 
 
 def run_exp(
@@ -58,7 +60,8 @@ def run_exp(
     keys = given_keys(args)
     if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
         claim_run(keys["output_dir"], keys)
-    _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys)])
+    with in_cluster():
+        _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys)])
 
 
 class InstallInWorker(TrainerCallback):

@@ -1,6 +1,7 @@
 """What DeepSpeed and FSDP ask of a motion head, and what of them is refused at the start of a run."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,7 @@ from motiontune.errors import ConfigError
 _NEEDS_ALL_POSITIONS = "the head needs all positions of a sample in one process"
 
 
-def fit_to_engine(accelerator: Any, head: nn.Module) -> None:
+def fit_to_engine(accelerator: Any, head: nn.Module) -> str:
     """Give the head the dtype that an engine demands, and refuse what would lose it.
 
     ZeRO-3 takes one dtype for all that trains, and keeps weights in float32 for the optimizer itself.
@@ -19,6 +20,9 @@ def fit_to_engine(accelerator: Any, head: nn.Module) -> None:
     Args:
         accelerator: the trainer's.
         head: the motion head, before the engine wraps it. Changed in place.
+
+    Returns:
+        What was changed of the engine's own settings, to be logged; "" for nothing.
 
     Raises:
         ConfigError: in one line, naming the key.
@@ -31,8 +35,7 @@ def fit_to_engine(accelerator: Any, head: nn.Module) -> None:
         if config.is_zero3():
             head.to(config.dtype())
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
-    if fsdp is not None:
-        _choose_full_state(fsdp)
+    return "" if fsdp is None else _choose_full_state(fsdp)
 
 
 def _check_parallelism(config: Any) -> None:
@@ -56,10 +59,10 @@ def _check_deepspeed(config: Any) -> None:
         )
 
 
-def _choose_full_state(plugin: Any) -> None:
+def _choose_full_state(plugin: Any) -> str:
     """Save whole models: FSDP2's default saves parts, and at the end of a run nothing at all."""
     if "FULL_STATE_DICT" in str(plugin.state_dict_type):
-        return
+        return ""
     if os.environ.get("FSDP_STATE_DICT_TYPE"):
         raise ConfigError(
             f"FSDP's state_dict_type {os.environ['FSDP_STATE_DICT_TYPE']} saves no model that the head could lie "
@@ -67,6 +70,28 @@ def _choose_full_state(plugin: Any) -> None:
         )
     plugin.state_dict_config = plugin.optim_state_dict_config = None  # made anew for the type
     plugin.set_state_dict_type("FULL_STATE_DICT")
+    return "FSDP saves the whole model (FULL_STATE_DICT) in place of its default, parts of it (SHARDED_STATE_DICT)."
+
+
+def check_processes(accelerator: Any, checkpoint: str) -> None:
+    """Refuse a checkpoint that DeepSpeed has split among another number of processes; it cannot be split anew.
+
+    Args:
+        accelerator: the trainer's.
+        checkpoint: the folder that the run is resumed from.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is None or plugin.hf_ds_config.get_value("checkpoint.load_universal"):
+        return
+    parts = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    if parts and parts != accelerator.num_processes:
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} was saved by {parts} processes of DeepSpeed, and this run has "
+            f"{accelerator.num_processes}: start {parts}, or make a universal checkpoint of it (ds_to_universal)"
+        )
 
 
 def check_head_group(optimizer: Any, head: list[nn.Parameter], rate: float, learning_rate: float) -> None:

@@ -43,7 +43,7 @@ from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
-from motiontune.training.engines import check_head_group, fit_to_engine
+from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.settings import MotionSettings
@@ -80,7 +80,9 @@ class MotionTrainerMixin(_Trainer):
         sampling = getattr(self.data_collator, "sampling", None)
         if sampling is not None:
             self._keep_sampling(sampling)
-        fit_to_engine(self.accelerator, base_of(self.model).motion_head)
+        changed = fit_to_engine(self.accelerator, base_of(self.model).motion_head)
+        if changed and self.is_world_process_zero():
+            self.motion_logger.info(changed)
         self._has_adapter = is_peft(self.model)
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
@@ -320,13 +322,11 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        if resume_from_checkpoint is not None:
+            check_processes(self.accelerator, resume_from_checkpoint)
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:
-                self.motion_logger.warning(
-                    "Under FSDP a run with an adapter resumes exactly in its first step, but not after it: see "
-                    "docs/engines.md"
-                )
                 restore_adapter(self.model, resume_from_checkpoint)
             self._restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
