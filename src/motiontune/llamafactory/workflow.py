@@ -59,6 +59,7 @@ from motiontune.model.wrappers import attention_of, base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
+from motiontune.training.progress import names_of
 from motiontune.training.settings import TargetSettings
 from motiontune.video.clip import Sampling
 
@@ -573,6 +574,7 @@ def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningA
     keys = ["loss"]
     if finetuning_args.motion_loss_weight > 0:
         keys += ["motion_loss", "motion_valid"]
+        keys += [names_of(finetuning_args.head_form)[1][0]] if finetuning_args.head_form.output == "displacement" else []
         keys += ["ce_loss"] if finetuning_args.use_motionvector_crossentropy_loss else []
     eval_dataset = dataset_module.get("eval_dataset")
     for name in eval_dataset if isinstance(eval_dataset, dict) else [""] if eval_dataset is not None else []:

@@ -46,6 +46,7 @@ from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, 
 from motiontune.training.engines import check_head_group, fit_to_engine
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
+from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
 from motiontune.training.settings import MotionSettings
 from motiontune.video.clip import Sampling
 
@@ -85,7 +86,8 @@ class MotionTrainerMixin(_Trainer):
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
-        self._window = torch.zeros(8, dtype=torch.float64)
+        self._window = torch.zeros(8 + SUMS, dtype=torch.float64)
+        self._progress = Progress(0)
         self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
         self._sources: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
@@ -165,6 +167,10 @@ class MotionTrainerMixin(_Trainer):
             numbers = [number.to(loss.device, torch.float64) for number in numbers]
             self._window = self._window.to(loss.device)
             self._window[:6] += torch.stack(numbers)
+            head = base_of(self.model).motion_head.config
+            if head.output == "displacement":
+                unit, target = head.patch * head.scale, inputs["motion_targets"]
+                self._window[8:] += end_point_sums(outputs.motion, target, mask, unit).to(loss.device)
         return (loss, outputs) if return_outputs else loss
 
     @override
@@ -243,6 +249,9 @@ class MotionTrainerMixin(_Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add `motion_loss`, `ce_loss` and `motion_valid` (share of valid targets) since the last log.
 
+        So are the end-point errors in pixels, under the names of the evaluation's: `epe`, `epe_zero_motion` (what no
+        motion would have scored), `epe_moving` and `epe_moving_zero_motion`. Of directions there are none.
+
         Steps that had nothing to learn take no part in `loss` and `train_loss`; where there was no other, these are
         absent.
 
@@ -252,7 +261,7 @@ class MotionTrainerMixin(_Trainer):
         if "loss" in logs or "train_loss" in logs:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
             self._window.zero_()
-            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, steps, learned = window.tolist()
+            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, steps, learned, *errors = window.tolist()
             steps, learned = steps / self.accelerator.num_processes, learned / self.accelerator.num_processes
             self._steps, self._learned = self._steps + steps, self._learned + learned
             self._motion_learned += motion_count
@@ -267,9 +276,19 @@ class MotionTrainerMixin(_Trainer):
                     logs["motion_loss"] = motion_sum / motion_count
                 if motion_total:
                     logs["motion_valid"] = motion_valid / motion_total
+                self._log_errors(logs, steps, errors)
             if not self._learned and self._steps and (self._steps >= STEPS_OF_NOTHING or (self.state.epoch or 0) >= 1):
                 self._refuse_nothing()
         super().log(logs, start_time)
+
+    def _log_errors(self, logs: dict[str, float], steps: float, errors: list[float]) -> None:
+        for names, sums in zip(names_of(base_of(self.model).motion_head.config), (errors[:3], errors[3:]), strict=True):
+            count, *both = sums
+            if count:
+                logs.update({name: value / count for name, value in zip(names, both, strict=True)})
+        warning = self._progress.notice(self.state.global_step, steps, *errors[4:])
+        if warning and self.is_world_process_zero():
+            self.motion_logger.warning(warning)
 
     # ---- optimizer ----
 
@@ -305,6 +324,7 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        self._progress = Progress(self.args.get_warmup_steps(max_steps))
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:
