@@ -574,7 +574,8 @@ def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningA
     keys = ["loss"]
     if finetuning_args.motion_loss_weight > 0:
         keys += ["motion_loss", "motion_valid"]
-        keys += [names_of(finetuning_args.head_form)[1][0]] if finetuning_args.head_form.output == "displacement" else []
+        form = finetuning_args.head_form
+        keys += [names_of(form)[1][0]] if form.output == "displacement" else []
         keys += ["ce_loss"] if finetuning_args.use_motionvector_crossentropy_loss else []
     eval_dataset = dataset_module.get("eval_dataset")
     for name in eval_dataset if isinstance(eval_dataset, dict) else [""] if eval_dataset is not None else []:

@@ -261,7 +261,8 @@ class MotionTrainerMixin(_Trainer):
         if "loss" in logs or "train_loss" in logs:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
             self._window.zero_()
-            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, steps, learned, *errors = window.tolist()
+            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, *rest = window.tolist()
+            steps, learned, *errors = rest
             steps, learned = steps / self.accelerator.num_processes, learned / self.accelerator.num_processes
             self._steps, self._learned = self._steps + steps, self._learned + learned
             self._motion_learned += motion_count
@@ -282,8 +283,8 @@ class MotionTrainerMixin(_Trainer):
         super().log(logs, start_time)
 
     def _log_errors(self, logs: dict[str, float], steps: float, errors: list[float]) -> None:
-        for names, sums in zip(names_of(base_of(self.model).motion_head.config), (errors[:3], errors[3:]), strict=True):
-            count, *both = sums
+        form = base_of(self.model).motion_head.config
+        for names, (count, *both) in zip(names_of(form), (errors[:3], errors[3:]), strict=True):
             if count:
                 logs.update({name: value / count for name, value in zip(names, both, strict=True)})
         warning = self._progress.notice(self.state.global_step, steps, *errors[4:])
