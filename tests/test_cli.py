@@ -34,6 +34,7 @@ KEYS = {
     "motion_cache_dir": None,
     "frame_cache_dir": None,
     "motion_on_error": "auto",
+    "fold_video_tokens": True,
     "motion_pictures": 4,
     "use_only_motionvector_loss": False,
     "use_motionvector_crossentropy_loss": False,

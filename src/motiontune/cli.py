@@ -6,6 +6,7 @@ import os
 import sys
 
 from motiontune.errors import exit_with_message
+from motiontune.terminal import take_verbose
 
 
 COMMANDS = {
@@ -22,6 +23,9 @@ COMMANDS = {
 }
 """Each is a module of its name in `motiontune.commands`, and is imported when it is called."""
 
+
+SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "demo")
+"""Commands that load torch, and LLaMA-Factory."""
 
 LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
@@ -46,6 +50,10 @@ def run_command(name: str, words: list[str]) -> None:
     Raises:
         MotiontuneError: on a mistake of the user's.
     """
+    words = take_verbose(words)
+    waits = not {"-h", "--help"} & set(words) and "torch" not in sys.modules
+    if name in SLOW and words and waits and os.environ.get("RANK", "0") == "0":
+        print(f"motiontune {name}: loading torch, transformers and LLaMA-Factory ...", file=sys.stderr, flush=True)
     command = importlib.import_module(f"motiontune.commands.{name}")
     if getattr(command, "TAKES_KEYS", False):
         words = ["--", *words]  # LLaMA-Factory's own parser reads what looks like options
@@ -58,7 +66,9 @@ def main() -> None:
         "motiontune",
         description="Teach video-language models to see motion.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+        + "\n\n--verbose behind a command prints what all libraries print, which train and evaluate keep in a log.",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="`motiontune command --help` lists them")
