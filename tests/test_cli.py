@@ -21,7 +21,19 @@ def imported():
 
 # ---- what users rely on: a change here is a change of the interface ----
 
-COMMANDS = ["train", "inspect", "extract", "predict", "evaluate", "view", "report", "export", "prepare", "demo"]
+COMMANDS = [
+    "init",
+    "train",
+    "inspect",
+    "extract",
+    "predict",
+    "evaluate",
+    "view",
+    "report",
+    "export",
+    "prepare",
+    "demo",
+]
 
 KEYS = {
     "train_on_video_tokens": False,

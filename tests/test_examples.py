@@ -110,7 +110,8 @@ def test_examples_are_written_as_llamafactorys(name):
     keys = read_config([str(EXAMPLES / name)])
     check_keys(keys, classes)
     assert clean_values(keys, classes) == keys
-    lines = (EXAMPLES / name).read_text("utf-8").splitlines()
+    first, *lines = (EXAMPLES / name).read_text("utf-8").splitlines()
+    assert re.fullmatch("# .+", first)  # what `motiontune init` prints of it
     assert [line for line in lines if line.startswith("###")] == [group for group in GROUPS if group in lines]
     for line in lines:  # what is commented out is a key, too
         if match := re.match(r"# (\w+): ", line):

@@ -98,7 +98,7 @@ def test_a_run_is_a_page(capfd):
         assert text in out
     assert len(re.findall(r"^\d+ of 20 ", out, re.M)) == 20 and len(re.findall("^step .*held out", out, re.M)) == 2
     log = (folder / "train.log").read_text()
-    assert "input_ids" in log and "Saving model checkpoint" in log and "20 of 20" in log
+    assert "input_ids" in log and "***** train metrics" in log and "20 of 20" in log
     assert "input_ids" not in out
     code, out, _ = command(
         capfd, "train", write_config(keys | {"max_steps": 1, "output_dir": str(folder / "again")}), "--verbose"

@@ -10,6 +10,7 @@ from motiontune.terminal import take_verbose
 
 
 COMMANDS = {
+    "init": "write example YAMLs to begin with",
     "train": "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens",
     "inspect": "show what training will see: every variable of a batch, and pictures of the targets",
     "extract": "write the motion of clips to files, with pictures to look at",
