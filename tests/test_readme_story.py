@@ -1,4 +1,4 @@
-"""README's commands, in their order, in an empty folder: with a tiny model, and with clips in place of the data set's."""
+"""README's commands, in their order, in an empty folder: with a tiny model, and clips in place of the data set's."""
 
 import json
 import re

@@ -12,6 +12,7 @@ from motiontune.tables import text_table
 
 DESCRIPTION = "Write example YAMLs: training, prediction and export, with motion."
 FIRST = "qwen2vl_lora_motion.yaml"
+SUFFIXES = (".md", ".yaml", ".py", ".json", ".sh", ".ipynb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
             write_text(out / name, (source / name).read_text("utf-8"))
     rows = [(str(out / name), _comment(source / name)) for name in found if name.endswith(".yaml") and "/" not in name]
     print(text_table(rows))
-    print(
-        f"\nPut your model and data set in, look at what training will see, and train:\n\n  motiontune inspect {out / FIRST}"
-    )
-    print(f"  motiontune train {out / FIRST}")
+    print("\nPut your model and data set in, look at what training will see, and train:\n")
+    print(f"  motiontune inspect {out / FIRST}\n  motiontune train {out / FIRST}")
 
 
 def examples() -> Path:
@@ -48,11 +47,7 @@ def examples() -> Path:
 
 def _files(folder: Path) -> Iterator[str]:
     for file in folder.rglob("*"):
-        if (
-            file.is_file()
-            and file.suffix in (".md", ".yaml", ".py", ".json", ".sh", ".ipynb")
-            and file.name != "__init__.py"
-        ):
+        if file.is_file() and file.suffix in SUFFIXES:
             yield file.relative_to(folder).as_posix()
 
 
