@@ -2,10 +2,12 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
+from typing import Any
 
-from motiontune.errors import exit_with_message
+from motiontune.errors import check_extra, exit_with_message
 from motiontune.terminal import take_verbose
 
 
@@ -32,6 +34,14 @@ LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        print(f"motiontune {importlib.metadata.version('motiontune')}")
+        parser.exit()
+
+
 def parser_of(name: str) -> argparse.ArgumentParser:
     """The parser of one command's arguments."""
     command = importlib.import_module(f"motiontune.commands.{name}")
@@ -52,6 +62,8 @@ def run_command(name: str, words: list[str]) -> None:
         MotiontuneError: on a mistake of the user's.
     """
     words = take_verbose(words)
+    if name in SLOW and not {"-h", "--help"} & set(words):
+        check_extra(name)
     waits = not {"-h", "--help"} & set(words) and "torch" not in sys.modules
     if name in SLOW and words and waits and os.environ.get("RANK", "0") == "0":
         print(f"motiontune {name}: loading torch, transformers and LLaMA-Factory ...", file=sys.stderr, flush=True)
@@ -71,6 +83,7 @@ def main() -> None:
         + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
         + "\n\n--verbose behind a command prints what all libraries print, which train and evaluate keep in a log.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="`motiontune command --help` lists them")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loader workers fork after tokenizing
