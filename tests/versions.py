@@ -25,7 +25,7 @@ LEFT_OUT = "not av1 and not vision_encoder and not other_libraries"
 """Tests that need torch, and an encoder that PyAV 19's wheels do not have."""
 
 ENVIRONMENTS = [("3.11", "lowest-direct"), ("3.11", "highest"), ("3.12", "highest"), ("3.13", "highest")]
-TESTS = "test_files test_grid test_clip test_codec test_blockmatch test_flow test_follow test_consensus test_motion_file test_sources test_core".split()
+NAMES = "files grid clip codec blockmatch flow follow consensus motion_file sources core".split()
 
 
 def core_dependencies() -> list[str]:
@@ -45,9 +45,9 @@ def run(uv: list[str], python: str, resolution: str, work: Path) -> str:
     subprocess.run([*into, *TOOLS], **quiet)
     subprocess.run([*into, "--no-deps", "--editable", ROOT], **quiet)
     listed = subprocess.run([*uv, "pip", "list", "--python", interpreter], capture_output=True, text=True).stdout
-    versions = {name: version for name, version in (line.split()[:2] for line in listed.splitlines()[2:])}
+    versions = dict(line.split()[:2] for line in listed.splitlines()[2:])
     used = ", ".join(f"{name} {versions[name]}" for name in ("av", "numpy", "opencv-python-headless", "numba"))
-    tests = [str(ROOT / "tests" / f"{name}.py") for name in TESTS]
+    tests = [str(ROOT / "tests" / f"test_{name}.py") for name in NAMES]
     command = [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "-k", LEFT_OUT, *tests]
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

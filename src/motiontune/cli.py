@@ -22,12 +22,13 @@ COMMANDS = {
     "report": "write one page about a run: curves, metrics, best and worst clips, configuration",
     "export": "merge an adapter into its model and carry the motion head along",
     "prepare": "bring a data set (something-something) into LLaMA-Factory's format",
+    "schema": "print a JSON Schema of a training YAML, for editors",
     "demo": "train a tiny model on synthetic clips and show what it learned, in 3 minutes",
 }
 """Each is a module of its name in `motiontune.commands`, and is imported when it is called."""
 
 
-SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "demo")
+SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "schema", "demo")
 """Commands that load torch, and LLaMA-Factory."""
 
 LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
