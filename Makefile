@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 and nothing else: the first of them makes .venv from requirements.lock.
+# `make demo` and `make test` need Python 3.11, 3.12 or 3.13 and nothing else: the first of them makes .venv from requirements.lock.
 # VENV=path takes another environment, PYTHON=path another interpreter, ARGS="..." goes to the command that is run.
 
 VENV ?= .venv
@@ -7,21 +7,22 @@ ARGS ?=
 PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.motiontune-stamp
-IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	$$p -c '$(IS_311)' >/dev/null 2>&1 && command -v $$p && break; done)
+IS_FIT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c '$(IS_FIT)' >/dev/null 2>&1 && command -v $$p && break; done)
 UV ?= $(shell uv --version >/dev/null 2>&1 && command -v uv || echo build/uv/bin/uv)
 
 export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-engines test-configurations clips figures lint format types lock clean
+.PHONY: help env demo test test-slow test-engines test-configurations test-versions clips figures lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
 	@echo 'make test       run the tests; test-slow runs the ones that take long, test-engines all engines'
 	@echo 'make test-configurations   draw configurations and data for half an hour (MOTIONTUNE_MINUTES)'
+	@echo 'make test-versions   test clips and motion with the oldest and newest allowed versions, and each Python that is here'
 	@echo 'make clips      fetch the real clips that some tests use'
 	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
 	@echo 'make lint       check style; format repairs it; types checks types'
@@ -46,6 +47,9 @@ test-engines: $(STAMP)
 
 test-configurations: $(STAMP)
 	$(BIN)/python -m pytest -m slow -s tests/test_any_configuration.py $(ARGS)
+
+test-versions: | $(UV)
+	'$(PYTHON)' tests/versions.py --uv '$(UV)' $(ARGS)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)
@@ -75,7 +79,7 @@ clean:
 # uv where it can be had, else pip (which may know of a mirror that uv doesn't). The lock file is complete, so neither
 # resolves anything, and it has setuptools, so motiontune itself is built without the network.
 $(STAMP): requirements.lock pyproject.toml | $(UV)
-	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 found; name one with PYTHON=path' >&2; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 to 3.13 found; name one with PYTHON=path' >&2; exit 1; }
 	test -x $(BIN)/python || $(UV) venv --python '$(PYTHON)' $(VENV) || '$(PYTHON)' -m venv $(VENV)
 	$(UV) pip install --python $(BIN)/python --no-deps -r requirements.lock \
 		|| { '$(PYTHON)' -m venv $(VENV) && $(BIN)/python -m pip install --no-deps -r requirements.lock; }
@@ -84,6 +88,6 @@ $(STAMP): requirements.lock pyproject.toml | $(UV)
 
 # Into a folder of its own, which Debian's externally managed Python allows; without pip, through an environment.
 build/uv/bin/uv:
-	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 found; name one with PYTHON=path' >&2; exit 1; }
+	@test -n '$(PYTHON)' || { echo 'make: no Python 3.11 to 3.13 found; name one with PYTHON=path' >&2; exit 1; }
 	'$(PYTHON)' -m pip install --quiet --target build/uv uv \
 		|| { rm -rf build/uv && '$(PYTHON)' -m venv build/uv && build/uv/bin/python -m pip install --quiet uv; }

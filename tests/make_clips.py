@@ -122,7 +122,8 @@ def encode(
             setattr(stream.codec_context, key, value)
         for image, time in zip(frames, itertools.count() if pts is None else pts, strict=False):
             frame = image if isinstance(image, av.VideoFrame) else av.VideoFrame.from_ndarray(image, format="rgb24")
-            stream.height, stream.width = frame.height, frame.width
+            if not stream.codec_context.is_open:  # with the first frame it has its size
+                stream.height, stream.width = frame.height, frame.width
             frame.pts, frame.time_base = time, Fraction(1, rate)
             output.mux(stream.encode(frame))
         output.mux(stream.encode())

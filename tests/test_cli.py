@@ -21,7 +21,20 @@ def imported():
 
 # ---- what users rely on: a change here is a change of the interface ----
 
-COMMANDS = ["train", "inspect", "extract", "predict", "evaluate", "view", "report", "export", "prepare", "demo"]
+COMMANDS = [
+    "init",
+    "train",
+    "inspect",
+    "extract",
+    "predict",
+    "evaluate",
+    "view",
+    "report",
+    "export",
+    "prepare",
+    "schema",
+    "demo",
+]
 
 KEYS = {
     "train_on_video_tokens": False,
@@ -34,6 +47,7 @@ KEYS = {
     "motion_cache_dir": None,
     "frame_cache_dir": None,
     "motion_on_error": "auto",
+    "fold_video_tokens": True,
     "motion_pictures": 4,
     "use_only_motionvector_loss": False,
     "use_motionvector_crossentropy_loss": False,

@@ -41,7 +41,7 @@ def run_example(capfd, name, **overrides):
     output = fresh_folder("example")
     keys = {"model_name_or_path": tiny(family_of(name)), "dataset_dir": dataset_dir(), "output_dir": output}
     keys |= {"bf16": "false", "use_cpu": "true", "preprocessing_num_workers": 1, "dataloader_num_workers": 0}
-    keys |= {"per_device_eval_batch_size": 2} | overrides
+    keys |= {"per_device_eval_batch_size": 2} | ({"val_size": 2} if name in TRAINING else {}) | overrides
     code, _, err = command(capfd, "train", EXAMPLES / name, *(f"{key}={value}" for key, value in keys.items()))
     assert code == 0, err[-4000:]
     return output
@@ -54,7 +54,8 @@ def _trained():
 
 def train_example(capfd, name):
     if name not in _trained():
-        _trained()[name] = run_example(capfd, name, max_steps=2, gradient_accumulation_steps=1, logging_steps=1)
+        steps = {"max_steps": 2, "eval_steps": 2, "gradient_accumulation_steps": 1, "logging_steps": 1}
+        _trained()[name] = run_example(capfd, name, **steps)
     return _trained()[name]
 
 
@@ -63,6 +64,8 @@ def test_training_examples_train(name, capfd):
     folder = train_example(capfd, name)
     first = history(folder)[0]
     assert first["motion_loss"] > 0 and ("ce_loss" in first) == ("only_motion" not in name)
+    assert first["epe"] == first["epe_zero_motion"] > 0  # the head starts at zero
+    assert next(entry["eval_epe"] for entry in history(folder) if "eval_epe" in entry) > 0  # on the held-out clips
     assert weights(folder)["motion_head.weight"].any()
     assert (folder / "training_motion_loss.png").is_file()  # plot_loss
 
@@ -107,7 +110,8 @@ def test_examples_are_written_as_llamafactorys(name):
     keys = read_config([str(EXAMPLES / name)])
     check_keys(keys, classes)
     assert clean_values(keys, classes) == keys
-    lines = (EXAMPLES / name).read_text("utf-8").splitlines()
+    first, *lines = (EXAMPLES / name).read_text("utf-8").splitlines()
+    assert re.fullmatch("# .+", first)  # what `motiontune init` prints of it
     assert [line for line in lines if line.startswith("###")] == [group for group in GROUPS if group in lines]
     for line in lines:  # what is commented out is a key, too
         if match := re.match(r"# (\w+): ", line):

@@ -17,6 +17,7 @@ ROOMS = [
     "compiled",
     "files",
     "tables",
+    "terminal",
     "drawing",
     "grid",
     "video",

@@ -159,11 +159,21 @@ def test_frames_of_another_clip_are_refused(tmp_path):
 def test_curves(tmp_path):
     pytest.importorskip("matplotlib")
     source, page = write(tmp_path)
-    assert [tag for tag, _ in page.tags].count("svg") == 2
+    assert [tag for tag, _ in page.tags].count("svg") == 4  # loss, motion and text in training; held-out motion
     for label in ("motion loss", "cross-entropy", "all patches", "smoothed"):
         assert label in page.text
     assert "currentColor" in source and "#0a0b0c" not in source
     assert not any("width" in attributes for tag, attributes in page.tags if tag == "svg")
+
+
+def test_motion_has_a_plot_in_pixels_of_its_own(tmp_path):
+    pytest.importorskip("matplotlib")
+    pixels = [{"epe": 0.5, "epe_zero_motion": 0.9, "epe_moving": 2.5, "epe_moving_zero_motion": 3.25}] * 89
+    both = [entry | more for entry, more in zip(history(), pixels, strict=False)]
+    _, page = write(tmp_path, log_history=both)
+    assert [tag for tag, _ in page.tags].count("svg") == 3
+    assert "End-point error in training; dotted: predicting no motion" in page.text
+    assert "moving patches" in page.text and "motion loss" not in page.text
 
 
 def test_curves_survive_odd_histories(tmp_path):

@@ -59,7 +59,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
-        value = getattr(import_module(f"motiontune.{_PLACES[name]}"), name)
+        try:
+            value = getattr(import_module(f"motiontune.{_PLACES[name]}"), name)
+        except ModuleNotFoundError as error:
+            if not _PLACES[name].startswith("llamafactory."):
+                raise
+            needed = f"{name} needs {error.name}: pip install 'motiontune[llamafactory]'"
+            raise ImportError(needed, name=error.name) from error
     elif name == "__version__":
         from importlib.metadata import version
 

@@ -2,13 +2,17 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
+from typing import Any
 
-from motiontune.errors import exit_with_message
+from motiontune.errors import check_extra, exit_with_message
+from motiontune.terminal import take_verbose
 
 
 COMMANDS = {
+    "init": "write example YAMLs to begin with",
     "train": "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens",
     "inspect": "show what training will see: every variable of a batch, and pictures of the targets",
     "extract": "write the motion of clips to files, with pictures to look at",
@@ -18,13 +22,25 @@ COMMANDS = {
     "report": "write one page about a run: curves, metrics, best and worst clips, configuration",
     "export": "merge an adapter into its model and carry the motion head along",
     "prepare": "bring a data set (something-something) into LLaMA-Factory's format",
+    "schema": "print a JSON Schema of a training YAML, for editors",
     "demo": "train a tiny model on synthetic clips and show what it learned, in 3 minutes",
 }
 """Each is a module of its name in `motiontune.commands`, and is imported when it is called."""
 
 
+SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "schema", "demo")
+"""Commands that load torch, and LLaMA-Factory."""
+
 LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        print(f"motiontune {importlib.metadata.version('motiontune')}")
+        parser.exit()
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -46,6 +62,12 @@ def run_command(name: str, words: list[str]) -> None:
     Raises:
         MotiontuneError: on a mistake of the user's.
     """
+    words = take_verbose(words)
+    if name in SLOW and not {"-h", "--help"} & set(words):
+        check_extra(name)
+    waits = not {"-h", "--help"} & set(words) and "torch" not in sys.modules
+    if name in SLOW and words and waits and os.environ.get("RANK", "0") == "0":
+        print(f"motiontune {name}: loading torch, transformers and LLaMA-Factory ...", file=sys.stderr, flush=True)
     command = importlib.import_module(f"motiontune.commands.{name}")
     if getattr(command, "TAKES_KEYS", False):
         words = ["--", *words]  # LLaMA-Factory's own parser reads what looks like options
@@ -58,8 +80,11 @@ def main() -> None:
         "motiontune",
         description="Teach video-language models to see motion.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+        + "\n\n--verbose behind a command prints what all libraries print, which train and evaluate keep in a log.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="`motiontune command --help` lists them")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loader workers fork after tokenizing

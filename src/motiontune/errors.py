@@ -1,6 +1,7 @@
 """What goes wrong for reasons that a user can change, and how it is shown: in one line, without a traceback."""
 
 import difflib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -45,6 +46,21 @@ class MotionUnavailable(MotiontuneError):
 
 class HeadError(MotiontuneError):
     """A saved motion head that does not fit the model or the processor; the message has both numbers."""
+
+
+OF_THE_EXTRA = ("llamafactory", "datasets", "gradio", "matplotlib", "omegaconf", "peft", "trl")
+INSTALL = "pip install 'motiontune[llamafactory]'"
+
+
+def check_extra(command: str) -> None:
+    """Refuse, at once, a command that needs LLaMA-Factory where that is not installed.
+
+    Raises:
+        ConfigError: with what to install.
+    """
+    missing = [name for name in ("torch", "llamafactory") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{command} needs {' and '.join(missing)}, which motiontune alone does not bring: {INSTALL}")
 
 
 def nearest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
@@ -111,9 +127,9 @@ def exit_with_message(run: Callable[[], object]) -> None:
     except subprocess.CalledProcessError as error:  # torchrun has printed what happened
         sys.exit(error.returncode)
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("llamafactory", "gradio"):
+        if (error.name or "").partition(".")[0] not in OF_THE_EXTRA:
             raise
-        print(f"motiontune: {error}; install it with: pip install 'motiontune[llamafactory]'", file=sys.stderr)
+        print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from motiontune.evaluation.templates import read_templates
 from motiontune.files import claim, write_text
 from motiontune.runs.folder import EVALUATION, prediction_files, read_json, read_texts
 from motiontune.runs.report import sampled_frames
+from motiontune.terminal import current, is_verbose, run_terminal
 
 
 DESCRIPTION = "Measure a model's text and motion over a data set."
@@ -83,19 +85,27 @@ def run(arguments: argparse.Namespace) -> None:
         "motion_dir": arguments.motion_dir,
         "trust_remote_code": arguments.trust_remote_code or None,
     }
-    result = evaluate(
-        arguments.model,
-        arguments.dataset,
-        arguments.dataset_dir,
-        arguments.out,
-        base=arguments.base,
-        template=arguments.template,
-        keys={key: value for key, value in keys.items() if value is not None},
-        templates=arguments.templates,
-        rounds=arguments.bootstrap,
-        plots=arguments.save_plots,
-    )
-    print(result.table())
+    with run_terminal("evaluate.log", with_result=False) as terminal:
+        terminal.show(f"Reading {arguments.model} ...")
+        result = evaluate(
+            arguments.model,
+            arguments.dataset,
+            arguments.dataset_dir,
+            arguments.out,
+            base=arguments.base,
+            template=arguments.template,
+            keys={key: value for key, value in keys.items() if value is not None},
+            templates=arguments.templates,
+            rounds=arguments.bootstrap,
+            plots=arguments.save_plots,
+        )
+        if terminal.quiet:
+            from motiontune.llamafactory.page import show_files
+
+            terminal.show("\n" + result.table())
+            show_files(terminal, Path(arguments.out))
+    if not terminal.quiet:
+        print(result.table())
     if result.left_out:
         known = result.clips + result.left_out
         raise MotiontuneError(f"{result.left_out} of {known} clips cannot be read and are left out of all numbers")
@@ -143,7 +153,7 @@ def evaluate(
     known = read_templates(templates) if templates else []
     drawn = Path(out, "plots")
     claim(out, [Path(out, EVALUATION), *drawn.glob("[0-9]*-[0-9]*.png")], [templates] if templates else [])
-    with quiet_loggers():
+    with nullcontext() if current() or is_verbose() else quiet_loggers():
         own = model_keys(model, base, template)
         places = places_of(own)
         found = find_head(places)

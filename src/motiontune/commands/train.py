@@ -4,13 +4,16 @@ import argparse
 import textwrap
 
 from motiontune.commands.options import add_keys, asks_for_keys
+from motiontune.terminal import run_terminal
 
 
 DESCRIPTION = """motiontune train cfg.yaml [key=value ...]      or      motiontune train --key value ...
 
 Takes everything that `llamafactory-cli train` takes, and motiontune's own keys. After a file, key=value overrides.
+--verbose prints what all libraries print, which goes to train.log in output_dir otherwise.
 """
 TAKES_KEYS = True
+CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
 add_arguments = add_keys
@@ -26,10 +29,14 @@ def run(arguments: argparse.Namespace) -> None:
     if asks_for_keys(words):
         print(DESCRIPTION)
         _print_own_keys()
-        words = ["--help"]
-    from motiontune.llamafactory.launcher import launch
+        from motiontune.llamafactory.launcher import launch
 
-    launch(words)
+        launch(["--help"])
+    with run_terminal() as terminal:
+        terminal.show(f"Reading {words[0]} ..." if words[0].endswith(CONFIGURATIONS) else "Reading the arguments ...")
+        from motiontune.llamafactory.launcher import launch
+
+        launch(words)
 
 
 def _print_own_keys() -> None:

@@ -107,6 +107,15 @@ class MotionDataArguments(DataArguments):
             )
         },
     )
+    fold_video_tokens: bool = field(
+        default=True,
+        metadata={
+            "help": (
+                "With `predict_with_generate`: in the prompts of generated_predictions.jsonl, a run of "
+                "`<|video_pad|>` is written once, with its number: `<|video_pad|> x 700`."
+            )
+        },
+    )
     motion_pictures: int = field(
         default=4,
         metadata={

@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from llamafactory.hparams import DataArguments, FinetuningArguments
@@ -19,11 +20,13 @@ from motiontune.llamafactory.arguments import (
 )
 from motiontune.llamafactory.cluster import in_cluster, install_in_cluster
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
+from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
+from motiontune.terminal import current
 
 
 _originals: dict[str, Any] = {}
@@ -58,10 +61,16 @@ def run_exp(
     install()
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     keys = given_keys(args)
+    terminal = current()
     if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
         claim_run(keys["output_dir"], keys)
+        if terminal is not None:
+            terminal.check(Path(keys["output_dir"]))
+    page = [] if terminal is None else [WritePage(terminal)]
     with in_cluster():
-        _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys)])
+        _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys), *page])
+    for one in page:
+        one.end()
 
 
 class InstallInWorker(TrainerCallback):
@@ -123,6 +132,8 @@ def run_sft(
     callbacks: Any = None,
 ) -> None:
     """Run motiontune's workflow where a motion flag is set, LLaMA-Factory's own otherwise."""
+    if current() is not None:
+        training_args.disable_tqdm = True  # the page has the progress
     if not data_args.train_on_video_tokens:
         check_names(data_args)
         hooks: Any = nullcontext()

@@ -64,6 +64,13 @@ def launch(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     from motiontune.errors import exit_with_message
-    from motiontune.llamafactory.install import run_exp
+    from motiontune.terminal import run_terminal
 
-    exit_with_message(run_exp)
+    def train() -> None:
+        """Train as one of torchrun's processes."""
+        with run_terminal():
+            from motiontune.llamafactory.install import run_exp
+
+            run_exp()
+
+    exit_with_message(train)

@@ -1,6 +1,9 @@
 """LLaMA-Factory's SFT trainer with motion."""
 
+import json
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
@@ -8,6 +11,7 @@ from typing_extensions import override
 
 from motiontune.llamafactory.arguments import MotionFinetuningArguments
 from motiontune.llamafactory.names import get_logger
+from motiontune.runs.folder import TEXTS
 from motiontune.training.settings import MotionSettings
 from motiontune.training.trainer import MotionTrainerMixin
 
@@ -22,9 +26,12 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
 
     motion_logger = get_logger(__name__)
 
-    def __init__(self, *, finetuning_args: MotionFinetuningArguments, **kwargs: Any) -> None:
+    def __init__(
+        self, *, finetuning_args: MotionFinetuningArguments, fold_video_tokens: bool = True, **kwargs: Any
+    ) -> None:
         settings = motion_settings(finetuning_args)
         super().__init__(motion=settings, finetuning_args=finetuning_args, **kwargs)
+        self._folds = fold_video_tokens
         self._given_gen_kwargs: dict[str, Any] = dict(kwargs.get("gen_kwargs") or {})
 
     @override
@@ -43,6 +50,17 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
             return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self.processing_class.padding_side = side
+
+    @override
+    def save_predictions(self, *args: Any, **kwargs: Any) -> None:
+        """Write the predicted text; in the prompts, a run of video tokens once with its number where the keys ask."""
+        super().save_predictions(*args, **kwargs)
+        if self._folds and self.is_world_process_zero():
+            file = Path(self.args.output_dir, TEXTS)
+            rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
+            folded = [row | {"prompt": _RUN.sub(_folded, row["prompt"])} for row in rows]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in folded)
+            file.write_text(text, "utf-8")  # its own, as LLaMA-Factory has just written it
 
     def predict_each(self, datasets: dict[str, Any], skip_special_tokens: bool, **gen_kwargs: Any) -> dict[str, float]:
         """Predict several data sets, each into a folder of its own: `predict_NAME/` in the output folder.
@@ -70,6 +88,13 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
                 self.args.output_dir = output
             metrics |= results.metrics
         return metrics
+
+
+_RUN = re.compile(r"(<\|(?:video|image)_pad\|>)\1+")
+
+
+def _folded(run: re.Match[str]) -> str:
+    return f"{run[1]} x {len(run[0]) // len(run[1])}"
 
 
 def motion_settings(finetuning_args: MotionFinetuningArguments) -> MotionSettings:

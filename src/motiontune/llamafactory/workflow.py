@@ -37,6 +37,7 @@ from motiontune.llamafactory.names import (
     videos_of,
 )
 from motiontune.llamafactory.overview import LOOKED_AT, SetOverview, look_at, table
+from motiontune.llamafactory.page import settings_table
 from motiontune.llamafactory.plugin import check_template, reading_settings, with_motion
 from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
@@ -59,6 +60,8 @@ from motiontune.model.wrappers import attention_of, base_of
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
+from motiontune.terminal import ON_PAGE
+from motiontune.training.progress import names_of
 from motiontune.training.settings import TargetSettings
 from motiontune.video.clip import Sampling
 
@@ -104,6 +107,7 @@ def run_motion_sft(
         check_has_video(dataset_module["train_dataset"], data_args)
     check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
+    logger.info_rank0("Loading the model ...", **ON_PAGE)
     with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     settings = motion_settings(finetuning_args)
@@ -143,6 +147,7 @@ def run_motion_sft(
             model=model,
             args=training_args,
             finetuning_args=finetuning_args,
+            fold_video_tokens=data_args.fold_video_tokens,
             data_collator=collator,
             callbacks=callbacks,
             gen_kwargs=gen_kwargs,
@@ -153,6 +158,8 @@ def run_motion_sft(
 
     if trainer.is_world_process_zero():
         write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
+    parts = data_args, training_args, finetuning_args, dataset_module
+    logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
@@ -254,7 +261,7 @@ def check_best_metric(eval_dataset: Any, training_args: Any, finetuning_args: Mo
 
 def log_overview(overviews: list[SetOverview]) -> None:
     """Log the table of the data sets."""
-    logger.info_rank0(f"What the run reads:\n{table(overviews)}")
+    logger.info_rank0(f"What the run reads:\n{table(overviews)}", **ON_PAGE)
 
 
 def log_caches(collator: MotionDataCollator) -> None:
@@ -573,6 +580,8 @@ def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningA
     keys = ["loss"]
     if finetuning_args.motion_loss_weight > 0:
         keys += ["motion_loss", "motion_valid"]
+        form = finetuning_args.head_form
+        keys += [names_of(form)[1][0]] if form.output == "displacement" else []
         keys += ["ce_loss"] if finetuning_args.use_motionvector_crossentropy_loss else []
     eval_dataset = dataset_module.get("eval_dataset")
     for name in eval_dataset if isinstance(eval_dataset, dict) else [""] if eval_dataset is not None else []:

@@ -33,8 +33,16 @@ _CELL_WIDTH = 260  # about half as large again as it is shown, for dense screens
 _CELL_AREA = 36_000  # pixels: a tall clip gets narrower frames, so that every clip costs about the same
 
 _SPLIT_PREFIX = re.compile(r"^(?:predict|eval|test)_")
-_CURVES = {"loss": "loss", "motion_loss": "motion loss", "ce_loss": "cross-entropy"}
-_HELD_OUT = {"epe": "all patches", "epe_moving": "moving patches"}
+_EPE = {"epe": "all patches", "epe_moving": "moving patches"}
+_PANELS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("loss", {"loss": "loss"}),
+    ("end-point error, px", _EPE),
+    ("end-point error, px", {f"pooled_{key}": label.replace("patches", "steps") for key, label in _EPE.items()}),
+    ("motion loss", {"motion_loss": "motion loss"}),
+    ("cross-entropy of the text", {"ce_loss": "cross-entropy"}),
+)
+"""The plots of a run: what stands at the y axis, and the logged numbers that are drawn there. The motion's loss, which
+has no unit, only where there is no end-point error."""
 _TEXT_TILES = (
     ("loss", "Loss", "on held-out samples"),
     ("bleu-4", "BLEU-4", "of 100, over characters"),
@@ -89,8 +97,8 @@ def write_report(
             place of their own: `epe`, `epe_zero_motion`, `epe_mean_motion` and the same with `epe_moving`, in pixels;
             `direction_accuracy` and `caption_exact_match` (or `exact_match`), 0 to 1; `valid_patches`. With several
             evaluation data sets ("eval_NAME_epe") each has a table. All are listed in a fold.
-        log_history: the Trainer's; `loss`, `motion_loss`, `ce_loss`, the same of evaluations ("eval_loss"), and
-            `eval_epe`, `eval_epe_moving` are drawn over `step`.
+        log_history: the Trainer's; `loss`, `epe` and `epe_moving` (or `motion_loss`), `ce_loss` and the same of
+            evaluations ("eval_loss") are drawn over `step`, each in a plot of its own.
         clips: held-out clips, in the order in which they are shown.
         configuration: what the run was started with.
         versions: names of packages, and whatever else tells where the run took place.
@@ -207,31 +215,44 @@ def _tile(label: str, value: str, note: str) -> str:
 
 
 def _curves_section(log_history: Sequence[Mapping[str, Any]], of_datasets: Mapping[str, Mapping[str, float]]) -> str:
-    training = _all_series(log_history, _CURVES)
-    evaluated = []
-    for name in of_datasets:
-        prefix = f"eval_{name}_" if name else "eval_"
-        for label, keys in (("end-point error, px", _HELD_OUT), ("loss", _CURVES)):
-            series = _all_series(log_history, {prefix + key: curve for key, curve in keys.items()})
-            if series:
-                evaluated.append((name, label, series))
-    if not training and not evaluated:
+    panels = []
+    for name in ("training", *of_datasets):
+        prefix = "" if name == "training" else f"eval_{name}_" if name else "eval_"
+        drawn = [
+            (label, series, _levels(log_history, keys, prefix))
+            for label, keys in _PANELS
+            if (series := _all_series(log_history, {prefix + key: curve for key, curve in keys.items()}))
+        ]
+        in_pixels = any("end-point" in label for label, _, _ in drawn)
+        panels += [(name, *panel) for panel in drawn if not (in_pixels and panel[0] == "motion loss")]
+    if not panels:
         return ""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return "<section><h2>Curves</h2><p class=quiet>matplotlib is not installed, so none were drawn.</p></section>"
     figures = []
-    if training:
-        smoothed = max(len(series) for series in training.values()) >= SMOOTH_FROM
-        note = f"Training loss per step{'; faint: as logged, bold: smoothed' if smoothed else ''}"
-        figures.append(_figure(draw_curves(training, "loss").svg, note))
-    for name, label, series in evaluated:
-        zeros = {curve: of_datasets[name].get(f"{key}_zero_motion") for key, curve in _HELD_OUT.items()}
-        note = f"{label.partition(',')[0].capitalize()} on {name or 'held-out samples'}"
-        note += "; dotted: predicting no motion" if any(zeros.get(curve) for curve in series) else ""
-        figures.append(_figure(draw_curves(series, label, zeros).svg, note))
+    for name, label, series, levels in panels:
+        note = f"{label.partition(',')[0].capitalize()} {_where(name)}"
+        note += "; dotted: predicting no motion" if levels else ""
+        smoothed = max(len(points) for points in series.values()) >= SMOOTH_FROM
+        note += "; faint: as logged, bold: smoothed" if smoothed else ""
+        figures.append(_figure(draw_curves(series, label, levels).svg, note))
     return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
+
+
+def _where(name: str) -> str:
+    return "in training" if name == "training" else f"on {name or 'held-out samples'}"
+
+
+def _levels(log_history: Sequence[Mapping[str, Any]], keys: Mapping[str, str], prefix: str) -> dict[str, float | None]:
+    """The mean of what predicting no motion scored, for each curve of end-point errors."""
+    found: dict[str, float | None] = {}
+    for key, curve in keys.items():
+        zero = _series(log_history, f"{prefix}{key}_zero_motion")
+        if len(zero):
+            found[curve] = float(zero[:, 1].mean())
+    return found
 
 
 def _all_series(log_history: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, NDArray[np.float64]]:

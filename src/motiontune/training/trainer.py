@@ -46,6 +46,7 @@ from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, 
 from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
+from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
 from motiontune.training.settings import MotionSettings
 from motiontune.video.clip import Sampling
 
@@ -87,7 +88,8 @@ class MotionTrainerMixin(_Trainer):
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
-        self._window = torch.zeros(8, dtype=torch.float64)
+        self._window = torch.zeros(8 + SUMS, dtype=torch.float64)
+        self._progress = Progress(0)
         self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
         self._sources: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
@@ -167,6 +169,10 @@ class MotionTrainerMixin(_Trainer):
             numbers = [number.to(loss.device, torch.float64) for number in numbers]
             self._window = self._window.to(loss.device)
             self._window[:6] += torch.stack(numbers)
+            head = base_of(self.model).motion_head.config
+            if head.output == "displacement":
+                unit, target = head.patch * head.scale, inputs["motion_targets"]
+                self._window[8:] += end_point_sums(outputs.motion, target, mask, unit).to(loss.device)
         return (loss, outputs) if return_outputs else loss
 
     @override
@@ -260,6 +266,9 @@ class MotionTrainerMixin(_Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add `motion_loss`, `ce_loss` and `motion_valid` (share of valid targets) since the last log.
 
+        So are the end-point errors in pixels, under the names of the evaluation's: `epe`, `epe_zero_motion` (what no
+        motion would have scored), `epe_moving` and `epe_moving_zero_motion`. Of directions there are none.
+
         Steps that had nothing to learn take no part in `loss` and `train_loss`; where there was no other, these are
         absent.
 
@@ -269,7 +278,8 @@ class MotionTrainerMixin(_Trainer):
         if "loss" in logs or "train_loss" in logs:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
             self._window.zero_()
-            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, steps, learned = window.tolist()
+            ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, *rest = window.tolist()
+            steps, learned, *errors = rest
             steps, learned = steps / self.accelerator.num_processes, learned / self.accelerator.num_processes
             self._steps, self._learned = self._steps + steps, self._learned + learned
             self._motion_learned += motion_count
@@ -284,9 +294,19 @@ class MotionTrainerMixin(_Trainer):
                     logs["motion_loss"] = motion_sum / motion_count
                 if motion_total:
                     logs["motion_valid"] = motion_valid / motion_total
+                self._log_errors(logs, steps, errors)
             if not self._learned and self._steps and (self._steps >= STEPS_OF_NOTHING or (self.state.epoch or 0) >= 1):
                 self._refuse_nothing()
         super().log(logs, start_time)
+
+    def _log_errors(self, logs: dict[str, float], steps: float, errors: list[float]) -> None:
+        form = base_of(self.model).motion_head.config
+        for names, (count, *both) in zip(names_of(form), (errors[:3], errors[3:]), strict=True):
+            if count:
+                logs.update({name: value / count for name, value in zip(names, both, strict=True)})
+        warning = self._progress.notice(self.state.global_step, steps, *errors[4:])
+        if warning and self.is_world_process_zero():
+            self.motion_logger.warning(warning)
 
     # ---- optimizer ----
 
@@ -322,6 +342,7 @@ class MotionTrainerMixin(_Trainer):
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        self._progress = Progress(self.args.get_warmup_steps(max_steps))
         if resume_from_checkpoint is not None:
             check_processes(self.accelerator, resume_from_checkpoint)
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -17,6 +18,9 @@ from motiontune.files import as_url, known_digest
 
 
 Opened = tuple[InputContainer, VideoStream]
+
+# old AVI files carry titles in other encodings than UTF-8; PyAV 19 no longer takes the argument
+_READING: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def open_video(path: str) -> Iterator[Opened]:
         raise ClipError(path, "is empty (0 bytes)")
     try:
         # old AVI files carry titles in other encodings than UTF-8
-        with av.open(as_url(path), "r", metadata_errors="ignore") as container:
+        with av.open(as_url(path), "r", **_READING) as container:
             if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
                 raise ClipError(path, "is a text file, not a video")
             yield container, _video_stream(path, container)
