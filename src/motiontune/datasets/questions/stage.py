@@ -128,13 +128,13 @@ class Stage:
             image = image + cover[:, :, None] * (surface - image)
         return image.round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2)
 
-    def motion(self, script: Script, step: int = -1, camera: bool = True) -> Motion:
+    def motion(self, script: Script, step: int = -1, known: Tensor | None = None) -> Motion:
         """Tell how each pixel moves.
 
         Args:
             script: what happens.
             step: -1: since the previous frame; 1: to the next one. Frames without one are nowhere seen in it.
-            camera: false where frames were drawn on others' frames: nothing is known of the background.
+            known: bool [B], whether the background's motion is known; not where a clip was drawn on a video.
         """
         count, objects, frames = script.centres.shape[:3]
         here = torch.arange(frames)
@@ -160,7 +160,7 @@ class Stage:
             if script.depths[:, k].any():
                 inside = torch.where(mine, self._outside(script, k, *other) <= 0, inside)
         other_x, other_y = x + moved_x, y + moved_y
-        seen = inside & (camera | (shown >= 0))
+        seen = inside if known is None else inside & (known.to(self.device)[:, None, None, None] | (shown >= 0))
         for k in range(objects):
             away_x, away_y = self._around((other_x, other_y), script.centres[:, k, there])
             own = _turned(away_x, away_y, -script.angles[:, k, there].to(self.device))
