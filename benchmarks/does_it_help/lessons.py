@@ -90,7 +90,7 @@ class LessonLab(Lab):
     ) -> None:
         self.stage = Stage(photos, setting.side, device)
         seen = len(photos) - unseen
-        self.world = World(setting.frames, seen, unseen, seen, cameras=("still",))
+        self.world = World(setting.frames, seen, unseen, seen, cameras=("still",), plain=False)
         super().__init__(folder, setting, photos, unseen, device, clips, chunk)
 
     def make_questions(self) -> Lessons:

@@ -449,8 +449,11 @@ class Experiment:
         if runner is None:
             device = arguments.device if arguments.mode else "cpu"
             runner = Runner(arguments, False, arguments.processes, device)
-            self.note(mode=f"processes, {device}", steps_per_second=runner.speed())
-        log(f"{self.plan['mode']}: {self.plan['steps_per_second']:.1f} steps/s in all, {runner.at_once} at a time")
+            self.note(mode=f"processes, {device}")
+            if not arguments.steps:  # else nothing is to be chosen, and a cell that does not end is cut
+                self.note(steps_per_second=runner.speed())
+        speed = self.plan.get("steps_per_second")
+        log(f"{self.plan['mode']}: {runner.at_once} at a time" + (f", {speed:.1f} steps/s in all" if speed else ""))
         return runner
 
     def do(self, runner: Runner, cells: list[Cell]) -> None:

@@ -36,6 +36,7 @@ COMPASS = {
 RADII = (0.16, 0.23)  # of the frame's side
 LARGE_RADII = (0.26, 0.36)  # of what is looked at more closely
 MOST_ZOOM = 1.15
+TILT = 0.3  # radians at most, of what does not turn
 SHAKE = 0.012  # standard deviation, of the frame's side
 TURN = 5.0  # radians for each side of the frame that a moving object goes
 APPROACH = 4.0  # octaves, likewise
@@ -106,7 +107,7 @@ SPEED, STOPS, TURNS, APPROACHES = (
 # Our own, in the manner of Something-Something's; what is in brackets is filled in.
 CAPTIONS = {
     "move": ("{} gliding {}", "{} drifting {}", "{} going {} at an even pace"),
-    "faster": ("{} moving {} faster and faster", "{} picking up speed on its way {}"),
+    "faster": ("{} moving {} faster and faster", "{} gaining speed on its way {}"),
     "slower": ("{} moving {} slower and slower", "{} losing speed on its way {}"),
     "halts": ("{} moving {} and then halting", "{} gliding {} until it rests"),
     "turns": ("{} spinning {}", "{} turning {} on the spot"),
@@ -125,6 +126,7 @@ class Question:
         options: the words that may answer it, in the order of the text; none of a caption.
         answer: the right one.
         template: of a caption, with what fills it in brackets.
+        action: of a caption, of CAPTIONS.
     """
 
     task: str
@@ -132,6 +134,7 @@ class Question:
     options: tuple[str, ...]
     answer: str
     template: str = ""
+    action: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class World:
         photos: the first so many of the backgrounds give textures, too.
         speeds: of the frame's side per frame, from and to.
         cameras: which there are, of CAMERAS, in equal parts.
+        plain: objects may be nearly plain, shaded like a ball, or have a photo for their texture.
     """
 
     frames: int
@@ -153,6 +157,7 @@ class World:
     photos: int = 0
     speeds: tuple[float, float] = (0.03, 0.06)
     cameras: tuple[str, ...] = CAMERAS
+    plain: bool = True
 
     @property
     def unseen_speeds(self) -> tuple[tuple[float, float], ...]:
@@ -217,7 +222,10 @@ class Draw:
         colours = torch.stack([torch.randperm(len(COLOURS), generator=self.random)[:objects] for _ in range(self.count)])
         own = SEEN_TEXTURES + self.number(32, *shape) if self.split == "ood_objects" else self.number(32, *shape)
         photos = 2 * SEEN_TEXTURES + self.number(max(world.photos, 1), *shape)
-        textured = self.uniform(0, 1, *shape)  # a third each: textures, photos, and nearly plain
+        textured = self.uniform(0, 1, *shape)  # a third each: photos, textures, and nearly plain
+        shaded = self.uniform(0, 1, *shape) < 0.25
+        if not world.plain:
+            textured, shaded = torch.full_like(textured, 0.5), torch.zeros_like(shaded)
         grounds = self.number(world.grounds)
         if self.split == "ood_photos":
             grounds = world.grounds + self.number(world.unseen_grounds)
@@ -225,14 +233,14 @@ class Draw:
         camera, zoom = self._camera()
         return Script(
             centres=rest,
-            angles=self.uniform(-math.pi, math.pi, objects, 1).expand(-1, -1, world.frames).clone(),
+            angles=self.uniform(-TILT, TILT, objects, 1).expand(-1, -1, world.frames).clone(),
             depths=torch.zeros(self.count, objects, world.frames),
             radii=self.uniform(*radii, *shape),
             shapes=numbers[self.number(len(numbers), *shape)],
             colours=colours,
             textures=torch.where((textured < 1 / 3) & (world.photos > 0), photos, own),
             contrast=torch.where(textured > 2 / 3, self.uniform(0.2, 0.3, *shape), self.uniform(0.45, 0.6, *shape)),
-            shading=torch.where(self.uniform(0, 1, *shape) < 0.25, self.uniform(0.6, 0.9, *shape), 0.0),
+            shading=torch.where(shaded, self.uniform(0.6, 0.9, *shape), 0.0),
             light=self.uniform(-math.pi, math.pi, *shape),
             camera=camera,
             zoom=zoom,
@@ -283,10 +291,12 @@ def _along(script: Script, ways: Tensor, steps: Tensor, k: int = 0) -> Script:
     return replace(script, centres=centres)
 
 
-def _turning(script: Script, steps: Tensor) -> Script:
-    """Let the object turn by steps float32 [B, F - 1], radians."""
+def _turning(draw: Draw, script: Script, steps: Tensor, turns: Tensor | None = None) -> Script:
+    """Let objects turn, from any angle, by steps float32 [B, F - 1], radians: all of them, or where bool [B] is set."""
     angles = script.angles.clone()
-    angles[:, 0] += torch.nn.functional.pad(steps.cumsum(1), (1, 0))
+    begin = draw.uniform(-math.pi, math.pi, 1)
+    begin = begin if turns is None else torch.where(turns[:, None], begin, angles[:, 0, :1])
+    angles[:, 0] = begin + torch.nn.functional.pad(steps.cumsum(1), (1, 0))
     return replace(script, angles=angles)
 
 
@@ -331,7 +341,8 @@ def _stops(draw: Draw, task: str) -> Made:
     stops = draw.balanced(2) == 0
     turns, going = draw.number(2)[:, None] == 0, _until(draw, stops)
     script = _along(draw.script(), _somewhere(draw), _even(draw) * going * ~turns)
-    script = _turning(script, _even(draw) * TURN * going * turns * _sense(draw.number(2)))
+    steps = _even(draw) * TURN * going * turns * _sense(draw.number(2))
+    script = _turning(draw, script, steps, turns[:, 0])
     return script, [ask(draw, task, STOPS, STOPS[not one]) for one in stops.tolist()]
 
 
@@ -342,7 +353,7 @@ def _sense(number: Tensor) -> Tensor:
 
 def _turns(draw: Draw, task: str) -> Made:
     sense = draw.balanced(2)
-    script = _turning(draw.script(radii=LARGE_RADII), _even(draw) * TURN * _sense(sense))
+    script = _turning(draw, draw.script(radii=LARGE_RADII), _even(draw) * TURN * _sense(sense))
     return script, [ask(draw, task, TURNS, TURNS[one]) for one in sense.tolist()]
 
 
@@ -401,7 +412,8 @@ def _caption(draw: Draw, task: str) -> Made:
     walk = walk * (going * ~spins[:, None])[..., None]
     script = replace(script, centres=script.centres[:, :, :1].expand_as(script.centres).clone())
     script = _along(script, walk, torch.ones(walk.shape[:2]))
-    script = _turning(script, _even(draw) * TURN * going * spins[:, None] * _sense(sense))
+    steps = _even(draw) * TURN * going * spins[:, None] * _sense(sense)
+    script = _turning(draw, script, steps)  # all from any angle: else it would tell what turns
     questions, words = [], list(WAYS)
     for row, action in enumerate(actions):
         form = draw.pick(CAPTIONS[action])
@@ -412,7 +424,7 @@ def _caption(draw: Draw, task: str) -> Made:
         # the way belongs to the template, as in Something-Something
         template = form.format("[Something]", *named)
         answer = form.format(thing[0].upper() + thing[1:], *named)
-        questions.append(Question(task, draw.pick(WORDINGS[task]), (), answer, template))
+        questions.append(Question(task, draw.pick(WORDINGS[task]), (), answer, template, action))
     return script, questions
 
 
