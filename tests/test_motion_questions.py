@@ -1,4 +1,4 @@
-"""Motion questions: exact motion, no way around it, a data set that trains, and the benchmark's first clips unchanged."""
+"""Motion questions: exact motion, no way around it, and a data set that trains."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from motiontune.commands import prepare as prepare_command
 from motiontune.datasets.questions import tasks, writing
 from motiontune.datasets.questions.noise import make_noise
-from motiontune.datasets.questions.stage import Motion, Script, Stage, patch_motion
+from motiontune.datasets.questions.stage import Script, Stage, patch_motion
 from motiontune.datasets.questions.tasks import TASKS, Question, World, make_scripts
 from motiontune.errors import ConfigError
 from motiontune.grid import VideoGrid
@@ -87,13 +87,17 @@ def test_motion_carries_each_frame_to_its_neighbour(photos: torch.Tensor, task: 
 def test_what_is_covered_or_leaves_is_not_seen(stage: Stage) -> None:
     script, _ = make_scripts("which_way_4", 1, "train", dataclasses.replace(WORLD, cameras=("still",)), 0)
     path = torch.tensor([[0.3, 0.5], [0.5, 0.5], [0.7, 0.5], [0.9, 0.5]])
-    script = dataclasses.replace(script, centres=path[None, None], radii=torch.tensor([[0.15]]), shapes=script.shapes * 0)
+    script = dataclasses.replace(
+        script, centres=path[None, None], radii=torch.tensor([[0.15]]), shapes=script.shapes * 0
+    )
     past, ahead = stage.motion(script), stage.motion(script, 1)
     middle = SIDE // 2
     # frame 1: the circle is at 0.5; what it has just left, at 0.3, was covered in frame 0, and 0.7 will be in frame 2
     assert not past.seen[0, 1, middle, round(0.3 * SIDE)] and ahead.seen[0, 1, middle, round(0.3 * SIDE)]
     assert past.seen[0, 1, middle, round(0.7 * SIDE)] and not ahead.seen[0, 1, middle, round(0.7 * SIDE)]
-    assert past.seen[0, 1, middle, middle] and past.vectors[0, 1, middle, middle].tolist() == pytest.approx([5.6, 0], abs=1e-4)
+    assert past.seen[0, 1, middle, middle] and past.vectors[0, 1, middle, middle].tolist() == pytest.approx(
+        [5.6, 0], abs=1e-4
+    )
     vectors, valid = patch_motion(past, 14)
     assert vectors.shape == (1, 4, 2, 2, 2) and valid.shape == (1, 4, 2, 2)
 
@@ -110,14 +114,16 @@ def test_a_camera_moves_the_background_against_the_object(stage: Stage) -> None:
                 here = motion.seen[clip, frame] & (motion.shown[clip, frame] == surface)
                 if here.any():
                     vectors = motion.vectors[clip, frame][here]
-                    torch.testing.assert_close(vectors, expected[clip, frame - 1].expand_as(vectors), atol=1e-4, rtol=0)
+                    torch.testing.assert_close(
+                        vectors, expected[clip, frame - 1].expand_as(vectors), atol=1e-4, rtol=0
+                    )
 
 
 # ---- no way around motion ----
 
 
 def probes(features: NDArray[np.float64], answers: NDArray[np.int64]) -> list[float]:
-    """Shares of right answers of ridge regression, class means and five neighbours, on the second half of the clips."""
+    """Right answers of ridge regression, class means and five neighbours, on the second half of the clips."""
     x = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     x = np.concatenate([x, np.ones((len(x), 1))], 1)
     half, classes = len(x) // 2, np.arange(answers.max() + 1)
@@ -220,11 +226,16 @@ def test_motion_tells(many: dict[str, Drawn], stage: Stage, task: str) -> None:
     mean = (moved * on[..., None]).sum((2, 3)) / count[..., None]
     own = (script.centres[:, 0] - script.camera).remainder(1) * SIDE
     at = torch.arange(SIDE) + 0.5
-    x, y = ((at - own[..., :1, None] + SIDE / 2) % SIDE - SIDE / 2, (at[:, None] - own[..., 1:, None] + SIDE / 2) % SIDE - SIDE / 2)
+    x, y = (
+        (at - own[..., :1, None] + SIDE / 2) % SIDE - SIDE / 2,
+        (at[:, None] - own[..., 1:, None] + SIDE / 2) % SIDE - SIDE / 2,
+    )
     spin = ((x * moved[..., 1] - y * moved[..., 0]) * on).sum((2, 3)) / count
     grow = ((x * moved[..., 0] + y * moved[..., 1]) * on).sum((2, 3)) / count
     length = mean.norm(dim=-1)
-    features = torch.cat([mean[:, 1:].flatten(1), spin[:, 1:], grow[:, 1:], length[:, 1:], torch.diff(length[:, 1:])], 1)
+    features = torch.cat(
+        [mean[:, 1:].flatten(1), spin[:, 1:], grow[:, 1:], length[:, 1:], torch.diff(length[:, 1:])], 1
+    )
     classes = len({question.answer for question in questions})
     assert max(probes(features.numpy().astype(np.float64), answers_of(task, questions))) > 1 / classes + 0.25
 
@@ -237,11 +248,13 @@ def test_the_probes_find_a_leak(many: dict[str, Drawn], stage: Stage) -> None:
     inside = 0.5 + (script.centres[:, :, :1].remainder(1) - 0.5) * 0.3 - 2 * way[:, None, None]
     leaky = dataclasses.replace(script, centres=script.centres - script.centres[:, :, :1] + inside)
     answers = answers_of("which_way_4", questions)
-    assert max(probes(places(leaky, 0), answers)) > bound(4) and max(probes(looks(stage.draw(leaky), 0), answers)) > bound(4)
+    assert max(probes(places(leaky, 0), answers)) > bound(4) and max(
+        probes(looks(stage.draw(leaky), 0), answers)
+    ) > bound(4)
 
 
 def test_a_figure_of_noise_is_not_in_any_frame() -> None:
-    """Neighbouring cells are alike half of the time, also across the figure's edge; the whole clip tells them apart."""
+    """Neighbouring cells are alike half of the time, also across the figure's edge."""
     frames, (past, _), _ = make_noise(24, "train", WORLD, 0, 56)
     cells = frames[..., 0].numpy() > 100
     mask = past.shown.numpy() >= 0
@@ -316,7 +329,9 @@ def test_the_data_set_has_clips_with_their_motion(tmp_path: Path) -> None:
     stages, world = writing.stages_of(task)
     for row in rows:
         question, answer = (message["content"] for message in row["messages"])
-        assert question.startswith("<video>") and answer in row["options"] and all(o in question for o in row["options"])
+        assert (
+            question.startswith("<video>") and answer in row["options"] and all(o in question for o in row["options"])
+        )
         clip = read_clip(str(tmp_path / row["videos"][0]), 8.0, 4)
         assert clip.frames.shape == (4, 56, 56, 3)
         job = writing.Job(task, "train", row["task"], 0, ())
@@ -374,4 +389,6 @@ def test_the_command_tells_the_yaml(tmp_path: Path, capsys: pytest.CaptureFixtur
     prepare_command.run(parser.parse_args(words))
     printed = capsys.readouterr().out
     assert "dataset: motion_questions_train\neval_dataset: motion_questions_ood_speeds\n" in printed
-    assert "train_on_video_tokens: true" in printed and "motion_source: file" in printed and "video_fps: 8.0" in printed
+    assert (
+        "train_on_video_tokens: true" in printed and "motion_source: file" in printed and "video_fps: 8.0" in printed
+    )

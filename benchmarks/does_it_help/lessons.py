@@ -1,4 +1,4 @@
-"""Many kinds of questions for `many.py`: clips and questions of `motiontune prepare motion-questions`, drawn in batches.
+"""Many kinds of questions for `many.py`: those of `motiontune prepare motion-questions`, drawn in batches.
 
 Only questions whose answer is one word, so that all batches have one length. A question's text is one of a few dozen
 of its task, each of which occurs with each of its answers.

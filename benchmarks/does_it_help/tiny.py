@@ -26,11 +26,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lessons
 import numpy as np
 import torch
 from aggregate import cells_of
 from clips import SPLITS
-import lessons
 from learning import SETTINGS, Cell, Setting, load_start
 from many import AT_ONCE, Lab, Pool, Slot, Trial
 from run import Log, environment, make_tiny
@@ -225,7 +225,11 @@ class Process:
 
     def state(self, cell: Cell) -> dict[str, Tensor]:
         """The weights that a cell starts from."""
-        file = self.folder / f"{self.course.start}-{cell.seed}" / ("model.safetensors" if cell.phase in EARLY else "taught.pt")
+        file = (
+            self.folder
+            / f"{self.course.start}-{cell.seed}"
+            / ("model.safetensors" if cell.phase in EARLY else "taught.pt")
+        )
         if file not in self.states:
             if cell.phase in EARLY:
                 self.states[file] = load_start(file.parent, self.lab.device).state_dict()

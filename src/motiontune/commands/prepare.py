@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = names.add_parser("motion-questions", help=about, description=f"Make {about}.").add_argument
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
-    add("--count", type=int, default=1000, metavar="N", help="clips of each split, shared by its tasks (default: 1000)")
+    add(
+        "--count", type=int, default=1000, metavar="N", help="clips of each split, shared by its tasks (default: 1000)"
+    )
     splits = "train in_domain ood_photos ood_objects ood_speeds; real_backgrounds needs --backgrounds"
     add("--splits", nargs="+", metavar="NAME", help=f"default: {splits}")
     add("--tasks", nargs="+", metavar="NAME", help="which_way_4, speed, ... (default: all)")

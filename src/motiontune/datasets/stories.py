@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from motiontune.datasets.dataset_info import PROMPT, claim_dataset, make_sample, write_dataset
 from motiontune.datasets.encoding import ENCODERS, encode

@@ -56,7 +56,9 @@ def read_photos(paths: Sequence[Path]) -> Tensor:
         ConfigError: naming one that cannot be read.
     """
     photos = [_square(_read(path), PHOTO_SIDE) for path in paths]
-    return torch.from_numpy(np.stack(photos)) if photos else torch.zeros(0, PHOTO_SIDE, PHOTO_SIDE, 3, dtype=torch.uint8)
+    return (
+        torch.from_numpy(np.stack(photos)) if photos else torch.zeros(0, PHOTO_SIDE, PHOTO_SIDE, 3, dtype=torch.uint8)
+    )
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
@@ -76,7 +78,7 @@ def _square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def draw_patterns(count: int = PATTERNS) -> Tensor:
-    """Draw backgrounds, uint8 [count, side, side, 3]: clouds of two colours, coarse or fine, strong or nearly plain."""
+    """Draw backgrounds, uint8 [count, side, side, 3]: clouds of two colours, coarse or fine, some nearly plain."""
     random = torch.Generator().manual_seed(7)
     patterns = []
     for number in range(count):

@@ -220,8 +220,12 @@ class Stage:
         x, y = self._world(script)
         if still:
             x, y = x[:, :1], y[:, :1]
-        size, offset, mirrored = (script.crop[:, part].to(self.device) for part in (slice(1), slice(1, 3), slice(3, 4)))
-        columns = ((x / self.side * 2 - 1) * size[..., None, None] + offset[:, :1, None, None]) * mirrored[..., None, None]
+        size, offset, mirrored = (
+            script.crop[:, part].to(self.device) for part in (slice(1), slice(1, 3), slice(3, 4))
+        )
+        columns = ((x / self.side * 2 - 1) * size[..., None, None] + offset[:, :1, None, None]) * mirrored[
+            ..., None, None
+        ]
         rows = (y / self.side * 2 - 1) * size[..., None, None] + offset[:, 1:, None, None]
         columns, rows = torch.broadcast_tensors(columns, rows)
         photos = self.grounds[script.grounds.to(self.device)]

@@ -219,7 +219,9 @@ class Draw:
         shapes = UNSEEN_SHAPES if self.split == "ood_objects" else SHAPES
         names = list(OUTLINES)
         numbers = torch.tensor([names.index(name) for name in shapes])
-        colours = torch.stack([torch.randperm(len(COLOURS), generator=self.random)[:objects] for _ in range(self.count)])
+        colours = torch.stack(
+            [torch.randperm(len(COLOURS), generator=self.random)[:objects] for _ in range(self.count)]
+        )
         own = SEEN_TEXTURES + self.number(32, *shape) if self.split == "ood_objects" else self.number(32, *shape)
         photos = 2 * SEEN_TEXTURES + self.number(max(world.photos, 1), *shape)
         textured = self.uniform(0, 1, *shape)  # a third each: photos, textures, and nearly plain
@@ -292,7 +294,7 @@ def _along(script: Script, ways: Tensor, steps: Tensor, k: int = 0) -> Script:
 
 
 def _turning(draw: Draw, script: Script, steps: Tensor, turns: Tensor | None = None) -> Script:
-    """Let objects turn, from any angle, by steps float32 [B, F - 1], radians: all of them, or where bool [B] is set."""
+    """Let objects turn from any angle by steps float32 [B, F - 1], radians: all, or where bool [B] is set."""
     angles = script.angles.clone()
     begin = draw.uniform(-math.pi, math.pi, 1)
     begin = begin if turns is None else torch.where(turns[:, None], begin, angles[:, 0, :1])

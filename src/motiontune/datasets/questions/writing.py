@@ -1,5 +1,6 @@
 """Motion questions as a data set: clips, exact motion beside them, and LLaMA-Factory's JSON."""
 
+import functools
 import hashlib
 import json
 import math
@@ -194,11 +195,9 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
         ConfigError: if there are no photos for a split, or files cannot be read.
         OutputError: if other files are in the way.
     """
-    photos = find_photos(wanted.photos)
-    unseen = math.ceil(len(photos) * UNSEEN_SHARE) if len(photos) > 1 else 0
+    _, seen, unseen = _grounds(wanted.photos)
     if "ood_photos" in wanted.splits and not unseen:
         raise ConfigError("--splits ood_photos needs two photos or more: give --photos DIR")
-    read_photos(photos)  # what cannot be read ends this here
     if wanted.backgrounds is not None:
         find_behind(wanted.backgrounds)
     jobs = {split: list(_jobs(wanted, split)) for split in wanted.splits}
@@ -219,12 +218,12 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
             done = SplitWritten(split, _dataset_of(split), counts, digest.hexdigest())
             about = {"version": VERSION, "digest": done.digest, "tasks": counts}
             about |= {k: v for k, v in asdict(wanted).items() if k not in ("out", "splits", "tasks")}
-            about |= {"photos": [path.name for path in photos], "unseen_photos": unseen}
+            about |= {"photos": [path.name for path in find_photos(wanted.photos)], "unseen_photos": unseen}
             write_dataset(wanted.out, done.dataset, samples)
             text = json.dumps(about, indent=1, default=str) + "\n"
             write_text(wanted.out / f"{done.dataset}.about.json", text)
             written.append(done)
-    return QuestionsReport(wanted, tuple(written), (len(photos) - unseen, unseen))
+    return QuestionsReport(wanted, tuple(written), (seen, unseen))
 
 
 class _Workers:
@@ -296,12 +295,18 @@ def make_clips(
     return frames, motion.vectors.numpy(), motion.seen.numpy(), questions
 
 
-def stages_of(wanted: Wanted) -> tuple[tuple[Stage, Stage], World]:
-    """The stages that draw what is wanted, for frames and for motion, and what there is on them."""
-    photos = read_photos(find_photos(wanted.photos))
+@functools.cache
+def _grounds(folder: Path | None) -> tuple[Tensor, int, int]:
+    """Backgrounds: photos of training, patterns, and photos kept from it; how many photos there are of both."""
+    photos = read_photos(find_photos(folder))
     unseen = math.ceil(len(photos) * UNSEEN_SHARE) if len(photos) > 1 else 0
     seen = len(photos) - unseen
-    grounds = torch.cat([photos[:seen], draw_patterns(), photos[seen:]])
+    return torch.cat([photos[:seen], draw_patterns(), photos[seen:]]), seen, unseen
+
+
+def stages_of(wanted: Wanted) -> tuple[tuple[Stage, Stage], World]:
+    """The stages that draw what is wanted, for frames and for motion, and what there is on them."""
+    grounds, seen, unseen = _grounds(wanted.photos)
     world = World(wanted.frames, seen + PATTERNS, unseen, seen, wanted.speeds, wanted.cameras)
     return (Stage(grounds, wanted.size), Stage(grounds[:0], wanted.size // CELL)), world
 
