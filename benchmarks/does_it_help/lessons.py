@@ -42,7 +42,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 TEXTS = 48  # of a task; colours and shapes have twice as many
 AT_MOST = 4  # options of a colour or shape
-RENDERED = 96  # clips that are drawn together
+RENDERED = {"cuda": 1024, "cpu": 96}  # clips that are drawn together
 
 
 def texts() -> list[Question]:
@@ -119,8 +119,9 @@ class LessonLab(Lab):
             which = torch.tensor([TASKS.index(self.task_of(question)) for question in questions])
             table: Any = self.questions
             store.question[at : at + count] = table.pick_for(questions, random).to(self.device)
-            for begin in range(0, count, RENDERED):
-                part = script.part(begin, begin + RENDERED)
+            size = RENDERED[self.device]
+            for begin in range(0, count, size):
+                part = script.part(begin, begin + size)
                 rows = slice(at + begin, at + begin + len(part))
                 store.frames[rows] = self.stage.draw(part)
                 vectors, valid = patch_motion(self.stage.motion(part), self.collator.patch)

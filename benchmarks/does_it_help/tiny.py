@@ -426,6 +426,8 @@ class Experiment:
             runner.process.steps = self.plan["steps"]
             if arguments.follow_up:
                 runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
+            if arguments.questions:
+                runner.process.longer = 0
         steps = self.plan["steps"]
         if arguments.questions:
             cells = questions_plan(steps, self.plan["seeds"])

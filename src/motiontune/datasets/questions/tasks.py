@@ -213,8 +213,14 @@ class Draw:
         first, last = math.ceil(steps / 3), steps * 2 // 3
         return first + self.number(last - first + 1)
 
-    def script(self, objects: int = 1, radii: tuple[float, float] = RADII) -> Script:
-        """Draw the looks of clips in which nothing moves but the camera."""
+    def script(self, objects: int = 1, radii: tuple[float, float] = RADII, patterned: bool = False) -> Script:
+        """Draw the looks of clips in which nothing moves but the camera.
+
+        Args:
+            objects: K.
+            radii: of the frame's side, from and to.
+            patterned: no surface is nearly plain: its own motion must be seen.
+        """
         world, shape = self.world, (objects,)
         shapes = UNSEEN_SHAPES if self.split == "ood_objects" else SHAPES
         names = list(OUTLINES)
@@ -241,7 +247,9 @@ class Draw:
             shapes=numbers[self.number(len(numbers), *shape)],
             colours=colours,
             textures=torch.where((textured < 1 / 3) & (world.photos > 0), photos, own),
-            contrast=torch.where(textured > 2 / 3, self.uniform(0.2, 0.3, *shape), self.uniform(0.45, 0.6, *shape)),
+            contrast=torch.where(
+                (textured > 2 / 3) & (not patterned), self.uniform(0.2, 0.3, *shape), self.uniform(0.45, 0.6, *shape)
+            ),
             shading=torch.where(shaded, self.uniform(0.6, 0.9, *shape), 0.0),
             light=self.uniform(-math.pi, math.pi, *shape),
             camera=camera,
@@ -342,7 +350,7 @@ def _stops(draw: Draw, task: str) -> Made:
     """Half of the objects move, half turn."""
     stops = draw.balanced(2) == 0
     turns, going = draw.number(2)[:, None] == 0, _until(draw, stops)
-    script = _along(draw.script(), _somewhere(draw), _even(draw) * going * ~turns)
+    script = _along(draw.script(patterned=True), _somewhere(draw), _even(draw) * going * ~turns)
     steps = _even(draw) * TURN * going * turns * _sense(draw.number(2))
     script = _turning(draw, script, steps, turns[:, 0])
     return script, [ask(draw, task, STOPS, STOPS[not one]) for one in stops.tolist()]
@@ -355,7 +363,7 @@ def _sense(number: Tensor) -> Tensor:
 
 def _turns(draw: Draw, task: str) -> Made:
     sense = draw.balanced(2)
-    script = _turning(draw, draw.script(radii=LARGE_RADII), _even(draw) * TURN * _sense(sense))
+    script = _turning(draw, draw.script(radii=LARGE_RADII, patterned=True), _even(draw) * TURN * _sense(sense))
     return script, [ask(draw, task, TURNS, TURNS[one]) for one in sense.tolist()]
 
 
@@ -377,7 +385,7 @@ def _towards_away(draw: Draw, task: str) -> Made:
     sense = draw.balanced(2)
     steps = _even(draw) * APPROACH * _sense(sense)
     depths = draw.uniform(0, 1)[:, None] + torch.nn.functional.pad(steps.cumsum(1), (1, 0))
-    script = replace(draw.script(radii=LARGE_RADII), depths=depths[:, None])
+    script = replace(draw.script(radii=LARGE_RADII, patterned=True), depths=depths[:, None])
     return script, [ask(draw, task, APPROACHES, APPROACHES[one]) for one in sense.tolist()]
 
 
@@ -394,7 +402,7 @@ def _two_ways(draw: Draw) -> tuple[Script, Tensor]:
     ways = torch.stack([first, (first + 1 + draw.number(3)) % 4], 1)
     later = torch.arange(draw.world.frames - 1) >= draw.half_way()[:, None]
     vectors = torch.tensor(list(WAYS.values()))[ways.gather(1, later.long())]
-    return _along(draw.script(), vectors, _even(draw)), ways
+    return _along(draw.script(patterned=True), vectors, _even(draw)), ways
 
 
 def _caption(draw: Draw, task: str) -> Made:
