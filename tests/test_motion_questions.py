@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from motiontune.commands import prepare as prepare_command
+from motiontune.datasets.encoding import encode
 from motiontune.datasets.questions import tasks, writing
-from motiontune.datasets.questions.noise import make_noise
+from motiontune.datasets.questions.noise import LEVELS, make_noise
 from motiontune.datasets.questions.stage import Script, Stage, patch_motion
 from motiontune.datasets.questions.tasks import TASKS, Question, World, make_scripts
 from motiontune.errors import ConfigError
@@ -253,7 +254,7 @@ def test_the_probes_find_a_leak(many: dict[str, Drawn], stage: Stage) -> None:
     ) > bound(4)
 
 
-def test_a_figure_of_noise_is_not_in_any_frame() -> None:
+def test_a_figure_of_noise_is_not_in_any_frame(tmp_path: Path) -> None:
     """Neighbouring cells are alike half of the time, also across the figure's edge."""
     frames, (past, _), _ = make_noise(24, "train", WORLD, 0, 56)
     cells = frames[..., 0].numpy() > 100
@@ -262,6 +263,16 @@ def test_a_figure_of_noise_is_not_in_any_frame() -> None:
     alike = cells[..., 1:] == cells[..., :-1]
     assert edge.sum() > 4000 and abs(alike[edge].mean() - 0.5) < 0.03 and abs(alike[~edge].mean() - 0.5) < 0.01
     assert 0.1 < mask.mean() < 0.3
+    # and the encoder leaves no trace of it
+    off = []
+    for clip in range(3):
+        path = tmp_path / f"{clip}.mp4"
+        encode(path, frames[clip].numpy().repeat(4, 1).repeat(4, 2), 8, "libx264")
+        grey = read_clip(str(path), 8.0, FRAMES).frames.mean(-1).reshape(FRAMES, 56, 4, 56, 4)
+        mean, spread = grey.mean((2, 4)), grey.std((2, 4))
+        away = np.minimum(abs(mean - LEVELS[0]), abs(mean - LEVELS[1]))
+        off += [some[mask[clip]].mean() - some[~mask[clip]].mean() for some in (away, spread)]
+    assert np.abs(off).max() < 0.1
 
 
 # ---- splits and captions ----
@@ -373,6 +384,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         ({"splits": ("real_backgrounds",)}, "--backgrounds"),
         ({"splits": ("ood_objects",), "tasks": ("noise_figure",)}, "noise_figure"),
         ({"codec": "h263"}, "--codec"),
+        ({"codec": "mpeg4", "tasks": ("noise_figure",)}, "mpeg4"),
     ):
         with pytest.raises(ConfigError, match=named) as error:
             wanted(tmp_path, **given)
