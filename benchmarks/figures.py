@@ -201,10 +201,45 @@ def engine_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+QUESTION_ARMS = {
+    "ce": "answers alone",
+    "shuffled": "with the motion of other clips (placebo)",
+    "projector": "**with motion**, at the projector",
+    "last_hidden": "**with motion**, at the last hidden states",
+}
+QUESTION_TASKS = {
+    "which_way_4": "which way of 4",
+    "which_way_8": "of 8",
+    "speed": "faster or slower",
+    "stops": "stops or not",
+    "turns": "turns which way",
+    "appearance": "colour and shape",
+}
+
+
+def question_table(rows: list[Row], split: str = "in_domain") -> str:
+    """What a model of half a million weights answers right to many kinds of questions learned at once, in per cent."""
+    found = {
+        (row["arm"], row["task"]): row
+        for row in rows
+        if row["start"] == "tiny_questions" and row["split"] == split and row["learning_rate"] == 5e-4
+    }
+    lines = [["trained on", "seeds", *QUESTION_TASKS.values()]]
+    for arm, title in QUESTION_ARMS.items():
+        cells = [found[arm, task] for task in QUESTION_TASKS if (arm, task) in found]
+        if cells:
+            shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
+            lines.append([title, str(len(cells[0]["seeds"])), *shares])
+    return grid(lines)
+
+
 TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"gpu": lambda: gpu_table(load_lines("gpu/h100"))},
     ROOT / "docs/engines.md": {"engines": lambda: engine_table(load("engine_matrix/cpu"))},
-    ROOT / "docs/does_it_help.md": {"answers": lambda: answer_table(load("does_it_help/main"))},
+    ROOT / "docs/does_it_help.md": {
+        "answers": lambda: answer_table(load("does_it_help/main")),
+        "questions": lambda: question_table(load("does_it_help/main")),
+    },
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),
         "part": lambda: part_table(load("train_step/cpu-prototype")),

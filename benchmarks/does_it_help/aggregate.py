@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 
 DRAWS = 2000
-TASKS = {
+WHICH_WAY = {
     "which_way_4": ("which_way", "right"),
     "moving_or_still": ("which_way", "still_right"),
     "appearance": ("appearance", "right"),
@@ -38,9 +38,15 @@ def cells_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def tasks_of(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Where the answers to each task stand in a row's tests."""
+    found = next(iter(row["final"].values()))
+    return WHICH_WAY if "which_way" in found else {task: (task, "right") for task in found}
+
+
 def bits(row: dict[str, Any], split: str, task: str) -> NDArray[np.float64]:
     """Right or not, float64 [clips]."""
-    part, key = TASKS[task]
+    part, key = tasks_of(row)[task]
     return np.array([float(bit) for bit in row["final"][split][part][key]])
 
 
@@ -130,8 +136,9 @@ def aggregate(folder: Path, others: Sequence[Path] = ()) -> tuple[list[dict[str,
     table, differences = [], []
     for group, seeds in groups.items():
         found = [reference(group, arm, runs) for arm in compared_with(group.arm)]
-        for task in TASKS:
-            for split in next(iter(seeds.values()))["final"]:
+        one = next(iter(seeds.values()))
+        for task in tasks_of(one):
+            for split in one["final"]:
                 scores = {seed: bits(row, split, task) for seed, row in seeds.items()}
                 mean, low, high = interval(np.stack(list(scores.values())))
                 where = {"arm": group.arm, "task": task, "split": split}

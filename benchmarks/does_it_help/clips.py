@@ -15,18 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from motiontune.datasets.questions.shapes import COLOURS, distances, make_textures, photo_at, texture_at
+
 
 PATCH = 14
-COLOURS = {
-    "red": (220, 40, 40),
-    "green": (40, 180, 60),
-    "blue": (50, 80, 230),
-    "yellow": (240, 220, 50),
-    "white": (245, 245, 245),
-    "black": (45, 45, 45),
-    "pink": (250, 130, 190),
-    "orange": (250, 140, 30),
-}
 SHAPES = ("circle", "square", "triangle", "diamond")
 UNSEEN_SHAPES = ("ring", "cross")
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "nowhere": (0, 0)}
@@ -37,7 +29,6 @@ SPEEDS = ((0.03, 0.06),)  # of the frame's side, per frame
 UNSEEN_SPEEDS = ((0.014, 0.022), (0.075, 0.09))
 RADII = (0.16, 0.23)  # of the frame's side
 STILL_SHARE = 0.25
-TILE = 64
 
 WHICH_WAY = (
     "Which way does the object move: {}?",
@@ -183,9 +174,8 @@ class Studio:
         size, offset, flip = crop[:, 0, None], crop[:, 1:3] * (1 - crop[:, :1]), crop[:, 3, None]
         x = (at[None] * size + offset[:, :1]) * flip
         y = at[None] * size + offset[:, 1:]
-        grid = torch.stack([x[:, None].expand(-1, self.side, -1), y[:, :, None].expand(-1, -1, self.side)], -1)
-        part = F.grid_sample(self.photos[photos].float(), grid, align_corners=False, padding_mode="border")
-        pale = 0.5 * part + 0.5 * part.mean(1, keepdim=True)
+        columns, rows = x[:, None].expand(-1, self.side, -1), y[:, :, None].expand(-1, -1, self.side)
+        pale = photo_at(self.photos[photos], columns, rows, "border")
         return pale * light[:, :1, None, None] + light[:, 1:, None, None]
 
     def _object(
@@ -199,49 +189,8 @@ class Studio:
         x = (at - centre[..., :1] + half).remainder(self.side) - half  # [B, F, S], around the edge
         y = (at - centre[..., 1:] + half).remainder(self.side) - half
         x, y = x[:, :, None, :], y[..., None]
-        distance = x.new_empty(len(x), frames, self.side, self.side)
-        for number, outline in enumerate(OUTLINES):
-            rows = (shapes == number).nonzero()[:, 0].to(self.device)  # `shapes` is on the CPU, so nothing waits
-            distance[rows] = outline(x[rows], y[rows], radius[rows, None, None, None])
-        grid = (torch.stack(torch.broadcast_tensors(x, y), -1) / (TILE / 2)).flatten(1, 2)
-        texture = F.grid_sample(tile[:, None], grid, align_corners=False, padding_mode="reflection")
-        return (0.5 - distance).clamp(0, 1), texture.view(distance.shape)
-
-
-# Signed distances from the edge, in the order of the names, of x float32 [B, F, 1, S], y [B, F, S, 1], r [B, 1, 1, 1].
-OUTLINES = (
-    lambda x, y, r: torch.hypot(x, y) - r,
-    lambda x, y, r: torch.maximum(x.abs(), y.abs()) - 0.87 * r,
-    lambda x, y, r: torch.maximum(0.853 * x.abs() - 0.521 * (y + 1.15 * r), y - 0.65 * r),
-    lambda x, y, r: 0.707 * (x.abs() + y.abs()) - 0.82 * r,
-    lambda x, y, r: (torch.hypot(x, y) - 0.72 * r).abs() - 0.3 * r,
-    lambda x, y, r: torch.minimum(
-        torch.maximum(x.abs() - 0.36 * r, y.abs() - r), torch.maximum(x.abs() - r, y.abs() - 0.36 * r)
-    ),
-)
-
-
-def make_textures(kind: int, count: int = 32) -> Tensor:
-    """Draw textures, float32 [count, TILE, TILE] from 0 to 1; kind 0: clouds and stripes, kind 1: checks and dots."""
-    random = torch.Generator().manual_seed(100 + kind)
-    at = torch.arange(TILE, dtype=torch.float32)
-    tiles = []
-    for number in range(count):
-        angle, phase = torch.rand(2, generator=random) * 2 * torch.pi
-        wave = 5 + 6 * torch.rand((), generator=random)
-        u = (at[None] * angle.cos() + at[:, None] * angle.sin()) * 2 * torch.pi / wave + phase
-        v = (at[:, None] * angle.cos() - at[None] * angle.sin()) * 2 * torch.pi / wave
-        if kind == 0 and number % 2:
-            noise = torch.rand(1, 1, TILE // 4, TILE // 4, generator=random)
-            tile = F.interpolate(noise, size=(TILE, TILE), mode="bicubic", align_corners=False)[0, 0]
-        elif kind == 0:
-            tile = 0.5 + 0.5 * u.sin()
-        elif number % 2:
-            tile = (4 * u.sin() * v.sin()).clamp(-1, 1) * 0.5 + 0.5
-        else:
-            tile = (4 * (u.cos() + v.cos() - 0.6)).clamp(-1, 1) * 0.5 + 0.5
-        tiles.append(((tile - tile.min()) / (tile.max() - tile.min())).clamp(0, 1))
-    return torch.stack(tiles)
+        distance = distances(x, y, radius, shapes, SHAPES + UNSEEN_SHAPES)
+        return (0.5 - distance).clamp(0, 1), texture_at(tile, x, y)
 
 
 def _ask(task: str, row: int, way: int, colour: int, shape: int, place: int, random: torch.Generator) -> Question:

@@ -8,7 +8,7 @@ Shapes: B clips, S sequence, T video tokens of the batch, D numbers per token.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +144,7 @@ SETTINGS = {
         memory=0.999,
     ),
 }
+SETTINGS["questions"] = replace(SETTINGS["tiny"], length=60)
 
 
 class Batch(NamedTuple):

@@ -67,43 +67,56 @@ class Trial(Arm):
         return {name: float(value) for name, value in asdict(self).items() if name in own}
 
 
-class Questions:
-    """All questions as rows of tokens, on the device.
+class QuestionTable:
+    """Questions as rows of tokens, on the device.
 
     Args:
         collator: makes the tokens.
         frames: F.
+        listed: for each row its text, its options, and the number of the right one.
 
     Raises:
         ValueError: if an answer is not one token and its end.
     """
 
-    def __init__(self, collator: Collator, frames: int) -> None:
-        self.listed = listed = every_question()
-        words = [list(WAYS), list(COLOURS), list(SHAPES), list(PLACES)]
-        listed.sort(key=lambda q: (TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])))
+    def __init__(self, collator: Collator, frames: int, listed: list[tuple[str, tuple[str, ...], int]]) -> None:
         tokens = collator.grid(frames).num_tokens
-        rows = [collator.encode(q.text, q.options[q.answer], tokens) for q in listed]
+        rows = [collator.encode(text, options[answer], tokens) for text, options, answer in listed]
         if any(len(ids) != begin + 2 for ids, begin in rows):
             raise ValueError("an answer is more than one token and its end")
         length, device = collator.setting.length, collator.device
         ids = torch.full((len(rows), length), collator.tokenizer.pad_token_id)
-        options = torch.full((len(rows), max(len(q.options) for q in listed)), -1)
-        first = {word: collator.first_token(word) for some in words for word in some}
-        for number, ((row, _), question) in enumerate(zip(rows, listed, strict=True)):
+        options = torch.full((len(rows), max(len(some) for _, some, _ in listed)), -1)
+        first = {word: collator.first_token(word) for _, some, _ in listed for word in some}
+        for number, ((row, _), (_, some, _)) in enumerate(zip(rows, listed, strict=True)):
             ids[number, : len(row)] = torch.tensor(row)
-            options[number, : len(question.options)] = torch.tensor([first[word] for word in question.options])
+            options[number, : len(some)] = torch.tensor([first[word] for word in some])
         begins = torch.tensor([begin for _, begin in rows])
         at = torch.arange(length)
         answered = (at >= begins[:, None]) & (at < begins[:, None] + 2)
         self.ids = ids.to(device)
         self.labels = ids.masked_fill(~answered, IGNORE).to(device)
         self.begins, self.options = begins.to(device), options.to(device)
-        self.answers = torch.tensor([q.answer for q in listed], device=device)
-        self.nowhere = torch.tensor([q.options.index("nowhere") if "nowhere" in q.options else 0 for q in listed])
-        self.nowhere = self.nowhere.to(device)
+        self.answers = torch.tensor([answer for _, _, answer in listed], device=device)
+        nowhere = [options.index("nowhere") if "nowhere" in options else 0 for _, options, _ in listed]
+        self.nowhere = torch.tensor(nowhere).to(device)
         self.positions = collator.positions(ids[:1], collator.grid(frames)).to(device)  # of any row
         self.video_begin = ids[0].tolist().index(collator.video_id)
+
+
+class Questions(QuestionTable):
+    """All questions of `clips.py`.
+
+    Args:
+        collator: makes the tokens.
+        frames: F.
+    """
+
+    def __init__(self, collator: Collator, frames: int) -> None:
+        self.listed = listed = every_question()
+        words = [list(WAYS), list(COLOURS), list(SHAPES), list(PLACES)]
+        listed.sort(key=lambda q: (TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])))
+        super().__init__(collator, frames, [(q.text, q.options, q.answer) for q in listed])
         # the questions of one task with one answer stand together
         kinds = [(TASKS.index(q.task), words[TASKS.index(q.task)].index(q.options[q.answer])) for q in listed]
         self.first, self.number = torch.zeros(2, len(TASKS), max(len(some) for some in words), dtype=torch.long)
@@ -196,6 +209,8 @@ class Test(NamedTuple):
 class Lab:
     """What all models of a process share.
 
+    `at_once` tests, the first ones, make a point of the learning curve.
+
     Args:
         folder: a tiny start with its processor.
         setting: sizes.
@@ -206,12 +221,14 @@ class Lab:
         chunk: clips that are rendered together.
     """
 
+    at_once = 2
+
     def __init__(
         self, folder: Path, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
     ) -> None:
         self.setting, self.device, self.chunk = setting, device, chunk
         self.collator = Collator(folder, setting, device)
-        self.questions = Questions(self.collator, setting.frames)
+        self.questions = self.make_questions()
         self.studio = Studio(photos, unseen, setting.side, setting.frames, device)
         self.store = Store(clips, self.collator)
         self.errors = Errors(self.store)
@@ -220,12 +237,17 @@ class Lab:
         if self.rendering:
             torch.cuda.synchronize()  # the store is filled with zeros before anything else writes there
 
+    def make_questions(self) -> QuestionTable:
+        """The table of questions."""
+        return Questions(self.collator, self.setting.frames)
+
     def render(self, store: Store, at: int, count: int, split: str, task: str, seed: int) -> Tensor:
         """Render clips into a store; return where they move, int64 [count]."""
         with torch.cuda.stream(self.rendering):
             clips = self.studio.render(count, split, task, seed, asked=False)
             random = torch.Generator().manual_seed(zlib.crc32(f"questions {split} {task} {seed}".encode()))
-            _, question = self.questions.pick(clips, task, random)
+            questions: Any = self.questions
+            _, question = questions.pick(clips, task, random)
             grid = self.collator.grid(self.setting.frames)
             rows = slice(at, at + count)
             store.frames[rows] = clips.frames
@@ -255,6 +277,16 @@ class Lab:
             begin += count
         if self.rendering:
             self.rendering.synchronize()
+
+    def point(self, table: Tensor) -> dict[str, float]:
+        """A point of the learning curve, of the reports of its tests."""
+        ways = self.tests[0]
+        found = summary(table[: len(ways.ways)], ways)
+        return found | {"appearance": round(table[len(ways.ways) :, 0].mean().item(), 4)}
+
+    def in_full(self, table: Tensor, test: Test) -> dict[str, Any]:
+        """The last test, clip by clip, as `learning.test` returns it."""
+        return in_full(table, test)
 
     def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, ahead: Tensor) -> dict[str, Any]:
         """Make a batch of the product's inputs, [B]; the motion is that of the partners, to the next frame or not."""
@@ -472,13 +504,12 @@ class Slot:
         """
         started, done, curve, final = time.monotonic(), 0, [], {}
         self.load(cell, arm, state, pool)
-        tests = self.lab.tests
-        ways, appearance = tests[0], tests[1]
+        at_once, tests = self.lab.at_once, self.lab.tests
+        of_curve = sum(len(test.ways) for test in tests[:at_once])
         batch = self.lab.setting.batch
         while True:
-            table, losses = yield from self.answer(ways.begin, len(ways.ways) + len(appearance.ways))
-            point = {"step": done} | summary(table[: len(ways.ways)], ways)
-            point["appearance"] = round(table[len(ways.ways) :, 0].mean().item(), 4)
+            table, losses = yield from self.answer(0, of_curve)
+            point = {"step": done} | self.lab.point(table)
             if done:
                 passed = done - curve[-1]["step"]
                 point |= {
@@ -501,9 +532,9 @@ class Slot:
                 self._queued()
                 yield from self._wait(1)
         if done == cell.steps and cell.phase != "stills":
-            for test in tests[2:]:
+            for test in tests[at_once:]:
                 table, _ = yield from self.answer(test.begin, len(test.ways))
-                final.setdefault(test.split, {})[test.task] = in_full(table, test)
+                final.setdefault(test.split, {})[test.task] = self.lab.in_full(table, test)
         seconds = round(time.monotonic() - started, 1)
         return asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
 

@@ -22,20 +22,22 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lessons
 import numpy as np
 import torch
 from aggregate import cells_of
 from clips import SPLITS
-from learning import SETTINGS, Cell, load_start
+from learning import SETTINGS, Cell, Setting, load_start
 from many import AT_ONCE, Lab, Pool, Slot, Trial
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
 
+from motiontune.model.tiny import build_tiny
 from motiontune.targets import HeadForm
 
 
@@ -83,9 +85,68 @@ CLIPS = (2 * LONGER + 8) * MOST_STEPS * SETTING.batch + 200_000  # for ten seeds
 FOLLOW_UP_SEEDS = 5
 FOLLOW_UP_KEPT = 6400  # steps with new clips; 44 GB for five seeds
 FOLLOW_UP_CLIPS = FOLLOW_UP_SEEDS * FOLLOW_UP_KEPT * SETTING.batch + 100_000
+QUESTIONS_TABLE = ("projector", "ce", "shuffled", "last_hidden")
 MAIN_SHARE = 0.6  # of the time, for the cells of the table
 SPEED_STEPS = {"cuda": 200, "cpu": 50}
 CHUNK = {"cuda": 2048, "cpu": 32}
+LESSON_CHUNK = {"cuda": 2048, "cpu": 192}
+
+
+@dataclass(frozen=True)
+class Course:
+    """Which clips and questions there are.
+
+    Args:
+        start: the starts' folders are `<start>-<seed>`.
+        setting: sizes.
+        lab: draws the clips.
+        splits: of the tests at the end.
+        tasks: of each test at the end, with a share of the clips.
+        curve: tests of the learning curve, task and clips.
+    """
+
+    start: str
+    setting: Setting
+    lab: type[Lab]
+    splits: tuple[str, ...]
+    tasks: dict[str, float]
+    curve: dict[str, int]
+
+    def tests(self, final_clips: int) -> list[tuple[str, str, int, int]]:
+        """Split, task, number of clips and seed of each test, those of the curve first."""
+        curve = [("in_domain", task, count, -1) for task, count in self.curve.items()]
+        last = [
+            (split, task, int(final_clips * share), -2) for split in self.splits for task, share in self.tasks.items()
+        ]
+        return curve + last
+
+    def make(self, folder: Path, seed: int) -> None:
+        """Write the random weights of a seed."""
+        if self.start == "tiny":
+            make_tiny(folder, seed)
+            return
+        texts = [f"{q.text} Answer: {word}" for q in lessons.texts() for word in q.options]
+        build_tiny("qwen2_vl", folder / f"{self.start}-{seed}", texts, seed=seed)
+
+
+WHICH_WAY = Course(
+    "tiny", SETTING, Lab, SPLITS, {"which_way": 1.0, "appearance": 0.5}, {"which_way": 384, "appearance": 128}
+)
+QUESTIONS = Course(
+    "questions",
+    SETTINGS["questions"],
+    lessons.LessonLab,
+    lessons.SPLITS,
+    dict.fromkeys(lessons.TASKS, 1.0),
+    dict.fromkeys(lessons.TASKS, 96),
+)
+
+
+def questions_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run with many kinds of questions, in the order of their worth."""
+    table = [Cell("main", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in QUESTIONS_TABLE]
+    rates = [Cell("rates", "ce", rate, seed, steps) for seed in range(1, seeds + 1) for rate in (2e-4, 1e-3)]
+    return table + rates
 
 
 def plan(steps: int, seeds: int) -> list[Cell]:
@@ -135,21 +196,28 @@ class Process:
         clips: room for clips of training.
         final_clips: of each test at the end.
         keeps: clips stay without graphs, too.
+        course: clips and questions.
     """
 
     def __init__(
-        self, folder: Path, device: str, graphs: bool, clips: int, final_clips: int, keeps: bool = False
+        self,
+        folder: Path,
+        device: str,
+        graphs: bool,
+        clips: int,
+        final_clips: int,
+        keeps: bool = False,
+        course: Course = WHICH_WAY,
     ) -> None:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high")
         self.folder, self.graphs, self.steps, self.longer, self.keeps = folder, graphs, 0, 2, keeps
         photos = torch.from_numpy(np.load(folder / "photos.npy"))
-        self.lab = Lab(folder / "tiny-0", SETTING, photos, UNSEEN_PHOTOS, device, clips, CHUNK[device])
-        tests = [("in_domain", "which_way", 384, -1), ("in_domain", "appearance", 128, -1)]
-        for split in SPLITS:
-            tests += [(split, "which_way", final_clips, -2), (split, "appearance", final_clips // 2, -2)]
-        self.lab.add_tests(tests)
-        self.start = load_start(folder / "tiny-0", device)
+        self.course, first = course, folder / f"{course.start}-0"
+        chunk = (CHUNK if course is WHICH_WAY else LESSON_CHUNK)[device]
+        self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, chunk)
+        self.lab.add_tests(course.tests(final_clips))
+        self.start = load_start(first, device)
         self.idle: dict[str, list[Slot]] = {}
         self.states: dict[Path, dict[str, Tensor]] = {}
         self.pools: dict[tuple[str, int], Pool] = {}
@@ -157,7 +225,11 @@ class Process:
 
     def state(self, cell: Cell) -> dict[str, Tensor]:
         """The weights that a cell starts from."""
-        file = self.folder / f"tiny-{cell.seed}" / ("model.safetensors" if cell.phase in EARLY else "taught.pt")
+        file = (
+            self.folder
+            / f"{self.course.start}-{cell.seed}"
+            / ("model.safetensors" if cell.phase in EARLY else "taught.pt")
+        )
         if file not in self.states:
             if cell.phase in EARLY:
                 self.states[file] = load_start(file.parent, self.lab.device).state_dict()
@@ -169,7 +241,9 @@ class Process:
         """The clips of a cell."""
         task, room = "stills" if cell.phase in EARLY else "mixed", len(self.lab.store.question)
         if not self.graphs:
-            return Pool(self.lab, task, cell.seed, 0, room, self.keeps)
+            if (task, cell.seed) not in self.pools or not self.keeps:  # else the arms of a seed share its clips
+                self.pools = {(task, cell.seed): Pool(self.lab, task, cell.seed, 0, room, self.keeps)}
+            return self.pools[task, cell.seed]
         if (task, cell.seed) not in self.pools:
             steps = cell.steps if cell.phase in EARLY else self.steps * (LONGER if cell.seed <= self.longer else 1)
             length = -(-steps * SETTING.batch // self.lab.chunk) * self.lab.chunk
@@ -187,7 +261,7 @@ class Process:
         row = yield from slot.work(cell, arm, self.state(cell), self.pool(cell), until)
         if cell.phase == "stills" and row["done"] == cell.steps:
             state = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
-            file = self.folder / f"tiny-{cell.seed}" / "taught.pt"
+            file = self.folder / f"{self.course.start}-{cell.seed}" / "taught.pt"
             torch.save(state, file.with_suffix(".part"))
             os.replace(file.with_suffix(".part"), file)
         free.append(slot)
@@ -245,14 +319,19 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
         self.at_once = arguments.slots if graphs else processes
+        course = QUESTIONS if arguments.questions else WHICH_WAY
+        chunk = (LESSON_CHUNK if arguments.questions else CHUNK)[device]
         self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
         clips = AT_ONCE * SETTING.batch
         if arguments.follow_up:  # room for what the longest cell sees, or a cell with most answers
             clips = max(8 * (arguments.steps or MOST_STEPS) * SETTING.batch, max(ANSWERS))
-        room = -(-clips // CHUNK[device]) * CHUNK[device]
+        keeps = arguments.follow_up or arguments.questions
+        if arguments.questions:
+            clips = (arguments.steps or MOST_STEPS) * SETTING.batch
+        room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
-        options = (arguments.folder, device, graphs, room, arguments.final_clips, arguments.follow_up)
+        options = (arguments.folder, device, graphs, room, arguments.final_clips, keeps, course)
         self.process = Process(*options) if graphs else None
         if not graphs:
             context = multiprocessing.get_context("spawn")
@@ -290,6 +369,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
     parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
+    parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
@@ -322,17 +402,18 @@ class Experiment:
     def run(self) -> None:
         """Do what is missing."""
         arguments, log = self.arguments, self.log
-        self.note(job={"start": "tiny", "setting": asdict(SETTING)}, environment=environment(arguments.device))
+        course = QUESTIONS if arguments.questions else WHICH_WAY
+        start = "tiny_questions" if arguments.questions else "tiny"
+        self.note(job={"start": start, "setting": asdict(course.setting)}, environment=environment(arguments.device))
         for seed in range(arguments.seeds + 1):
-            if not (arguments.folder / f"tiny-{seed}" / "processor_config.json").exists():
-                make_tiny(arguments.folder, seed)
+            if not (arguments.folder / f"{course.start}-{seed}" / "processor_config.json").exists():
+                course.make(arguments.folder, seed)
         log("untaught starts")
         runner = self.runner()
         seeds = range(1, arguments.seeds + 1)
         stills = [Cell("stills", "ce", SETTING.stills_rate, seed, SETTING.stills_steps) for seed in seeds]
-        self.do(
-            runner, [cell for cell in stills if not (arguments.folder / f"tiny-{cell.seed}" / "taught.pt").exists()]
-        )
+        taught = arguments.folder / course.start
+        self.do(runner, [cell for cell in stills if not Path(f"{taught}-{cell.seed}", "taught.pt").exists()])
         if "steps" not in self.plan:
             steps, number = arguments.steps, arguments.seeds
             if arguments.follow_up:
@@ -345,8 +426,14 @@ class Experiment:
             runner.process.steps = self.plan["steps"]
             if arguments.follow_up:
                 runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
+            if arguments.questions:
+                runner.process.longer = 0
         steps = self.plan["steps"]
-        self.do(runner, follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"]))
+        if arguments.questions:
+            cells = questions_plan(steps, self.plan["seeds"])
+        else:
+            cells = follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"])
+        self.do(runner, cells)
         log("done")
 
     def runner(self) -> Runner:
@@ -368,8 +455,11 @@ class Experiment:
         if runner is None:
             device = arguments.device if arguments.mode else "cpu"
             runner = Runner(arguments, False, arguments.processes, device)
-            self.note(mode=f"processes, {device}", steps_per_second=runner.speed())
-        log(f"{self.plan['mode']}: {self.plan['steps_per_second']:.1f} steps/s in all, {runner.at_once} at a time")
+            self.note(mode=f"processes, {device}")
+            if not arguments.steps:  # else nothing is to be chosen, and a cell that does not end is cut
+                self.note(steps_per_second=runner.speed())
+        speed = self.plan.get("steps_per_second")
+        log(f"{self.plan['mode']}: {runner.at_once} at a time" + (f", {speed:.1f} steps/s in all" if speed else ""))
         return runner
 
     def do(self, runner: Runner, cells: list[Cell]) -> None:

@@ -21,7 +21,7 @@ COMMANDS = {
     "view": "look through clips, their motion and a model's, in the browser",
     "report": "write one page about a run: curves, metrics, best and worst clips, configuration",
     "export": "merge an adapter into its model and carry the motion head along",
-    "prepare": "bring a data set (something-something) into LLaMA-Factory's format",
+    "prepare": "bring a data set (something-something) into LLaMA-Factory's format, or make one (motion-questions)",
     "schema": "print a JSON Schema of a training YAML, for editors",
     "demo": "train a tiny model on synthetic clips and show what it learned, in 3 minutes",
 }

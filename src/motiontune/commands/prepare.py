@@ -1,13 +1,14 @@
 """`motiontune prepare`: bring a data set into LLaMA-Factory's format."""
 
 import argparse
+from pathlib import Path
 
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.datasets.something_something import prepare, skipped_file
 from motiontune.errors import ConfigError
 
 
-DESCRIPTION = "Bring a data set into LLaMA-Factory's format."
+DESCRIPTION = "Bring a data set into LLaMA-Factory's format, or make one."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prompt", default=PROMPT, metavar="TEXT", help="the question (default: %(default)r)")
     add("--no-check", action="store_true", help="do not open the clips; missing ones are still found")
     add("--workers", type=int, metavar="N", help="clips opened at a time (default: one per CPU core)")
+    about = "clips with exact motion, made here, and questions that nothing but their motion answers"
+    add = names.add_parser("motion-questions", help=about, description=f"Make {about}.").add_argument
+    add("--out", required=True, type=Path, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
+    add("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    add(
+        "--count", type=int, default=1000, metavar="N", help="clips of each split, shared by its tasks (default: 1000)"
+    )
+    splits = "train in_domain ood_photos ood_objects ood_speeds; real_backgrounds needs --backgrounds"
+    add("--splits", nargs="+", metavar="NAME", help=f"default: {splits}")
+    add("--tasks", nargs="+", metavar="NAME", help="which_way_4, speed, ... (default: all)")
+    add("--cameras", nargs="+", metavar="NAME", help="some of still, pan, zoom, shake (default: all)")
+    add("--size", type=int, default=224, metavar="N", help="side of the frames in pixels (default: 224)")
+    add("--frames", type=int, default=16, metavar="N", help="of a clip (default: 16)")
+    add("--fps", type=int, default=8, metavar="N", help="frames per second (default: 8)")
+    add("--codec", default="libx264", metavar="NAME", help="libx264, mpeg4 or libvpx-vp9 (default: libx264)")
+    add("--direction", default="past", choices=["past", "future"], help="of the motion files (default: past)")
+    add("--photos", type=Path, metavar="DIR", help="backgrounds (default: those of installed packages)")
+    add("--backgrounds", type=Path, metavar="DIR", help="videos and photos for the split real_backgrounds")
+    add("--workers", type=int, metavar="N", help="clips made at a time (default: one per CPU core)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,6 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
     workers = arguments.workers
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, not {workers}")
+    if arguments.dataset == "motion-questions":
+        _make_questions(arguments)
+        return
     report = prepare(
         arguments.labels,
         arguments.videos,
@@ -46,4 +69,18 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"Left out of {split.split}: see {report.out / skipped_file(split.split)}")
         if not split.dataset:
             print(f"No data set was written for {split.split}: none of its clips is there")
+    print(f"\nIn the YAML:\n\n{report.yaml()}")
+
+
+def _make_questions(arguments: argparse.Namespace) -> None:
+    # torch takes a second to import, which the other data sets need not wait for
+    from motiontune.datasets.questions.writing import Wanted, names_of, prepare_questions
+
+    given = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
+    names = ("out", "seed", "count", "size", "frames", "fps", "codec", "direction", "photos", "backgrounds")
+    wanted = Wanted(
+        **{name: getattr(arguments, name) for name in names}, **{key: value for key, value in given.items() if value}
+    )
+    report = prepare_questions(wanted, arguments.workers, progress=True)
+    print(report.table())
     print(f"\nIn the YAML:\n\n{report.yaml()}")

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 
 from motiontune.datasets.dataset_info import PROMPT, claim_dataset, make_sample, write_dataset
+from motiontune.datasets.encoding import ENCODERS, encode
 from motiontune.datasets.scenes import SHAPES, Scene, Sprite, draw, scene_file
 from motiontune.errors import ConfigError
-from motiontune.files import as_url, write_whole
 
 
 ACTIONS = ("move", "stop", "speed_up", "turn", "spin", "still", "cross")
@@ -34,15 +31,6 @@ _OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 # In frame crossings per clip: the two never overlap, and the quick one is only held as long as the frame is wide.
 _SLOW, _QUICK, _SPRINT = (0.3, 0.45), (0.8, 0.95), (1.1, 1.5)
 _TURNS = {"slowly": (0.25, 0.4), "quickly": (0.7, 1.0)}  # full turns per clip
-
-# Container, pixel format and options per encoder. One reference and no B-frames: then each H.264 vector tells where
-# the content was one frame before. Adaptive quantisation and psy options make vectors less true for better looks.
-_X264 = "ref=1:bframes=0:weightp=0:scenecut=0:keyint=250:me=umh:merange=24:subme=7:qp=18:aq-mode=0:psy=0:threads=1"
-_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    "libx264": (".mp4", {"x264-params": _X264}),
-    "mpeg4": (".mp4", {"bf": "0", "g": "250", "qmin": "3", "qmax": "3", "mbd": "rd"}),
-    "libvpx-vp9": (".webm", {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}),
-}
 
 
 def write_synthetic(
@@ -81,8 +69,8 @@ def write_synthetic(
     Raises:
         ConfigError: on an unknown codec or action, or a clip too small or too short for anything to move.
     """
-    if codec not in _ENCODERS:
-        raise ConfigError(f"codec must be one of {', '.join(_ENCODERS)}, not {codec!r}")
+    if codec not in ENCODERS:
+        raise ConfigError(f"codec must be one of {', '.join(ENCODERS)}, not {codec!r}")
     if unknown := sorted(set(actions) - set(ACTIONS)):
         raise ConfigError(f"unknown actions {', '.join(unknown)}: choose some of {', '.join(ACTIONS)}")
     if not actions:
@@ -92,14 +80,14 @@ def write_synthetic(
         raise ConfigError(f"size must be even and at least 28, with 4 frames or more; not {size} and {frames}")
     out_dir = Path(out_dir)
     folder = out_dir / name
-    paths = [folder / f"{i:05d}{_ENCODERS[codec][0]}" for i in range(clips)]
+    paths = [folder / f"{i:05d}{ENCODERS[codec][0]}" for i in range(clips)]
     claim_dataset(out_dir, name, [*paths, *map(scene_file, paths)])
     samples = []
     for i, path in enumerate(paths):
         rng = np.random.default_rng([seed, i])
         action = actions[i % len(actions)]
         scene, caption = make_scene(rng, action, size=size, fps=fps, frames=frames)
-        _encode(path, draw(scene, rng), fps, codec)
+        encode(path, draw(scene, rng), fps, codec)
         scene.save(scene_file(path))
         video = path.relative_to(out_dir).as_posix()
         samples.append(make_sample(video, prompt, caption, id=f"{name}/{i:05d}", action=action))
@@ -238,16 +226,3 @@ _TELL: dict[str, Callable[[_Story], _Told]] = {
     "still": _tell_still,
     "cross": _tell_cross,
 }
-
-
-def _encode(path: Path, frames: NDArray[np.uint8], fps: int, codec: str) -> None:
-    """Write frames [frames, height, width, 3] as a video file."""
-    form = path.suffix.removeprefix(".")
-    with write_whole(path) as unfinished, av.open(as_url(unfinished), "w", format=form) as container:
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=fps, options=_ENCODERS[codec][1]))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1  # small frames: starting threads costs more than they save
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
