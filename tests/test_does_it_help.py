@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "does_it_help"
 import aggregate
 import clips
 import learning
+import lessons
 import many
+import probes
 import start
 import tower
 import whole
@@ -349,3 +351,81 @@ def test_motion_ahead_is_that_of_the_next_frame(studio: clips.Studio, collator: 
     )
     np.testing.assert_allclose(vectors, made.ahead[3].numpy(), atol=1e-5)
     assert mask.any()
+
+
+def test_the_first_runs_clips_are_drawn_as_they_were(studio: clips.Studio) -> None:
+    """Means of each patch, and all motion, of clips that were drawn before the outlines became the product's."""
+    kept = json.loads((Path(__file__).parent / "data" / "first_clips.json").read_text())
+    for split, wanted in kept.items():
+        made = studio.render(4, split, "mixed", 3)
+        means = made.frames.float().unflatten(2, (4, 14)).unflatten(4, (4, 14)).mean((3, 5, 6))
+        np.testing.assert_allclose(means.flatten(), wanted["means"], atol=0.05)
+        np.testing.assert_allclose(made.vectors.sum((1, 2, 3)).flatten(), wanted["motion"], atol=1e-3)
+        assert made.valid.sum((1, 2, 3)).tolist() == wanted["valid"]
+        assert [question.text for question in made.questions] == wanted["texts"]
+
+
+@pytest.fixture(scope="module")
+def lesson_lab(studio: clips.Studio, tmp_path_factory: pytest.TempPathFactory) -> lessons.LessonLab:
+    texts = [f"{q.text} Answer: {word}" for q in lessons.texts() for word in q.options]
+    folder = tmp_path_factory.mktemp("lessons")
+    build_tiny("qwen2_vl", folder, texts, hidden_size=32, layers=2, vision_layers=1)
+    setting = learning.Setting(SIDE, FRAMES, 8, (1e-3,), 60, half=False)
+    return lessons.LessonLab(folder, setting, studio.photos.permute(0, 2, 3, 1), 2, "cpu", 48, 24)
+
+
+def test_lessons_ask_each_text_with_each_of_its_answers(lesson_lab: lessons.LessonLab) -> None:
+    table = lesson_lab.questions
+    assert isinstance(table, lessons.Lessons)
+    asked = lessons.texts()
+    assert len(table.ids) == sum(len(question.options) for question in asked)
+    assert {task for task, _ in table.range} == set(lessons.WORDS)
+    for task, words in lessons.WORDS.items():
+        counts = [table.range[task, word][1] for word in words]
+        assert max(counts) == min(counts) or task in ("colour", "shape")
+
+
+def test_lessons_have_the_answers_and_the_motion_of_their_clips(lesson_lab: lessons.LessonLab) -> None:
+    store = lesson_lab.store
+    which = lesson_lab.render(store, 0, 24, "train", "mixed", 3)
+    assert torch.bincount(which).tolist() == [4] * len(lessons.TASKS)
+    again = store.frames[:24].clone()
+    lesson_lab.render(store, 24, 24, "train", "mixed", 3)
+    assert torch.equal(store.frames[24:], again) and torch.equal(store.question[24:], store.question[:24])
+    tokenizer = lesson_lab.collator.tokenizer
+    directions = {word: np.array(way) for word, way in (lessons.WAYS | lessons.COMPASS).items()}
+    grid = lesson_lab.collator.grid(FRAMES)
+    for row, task in enumerate(which.tolist()):
+        labels = lesson_lab.questions.labels[store.question[row]]
+        answer = tokenizer.decode(labels[labels >= 0]).removesuffix("<|im_end|>").strip()
+        assert answer in [word for name, words in lessons.WORDS.items() for word in words]
+        vectors = tokens_to_vectors(store.targets[row].numpy(), grid, lesson_lab.setting.scale)
+        moving = vectors[np.linalg.norm(vectors, axis=-1) > 0.5]
+        if lessons.TASKS[task] in ("which_way_4", "which_way_8") and len(moving):
+            way = moving.mean(0) / np.linalg.norm(moving.mean(0))
+            assert way @ directions[answer] > 0.99
+
+
+def test_probes_read_what_is_there(lesson_lab: lessons.LessonLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    features, answers = torch.randn(400, 50, generator=random), torch.randint(4, (400,), generator=random)
+    assert abs(probes.linear_probe(features, answers, 300) - 0.25) < 0.15
+    features[torch.arange(400), answers] += 3
+    assert probes.linear_probe(features, answers, 300) > 0.8
+
+    tests = [("in_domain", task, 8, -1) for task in lessons.TASKS]
+    lesson_lab.add_tests([*tests, ("in_domain", "speed", 8, -2), (many.PROBES, "speed", 24, -3)])
+    base = learning.load_start(lesson_lab.collator.folder, "cpu")
+    slot, pool = many.Slot(lesson_lab, base, many.Trial(), False), many.Pool(lesson_lab, "mixed", 5, 0, 48, True)
+    work = slot.work(
+        learning.Cell("main", "projector", 1e-3, 5, 3), many.Trial(), base.state_dict(), pool, float("inf")
+    )
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        row = end.value
+    assert list(row["probes"]["speed"]) == ["encoder", "projector", "layer_1", "last_hidden", "answer"]
+    assert set(row["final"]) == {"in_domain"} and len(row["final"]["in_domain"]["speed"]["right"]) == 8
+    assert set(lessons.TASKS) < set(row["curve"][-1]) and row["curve"][-1]["step"] == 3
+    assert aggregate.tasks_of(row) == {"speed": ("speed", "right")}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from clips import COLOURS, PLACES, SHAPES, WAYS, Clips, Studio, every_question
 from learning import IGNORE, Arm, Cell, Collator, Setting, arm_groups, make_arm
+from probes import linear_probe, stages
 from torch import Tensor
 from whole import make_whole
 
@@ -28,6 +29,7 @@ NOWHERE = list(WAYS).index("nowhere")
 EVERY = 100  # steps between two tests
 AT_ONCE = 25  # steps that are queued together
 TEST = 256  # E
+PROBES = "probes"  # the split of clips for probes; they look as in_domain
 DIRECTIONS = HeadForm(form="pooled", output="direction")
 ERRORS = 4096  # different errors of targets; clips take them in turn
 
@@ -267,9 +269,10 @@ class Lab:
         self.exams = Store(sum(count for _, _, count, _ in tests), self.collator)
         begin = 0
         for split, task, count, seed in tests:
+            looks = "in_domain" if split == PROBES else split
             ways = [
                 self.render(
-                    self.exams, begin + part, min(self.chunk, count - part), split, task, 1_000_003 * seed + part
+                    self.exams, begin + part, min(self.chunk, count - part), looks, task, 1_000_003 * seed + part
                 )
                 for part in range(0, count, self.chunk)
             ]
@@ -531,12 +534,39 @@ class Slot:
                 done += count
                 self._queued()
                 yield from self._wait(1)
+        probed = {}
         if done == cell.steps and cell.phase != "stills":
             for test in tests[at_once:]:
+                if test.split == PROBES:
+                    probed[test.task] = self.probe(test)
+                    continue
                 table, _ = yield from self.answer(test.begin, len(test.ways))
                 final.setdefault(test.split, {})[test.task] = self.lab.in_full(table, test)
         seconds = round(time.monotonic() - started, 1)
-        return asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
+        row = asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
+        return row | ({"probes": probed} if probed else {})
+
+    @torch.no_grad()
+    def probe(self, test: Test) -> dict[str, float]:
+        """What a linear probe answers right at each stage, of the last quarter of a test's clips."""
+        lab, parts = self.lab, []
+        with torch.cuda.stream(self.stream):
+            for begin in range(test.begin, test.begin + len(test.ways), TEST):
+                rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=lab.device)
+                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.arm["ahead"])
+                inputs = {name: value for name, value in inputs.items() if not name.startswith(("motion", "labels"))}
+                places = self.model.video_positions(inputs["input_ids"])
+                at = lab.questions.begins[lab.exams.question[rows]] - 1
+                parts.append(stages(self.model, inputs, places, at))
+            rows = torch.arange(test.begin, test.begin + len(test.ways), device=lab.device)
+            asked = lab.exams.question[rows]
+            options, answers = lab.questions.options[asked], lab.questions.answers[asked]
+            words = options.gather(1, answers[:, None])[:, 0]  # the answer's token, whatever the order of options
+            numbers = (words[:, None] == words.unique()).long().argmax(1)
+            fitted = len(rows) * 3 // 4
+            return {
+                name: linear_probe(torch.cat([part[name] for part in parts]), numbers, fitted) for name in parts[0]
+            }
 
 
 def summary(table: Tensor, test: Test) -> dict[str, float]:

@@ -32,7 +32,7 @@ import torch
 from aggregate import cells_of
 from clips import SPLITS
 from learning import SETTINGS, Cell, Setting, load_start
-from many import AT_ONCE, Lab, Pool, Slot, Trial
+from many import AT_ONCE, PROBES, Lab, Pool, Slot, Trial
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
@@ -112,13 +112,14 @@ class Course:
     tasks: dict[str, float]
     curve: dict[str, int]
 
-    def tests(self, final_clips: int) -> list[tuple[str, str, int, int]]:
-        """Split, task, number of clips and seed of each test, those of the curve first."""
+    def tests(self, final_clips: int, probes: int = 0) -> list[tuple[str, str, int, int]]:
+        """Split, task, number of clips and seed of each test, those of the curve first, those of probes last."""
         curve = [("in_domain", task, count, -1) for task, count in self.curve.items()]
         last = [
             (split, task, int(final_clips * share), -2) for split in self.splits for task, share in self.tasks.items()
         ]
-        return curve + last
+        tasks = [task for task in self.tasks if task != "appearance"] if probes else []
+        return curve + last + [(PROBES, task, probes, -3) for task in tasks]
 
     def make(self, folder: Path, seed: int) -> None:
         """Write the random weights of a seed."""
@@ -197,6 +198,7 @@ class Process:
         final_clips: of each test at the end.
         keeps: clips stay without graphs, too.
         course: clips and questions.
+        probes: clips of each task for linear probes of each stage; 0 for none.
     """
 
     def __init__(
@@ -208,6 +210,7 @@ class Process:
         final_clips: int,
         keeps: bool = False,
         course: Course = WHICH_WAY,
+        probes: int = 0,
     ) -> None:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high")
@@ -216,7 +219,7 @@ class Process:
         self.course, first = course, folder / f"{course.start}-0"
         chunk = (CHUNK if course is WHICH_WAY else LESSON_CHUNK)[device]
         self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, chunk)
-        self.lab.add_tests(course.tests(final_clips))
+        self.lab.add_tests(course.tests(final_clips, probes))
         self.start = load_start(first, device)
         self.idle: dict[str, list[Slot]] = {}
         self.states: dict[Path, dict[str, Tensor]] = {}
@@ -331,7 +334,7 @@ class Runner:
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
-        options = (arguments.folder, device, graphs, room, arguments.final_clips, keeps, course)
+        options = (arguments.folder, device, graphs, room, arguments.final_clips, keeps, course, arguments.probes)
         self.process = Process(*options) if graphs else None
         if not graphs:
             context = multiprocessing.get_context("spawn")
@@ -369,6 +372,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
     parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
+    parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
