@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.datasets.something_something import prepare, skipped_file
@@ -76,7 +77,7 @@ def _make_questions(arguments: argparse.Namespace) -> None:
     # torch takes a second to import, which the other data sets need not wait for
     from motiontune.datasets.questions.writing import Wanted, names_of, prepare_questions
 
-    given = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
+    given: dict[str, Any] = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
     names = ("out", "seed", "count", "size", "frames", "fps", "codec", "direction", "photos", "backgrounds")
     wanted = Wanted(
         **{name: getattr(arguments, name) for name in names}, **{key: value for key, value in given.items() if value}

@@ -232,7 +232,8 @@ class Stage:
         pale = photo_at(photos, columns.flatten(1, 2), rows.flatten(1, 2), "reflection")
         tone = script.tone.to(self.device)
         pale = pale * tone[:, :1, None, None] + tone[:, 1:, None, None]
-        return pale.unflatten(2, (-1, self.side)).transpose(1, 2)
+        pictures: Tensor = pale.unflatten(2, (-1, self.side)).transpose(1, 2)
+        return pictures
 
 
 def _turned(x: Tensor, y: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
