@@ -55,6 +55,10 @@ def test_an_error_is_seen_where_it_always_was(capsys):
     assert sys.stdout is stdout
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == LAST_LINES and lines[-1] == "line 99"  # what came before it, too
+    with pytest.raises(SystemExit), Terminal("train.log"):
+        print("error: invalid choice", file=sys.stderr)
+        sys.exit(2)
+    assert capsys.readouterr().err == "error: invalid choice\n"
     with pytest.raises(ConfigError), Terminal("train.log"):
         print("noise")
         raise ConfigError("a user's mistake")

@@ -92,6 +92,8 @@ class Terminal:
         for handler, _ in _redirected(self._err, (self._stream,)):  # made meanwhile
             handler.setStream(self._err)
         ours = isinstance(error, Exception) and not isinstance(error, MotiontuneError)
+        # a parser of arguments has printed what is wrong, and exits
+        ours |= isinstance(error, SystemExit) and error.code not in (None, 0)
         if ours and self._shows:
             self._err.write("".join(self._last_lines()))
         if self._file is not None:

@@ -47,12 +47,16 @@ def schema() -> dict[str, Any]:
     for each in names.train_argument_classes():
         hints = get_type_hints(each)
         keys |= {field.name: _key(field, hints[field.name]) for field in fields(each) if field.init}
+    shared: dict[str, Any] = {}
+    for key in keys.values():
+        shared |= key.pop("$defs", {})  # references are read from the top
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "motiontune train",
         "type": "object",
         "properties": dict(sorted(keys.items())),
         "additionalProperties": False,
+        "$defs": shared,
     }
 
 
