@@ -29,6 +29,8 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
 ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
+QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
+QUESTIONS_RUNS = [FOLDER / "does_it_help/results" / name for name in ("tiny_questions", "tiny_questions_longer")]
 Row = dict[str, Any]
 METHODS = {"lora": "LoRA", "full": "full"}
 GPU_MODELS = {"2B": "Qwen2-VL-2B", "4B": "Qwen3-VL-4B", "7B": "Qwen2-VL-7B"}
@@ -217,19 +219,27 @@ QUESTION_TASKS = {
 }
 
 
+QUESTION_CHANCE = {
+    "which_way_4": 25,
+    "which_way_8": 12.5,
+    "speed": 50,
+    "stops": 50,
+    "turns": 50,
+    "appearance": 25,
+}  # per cent
+
+
 def question_table(rows: list[Row], split: str = "in_domain") -> str:
     """What a model of half a million weights answers right to many kinds of questions learned at once, in per cent."""
-    found = {
-        (row["arm"], row["task"]): row
-        for row in rows
-        if row["start"] == "tiny_questions" and row["split"] == split and row["learning_rate"] == 5e-4
-    }
-    lines = [["trained on", "seeds", *QUESTION_TASKS.values()]]
-    for arm, title in QUESTION_ARMS.items():
-        cells = [found[arm, task] for task in QUESTION_TASKS if (arm, task) in found]
-        if cells:
-            shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
-            lines.append([title, str(len(cells[0]["seeds"])), *shares])
+    rows = [row for row in rows if row["start"] == "tiny_questions" and row["split"] == split]
+    found = {(row["steps"], row["arm"], row["task"]): row for row in rows if row["learning_rate"] == 5e-4}
+    lines = [["trained on", "steps", "seeds", *QUESTION_TASKS.values()]]
+    for steps in sorted({key[0] for key in found}):
+        for arm, title in QUESTION_ARMS.items():
+            cells = [found[steps, arm, task] for task in QUESTION_TASKS if (steps, arm, task) in found]
+            if cells:
+                shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
+                lines.append([title, f"{steps:,}", str(len(cells[0]["seeds"])), *shares])
     return grid(lines)
 
 
@@ -325,6 +335,29 @@ def plot_answers(rows: list[Row], path: Path) -> None:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
 
 
+def plot_questions(rows: list[Row], path: Path) -> None:
+    """Right answers to each kind of question against steps; a line for each cell, dashed where a run was longer."""
+    rows = [row for row in rows if row["phase"] == "main" and row["rate"] == 5e-4]
+    shortest = min(row["steps"] for row in rows)
+    with drawn(path, 4.4) as figure:
+        panels = figure.subplots(2, 3, sharex=True, sharey=True)
+        for axis, (task, title) in zip(panels.flat, QUESTION_TASKS.items(), strict=True):
+            for row in sorted(rows, key=lambda row: list(QUESTION_ARMS).index(row["arm"])):
+                steps, values = zip(*((point["step"], 100 * point[task]) for point in row["curve"]), strict=True)
+                label, colour = CURVES[row["arm"]]
+                style = "-" if row["steps"] == shortest else "--"
+                axis.plot(steps, values, style, color=colour, linewidth=1.1, label=label)
+            axis.set(title=title, ylim=(0, 101))
+            axis.axhline(QUESTION_CHANCE[task], color="black", linewidth=0.6, linestyle=":")
+            axis.grid(alpha=0.25, linewidth=0.4)
+        for axis in panels[1]:
+            axis.set_xlabel("steps of 32 clips")
+        for axis in panels[:, 0]:
+            axis.set_ylabel("right answers, %")
+        names = dict(zip(*reversed(panels.flat[0].get_legend_handles_labels()), strict=True))
+        figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=4, frameon=False)
+
+
 def main() -> None:
     """Write all of it."""
     tables.main()
@@ -332,6 +365,7 @@ def main() -> None:
         path.write_text(current(path), "utf-8")
     plot(load("train_step/cpu-answers"), PLOT)
     plot_answers(cells_of(FOLDER / "does_it_help/results/tiny"), ANSWERS_PLOT)
+    plot_questions([row for folder in QUESTIONS_RUNS if folder.exists() for row in cells_of(folder)], QUESTIONS_PLOT)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,9 @@ def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
     figures = importlib.import_module("figures")
     figures.plot_answers(figures.cells_of(ROOT / "benchmarks/does_it_help/results/tiny"), tmp_path / "plot.svg")
     assert (tmp_path / "plot.svg").read_bytes() == figures.ANSWERS_PLOT.read_bytes()
+    rows = [row for folder in figures.QUESTIONS_RUNS if folder.exists() for row in figures.cells_of(folder)]
+    figures.plot_questions(rows, tmp_path / "questions.svg")
+    assert (tmp_path / "questions.svg").read_bytes() == figures.QUESTIONS_PLOT.read_bytes()
 
 
 def test_the_page_of_keys_is_that_of_their_help(monkeypatch):

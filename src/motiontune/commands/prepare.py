@@ -77,11 +77,11 @@ def _make_questions(arguments: argparse.Namespace) -> None:
     # torch takes a second to import, which the other data sets need not wait for
     from motiontune.datasets.questions.writing import Wanted, names_of, prepare_questions
 
-    given: dict[str, Any] = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
-    names = ("out", "seed", "count", "size", "frames", "fps", "codec", "direction", "photos", "backgrounds")
-    wanted = Wanted(
-        **{name: getattr(arguments, name) for name in names}, **{key: value for key, value in given.items() if value}
-    )
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "seed", "count", "size", "frames")}
+    given |= {name: getattr(arguments, name) for name in ("fps", "codec", "direction", "photos", "backgrounds")}
+    lists = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
+    given |= {name: names for name, names in lists.items() if names}
+    wanted = Wanted(**given)
     report = prepare_questions(wanted, arguments.workers, progress=True)
     print(report.table())
     print(f"\nIn the YAML:\n\n{report.yaml()}")

@@ -223,17 +223,16 @@ class Stage:
         size, offset, mirrored = (
             script.crop[:, part].to(self.device) for part in (slice(1), slice(1, 3), slice(3, 4))
         )
-        columns = ((x / self.side * 2 - 1) * size[..., None, None] + offset[:, :1, None, None]) * mirrored[
-            ..., None, None
-        ]
-        rows = (y / self.side * 2 - 1) * size[..., None, None] + offset[:, 1:, None, None]
+        size, mirrored = size[..., None, None], mirrored[..., None, None]
+        columns = ((x / self.side * 2 - 1) * size + offset[:, :1, None, None]) * mirrored
+        rows = (y / self.side * 2 - 1) * size + offset[:, 1:, None, None]
         columns, rows = torch.broadcast_tensors(columns, rows)
         photos = self.grounds[script.grounds.to(self.device)]
         pale = photo_at(photos, columns.flatten(1, 2), rows.flatten(1, 2), "reflection")
         tone = script.tone.to(self.device)
         pale = pale * tone[:, :1, None, None] + tone[:, 1:, None, None]
-        pictures: Tensor = pale.unflatten(2, (-1, self.side)).transpose(1, 2)
-        return pictures
+        ground: Tensor = pale.unflatten(2, (-1, self.side)).transpose(1, 2)
+        return ground
 
 
 def _turned(x: Tensor, y: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
