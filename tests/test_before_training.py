@@ -117,6 +117,15 @@ def without(*names):
     return tear
 
 
+def zeros(name, begin, length):
+    def tear(checkpoint):
+        data = bytearray((checkpoint / name).read_bytes())
+        data[begin : begin + length] = bytes(length)
+        (checkpoint / name).write_bytes(data)
+
+    return tear
+
+
 LATE = ("scheduler.pt", "rng_state.pth", "trainer_state.json")
 TORN = {
     "before the head": without("motion_head.safetensors", "motion_head_config.json", "optimizer.pt", *LATE),
@@ -126,7 +135,10 @@ TORN = {
     "empty weights": cut("model.safetensors", 0),
     "half the weights": cut("model.safetensors", 50_000),
     "half the optimizer": cut("optimizer.pt", 50_000),
+    "zeros within the optimizer": zeros("optimizer.pt", 50_000, 10_000),
     "no optimizer": without("optimizer.pt"),
+    "half the head": without("motion_head.safetensors"),
+    "the other half": without("motion_head_config.json"),
     "nothing": lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()],
 }
 
@@ -150,6 +162,16 @@ def test_torn_checkpoints_are_told_from_whole_ones(how, stopped, tmp_path):
     TORN[how](before)
     with pytest.raises(ConfigError, match="^resume_from_checkpoint: no checkpoint is whole: "):
         resumable(str(tmp_path), True, passed.append)
+
+
+def test_a_checkpoint_that_lost_its_head_is_passed_over(stopped, tmp_path):
+    from motiontune.training.checkpoints import resumable
+
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    without("motion_head.safetensors", "motion_head_config.json")(tmp_path / "checkpoint-3")
+    passed = []
+    assert resumable(str(tmp_path), True, passed.append) == str(tmp_path / "checkpoint-2")
+    assert "its motion head is missing" in passed[0]
 
 
 @pytest.mark.parametrize("asked", [{}, {"resume_from_checkpoint": True}], ids=["by itself", "asked"])

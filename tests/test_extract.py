@@ -146,6 +146,9 @@ def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.Captu
     assert (tmp_path / "out" / f"{NAMES[0]}.npz").is_file() and not list((tmp_path / "out").glob("*part*"))
     code, out, _ = command(capfd, "extract", str(CLIPS[1]), "--source", "codec", "--out", str(tmp_path / "out"))
     assert code == 2 and "vp9 has no exported vectors" in out
+    code, out, _ = command(capfd, "extract", str(CLIPS[1]), "--out", str(tmp_path / "out"), "--max-frames", "1")
+    assert code == 2 and "one frame is sampled of it" in out and "0.00" not in out.splitlines()[-1]
+    assert refused(capfd, "extract", "", "--out", str(tmp_path / "out")).startswith("'' names no clip: is a variable")
     code, out, _ = command(capfd, "extract", str(CLIPS[1]), "--out", str(tmp_path / "out"))
     assert code == 0 and "blockmatch+flow" in out
     code, _, err = command(capfd, "extract", str(CLIPS[1]), "--source", "radar", "--out", str(tmp_path / "out"))

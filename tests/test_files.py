@@ -104,6 +104,26 @@ def test_threads_that_write_one_file_never_mix(tmp_path: Path) -> None:
     assert seen and seen <= contents and names(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("kind", ["link", "folder", "other"])
+def test_a_list_that_is_none_of_ours_is_not_written_to(kind: str, tmp_path: Path) -> None:
+    other, folder = tmp_path / "other.txt", tmp_path / "out"
+    folder.mkdir()
+    other.write_text("precious\n")
+    place = folder / LIST
+    if kind == "link":
+        place.symlink_to(other)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.write_text("precious\n")
+    with pytest.raises(OutputError, match="is no list of motiontune's: move it away"):
+        claim(folder, [folder / "a.npz"])
+    with pytest.raises(OutputError):
+        write_text(folder / "a.npz", "new")
+    assert other.read_text() == "precious\n" and [path.name for path in folder.iterdir()] == [LIST]
+    assert kind != "other" or place.read_text() == "precious\n"
+
+
 def test_only_what_was_written_here_is_replaced_or_removed(tmp_path: Path) -> None:
     own, foreign = tmp_path / "own", tmp_path / "foreign"
     write_text(own, "1")

@@ -69,11 +69,13 @@ def test_a_finished_run_that_is_started_again_trains_no_step(length):
     keys = {**BOTH, **length, "save_strategy": "steps", "save_steps": 2}
     whole = run(**keys)
     before, checkpoints = weights(whole), sorted(whole.glob("checkpoint-*"))
+    numbers, state = results(whole, "train"), (whole / "trainer_state.json").read_text()
     with logged() as messages:
         run(**keys, output_dir=str(whole), resume_from_checkpoint=True)
     assert distance(weights(whole), before) == 0
     assert sorted(whole.glob("checkpoint-*")) == checkpoints != []
-    assert "train_loss" not in results(whole, "train")
+    assert results(whole, "train") == numbers and "train_loss" in numbers
+    assert (whole / "trainer_state.json").read_text() == state
     assert length["max_steps"] is None or "Nothing is left to train: the checkpoint is of step 2" in messages
 
 

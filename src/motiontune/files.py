@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 import uuid
@@ -23,6 +24,7 @@ from motiontune.errors import OutputError
 
 LIST = ".motiontune.jsonl"
 """The list of what was written to a folder."""
+_FIRST_LINE = re.compile(rb'"[0-9a-f]{0,32}"?\n?')  # a kill may have torn it
 
 
 def claim_empty(folder: str | Path) -> None:
@@ -55,6 +57,8 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
     there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
     if not there.is_dir():
         raise OutputError(f"{there} is no folder: choose another output folder")
+    for place in {folder, *(file.parent for file in files)}:
+        _check_list(place / LIST)
     for file in files:
         with _refusing(file):
             if os.path.exists(file) and _identity(file) in read:
@@ -172,6 +176,25 @@ def as_url(path: str | Path) -> str:
     return f"file:{path}"
 
 
+def _check_list(path: Path) -> None:
+    """Refuse something else in the place of a folder's list: a link, a folder, or a file that begins otherwise.
+
+    Raises:
+        OutputError: naming it.
+    """
+    with _refusing(path):
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        start = b""
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb") as file:
+                start = file.readline(100)
+    if not stat.S_ISREG(status.st_mode) or start and not _FIRST_LINE.fullmatch(start):
+        raise OutputError(f"{path} is no list of motiontune's: move it away, or choose another output folder")
+
+
 def _check_own(path: Path) -> None:
     """Refuse a path where something lies that is not as a list has it.
 
@@ -204,6 +227,7 @@ def _enter(path: Path, unfinished: Path) -> None:
     # One call to the system for each line: those of several processes do not mix. A line that a kill or a full disk
     # has torn ends where the next one begins.
     lines = f"\n{json.dumps([path.name, *entry])}\n".encode()
+    _check_list(file)
     place = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         if os.fstat(place).st_size == 0:

@@ -18,7 +18,7 @@ from motiontune.commands.options import check_used, find_clips
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError, OutputError
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError
 from motiontune.files import claim, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
@@ -199,16 +199,18 @@ def extract_clip(
 
     Raises:
         ClipError: if the clip cannot be read.
-        MotionUnavailable: if the source has no motion for it.
+        MotionUnavailable: if the source has no motion for it, or one frame is sampled of it.
     """
     start = time.perf_counter()
     clip = reader.read(path, vectors_for(options, reader.grid_of))
+    if len(clip.frames) < 2:
+        raise MotionUnavailable(f"{path}: one frame is sampled of it: too short, or --fps or --max-frames too low")
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
     field = motion_of(clip, grid, options)
     write_motion(target, clip, field, grid, form)
     if preview:
         _preview(target, clip, grid, field)
-    pairs = max(len(clip.frames) - 1, 1)
+    pairs = len(clip.frames) - 1
     length = np.linalg.norm(field.vectors, axis=-1)[field.valid]
     return Extracted(
         path,

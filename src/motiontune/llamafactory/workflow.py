@@ -163,16 +163,8 @@ def run_motion_sft(
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
         trainer.save_model()
-        if finetuning_args.include_effective_tokens_per_second:
-            result.metrics["effective_tokens_per_sec"] = calculate_tps(
-                dataset_module["train_dataset"], result.metrics, stage="sft"
-            )
-        result.metrics.update(trainer.log_sources())
-        trainer.log_metrics("train", result.metrics)
-        trainer.save_metrics("train", result.metrics)
-        trainer.save_state()
-        if trainer.is_world_process_zero() and finetuning_args.plot_loss:
-            plot_loss(training_args.output_dir, keys=loss_keys(dataset_module, finetuning_args))
+        if trainer.steps_trained or not Path(training_args.output_dir, "train_results.json").is_file():
+            _save_results(trainer, result.metrics, dataset_module, finetuning_args)
 
     trainer.unmeasured.clear()
     if training_args.predict_with_generate:
@@ -573,6 +565,23 @@ def generation_arguments(generating_args: GeneratingArguments, tokenizer: Any) -
     arguments["eos_token_id"] = list(dict.fromkeys(ends))
     arguments["pad_token_id"] = tokenizer.pad_token_id
     return arguments
+
+
+def _save_results(
+    trainer: MotionTrainer,
+    metrics: dict[str, float],
+    dataset_module: dict[str, Any],
+    finetuning_args: MotionFinetuningArguments,
+) -> None:
+    """Write what a training measured, and its curves. A finished run that is started again measures nothing."""
+    if finetuning_args.include_effective_tokens_per_second:
+        metrics["effective_tokens_per_sec"] = calculate_tps(dataset_module["train_dataset"], metrics, stage="sft")
+    metrics.update(trainer.log_sources())
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    if trainer.is_world_process_zero() and finetuning_args.plot_loss:
+        plot_loss(trainer.args.output_dir, keys=loss_keys(dataset_module, finetuning_args))
 
 
 def loss_keys(dataset_module: dict[str, Any], finetuning_args: MotionFinetuningArguments) -> list[str]:

@@ -139,7 +139,8 @@ def _targets(
         nothing = np.zeros((settings.head.rows(grid), settings.head.width(grid)), np.float32)
         return MotionTargets(nothing, nothing.astype(bool)), nothing, times, "none", str(error)
     targets = field_to_targets(field, grid, settings.head.scale, settings.head)
-    return targets, field_to_weights(field, grid, settings.head), tuple(field.times), field.source, ""
+    source = field.source if len(clip.frames) > 1 else "none"
+    return targets, field_to_weights(field, grid, settings.head), tuple(field.times), source, ""
 
 
 def blank(feature: dict[str, Any], media: Collection[int], pad: int) -> dict[str, Any]:

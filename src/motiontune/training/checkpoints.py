@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from motiontune.errors import ConfigError, in_one_line
+from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 
 
 STATE = "trainer_state.json"
@@ -36,6 +37,9 @@ def torn(checkpoint: str | Path) -> str:
         return f"{STATE} is missing"
     except (OSError, ValueError) as error:
         return f"{STATE} cannot be read ({in_one_line(error)})"
+    missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
+    if len(missing) == 1:
+        return f"{missing[0]} is missing"
     for file in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(file, "pt"):  # compares the file's length with its header
@@ -44,12 +48,21 @@ def torn(checkpoint: str | Path) -> str:
             return f"{file.name} cannot be read ({in_one_line(error)})"
     saved = [folder / name for name in ("optimizer.pt", "scheduler.pt")]
     for file in saved:
-        if file.is_file() and not zipfile.is_zipfile(file):
+        if file.is_file() and _damaged(file):
             return f"{file.name} cannot be read"
     if sum(file.is_file() for file in saved) == 1 and not any(folder.glob("global_step*")):
         lost = next(file for file in saved if not file.is_file())
         return "" if any(folder.glob("optimizer*")) and lost.name == "optimizer.pt" else f"{lost.name} is missing"
     return ""
+
+
+def _damaged(file: Path) -> bool:
+    """Whether what torch has saved is no whole zip file; the checksums of all its parts are compared."""
+    try:
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is not None
+    except (OSError, zipfile.BadZipFile):
+        return True
 
 
 def resumable(output_dir: str, wanted: Any, log: Any) -> str | None:
@@ -73,6 +86,8 @@ def resumable(output_dir: str, wanted: Any, log: Any) -> str | None:
         if not path.is_dir():
             raise ConfigError(f"resume_from_checkpoint: {path} is no folder")
         problems[path] = torn(path)
+        if not (path / CONFIG_NAME).is_file() and any((other / CONFIG_NAME).is_file() for other in found):
+            problems[path] = problems[path] or "its motion head is missing"
         if not problems[path]:
             for passed, problem in list(problems.items())[:-1]:
                 log(f"{passed} is passed over: {problem}. The run that saved it was stopped while it did.")

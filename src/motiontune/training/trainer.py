@@ -51,6 +51,7 @@ from motiontune.training.settings import MotionSettings
 from motiontune.video.clip import Sampling
 
 
+NOTHING = "no clip had a vector that is valid, and no sample a label"
 STEPS_OF_NOTHING = 100
 """A run whose first steps, so many, had nothing to learn ends there."""
 
@@ -221,7 +222,8 @@ class MotionTrainerMixin(_Trainer):
             if without:
                 self.motion_logger.warning(f"Without motion were {_counted(without)}")
             if self._learned and self.motion.loss_weight and not self._motion_learned:
-                self.motion_logger.warning(f"The run learned no motion: {_why(without or left_out)}")
+                why = _why(without or left_out) or "no clip had a vector that is valid"
+                self.motion_logger.warning(f"The run learned no motion: {why}")
         return {**{f"clips_{name}": count for name, count in sources.items()}, "clips_left_out": left_out.total()}
 
     @override
@@ -234,6 +236,9 @@ class MotionTrainerMixin(_Trainer):
         output = super().train(*args, **kwargs)
         if self._steps and not self._learned:
             self._refuse_nothing()
+        if not self._steps:
+            for key in ("train_samples_per_second", "train_steps_per_second"):
+                output.metrics.pop(key, None)
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
     @override
@@ -254,11 +259,17 @@ class MotionTrainerMixin(_Trainer):
             self.motion_logger.info(f"Nothing is left to train: the checkpoint is of step {self.state.global_step}")
             self.control.should_training_stop = True
 
+    @property
+    def steps_trained(self) -> float:
+        """How many steps the last call of `train` made: none where the checkpoint is of a run's end."""
+        return self._steps
+
     def _refuse_nothing(self) -> None:
         reasons = _gather_counts(self._left_out + self._without_motion)
         what = "label" if self.motion.control else "motion target and no label"
         what = what if self.motion.with_text else "motion target"
-        raise MotiontuneError(f"nothing was learned: {self._steps:.0f} steps had no valid {what}: {_why(reasons)}")
+        why = _why(reasons) or NOTHING
+        raise MotiontuneError(f"nothing was learned: {self._steps:.0f} steps had no valid {what}: {why}")
 
     # ---- logging ----
 
@@ -529,8 +540,8 @@ class MotionTrainerMixin(_Trainer):
         counted = (metric_names(form)["valid_patches"], "model_preparation_time")
         if {key.removeprefix(f"{prefix}_") for key in metrics} <= {*counted}:
             problems = Counter([*unread.values(), *(why for _, why in kinds if why)])
-            self.unmeasured[prefix] = _why(problems)
-            self.motion_logger.warning(f"The evaluation {prefix!r} measured nothing: {_why(problems)}")
+            self.unmeasured[prefix] = _why(problems) or NOTHING
+            self.motion_logger.warning(f"The evaluation {prefix!r} measured nothing: {self.unmeasured[prefix]}")
         else:
             self.unmeasured.pop(prefix, None)
         metrics[f"{prefix}_clips_left_out"] = len(unread)
@@ -661,8 +672,7 @@ def _counted(reasons: Counter[str]) -> str:
 
 
 def _why(reasons: Counter[str]) -> str:
-    worst = "; ".join(f"{reason} ({count}x)" for reason, count in reasons.most_common(5))
-    return worst or "no clip had a vector that is valid, and no sample a label"
+    return "; ".join(f"{reason} ({count}x)" for reason, count in reasons.most_common(5))
 
 
 def _without_motion(inputs: dict[str, Any]) -> dict[str, Any]:

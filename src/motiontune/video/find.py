@@ -23,11 +23,13 @@ def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[t
         is_drawn: whether a file in a folder is a film that this package drew, and so no clip.
 
     Raises:
-        ConfigError: if there is no video in a folder.
+        ConfigError: if there is no video in a folder, or a name is empty.
     """
     found: list[tuple[Path, str]] = []
     for path in paths:
         if not os.path.isdir(path):
+            if not Path(path).name:
+                raise ConfigError(f"{path!r} names no clip: is a variable of the shell empty?")
             found.append((Path(Path(path).name), path))
             continue
         below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
