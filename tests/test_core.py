@@ -20,7 +20,15 @@ NEED = {
     "view": ["."],
     "demo": [],
 }
-BLOCK = "import sys; sys.modules.update(dict.fromkeys(['llamafactory', 'gradio', 'peft', 'trl', 'datasets'])); "
+BLOCK = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("llamafactory", "gradio", "peft", "trl", "datasets"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Blocked())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,7 @@ def clip(tmp_path_factory):
 
 
 def run(code, folder):
-    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); {BLOCK}{code}"
+    code = f"import sys\nsys.path.insert(0, {str(SOURCE)!r})\n{BLOCK}\n{code}"
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
 
 

@@ -40,7 +40,9 @@ def page_of(capfd, folder, *more):
 
 def test_a_trained_run_has_curves_metrics_pictures_configuration_and_versions(trained, capfd):
     page = page_of(capfd, trained)
-    assert [tag for tag, _ in page.tags].count("svg") == 3
+    assert [tag for tag, _ in page.tags].count(
+        "svg"
+    ) == 6  # loss, motion and text, in training and on held-out samples
     results = json.loads((trained / "all_results.json").read_text())
     for key in ("eval_epe", "train_loss"):
         assert f"{key}: {json.dumps(results[key])}" in page.text
@@ -169,7 +171,7 @@ def test_a_run_of_llamafactory_alone(capfd):
     page = page_of(capfd, folder)
     assert "not known" in page.text and "are those in its README.md" in page.text
     assert "learning_rate: 0.002\n" in page.text and re.search(r"Transformers: \d", page.text)
-    assert "Loss on held-out samples" in page.text and "Training loss" in page.text
+    assert "Loss on held-out samples" in page.text and "Loss in training" in page.text
     assert "Trained for 2 steps" in page.text and "End-point" not in page.text
 
 
