@@ -164,6 +164,21 @@ def test_torn_checkpoints_are_told_from_whole_ones(how, stopped, tmp_path):
         resumable(str(tmp_path), True, passed.append)
 
 
+def test_a_second_training_into_one_folder_is_refused(capfd):
+    from motiontune.files import alone_in
+
+    output = fresh_folder()
+    output.mkdir()
+    with alone_in(output):
+        message = refused_run(capfd, **BOTH, output_dir=str(output))
+    assert message.startswith(f"{output}: another run is training into it: wait for its end")
+    assert not list(output.glob("*.safetensors"))
+    with pytest.raises(ZeroDivisionError), alone_in(output):
+        1 / 0  # noqa: B018
+    with alone_in(output):
+        pass
+
+
 def test_a_checkpoint_that_lost_its_head_is_passed_over(stopped, tmp_path):
     from motiontune.training.checkpoints import resumable
 

@@ -104,6 +104,15 @@ def test_threads_that_write_one_file_never_mix(tmp_path: Path) -> None:
     assert seen and seen <= contents and names(tmp_path) == ["a"]
 
 
+def test_an_output_that_is_the_folder_of_another_is_refused(tmp_path: Path) -> None:
+    outputs = [tmp_path / "a.motion.png", tmp_path / "a.motion.png" / "x.npz"]
+    for wanted in (outputs, outputs[::-1]):
+        with pytest.raises(OutputError, match=r"a\.motion\.png would be a file and the folder of another output"):
+            claim(tmp_path, wanted)
+    claim(tmp_path, [tmp_path / "a.npz", tmp_path / "a" / "x.npz"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", ["link", "folder", "other"])
 def test_a_list_that_is_none_of_ours_is_not_written_to(kind: str, tmp_path: Path) -> None:
     other, folder = tmp_path / "other.txt", tmp_path / "out"

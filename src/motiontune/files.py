@@ -74,6 +74,10 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
         other = names.setdefault(str(file) if capitals_count else str(file).casefold(), file)
         if other is not file:
             raise OutputError(f"{other} and {file} would be one file: give their clips apart, or rename one")
+    folders = {str(place) if capitals_count else str(place).casefold() for file in files for place in file.parents}
+    for name, file in names.items():
+        if name in folders:
+            raise OutputError(f"{file} would be a file and the folder of another output: rename its clip")
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -130,6 +134,37 @@ def write_text(path: str | Path, text: str, errors: str = "strict", *, listed: b
         listed: as in `write_whole`.
     """
     write_bytes(path, text.encode("utf-8", errors), listed=listed)
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Keep a second process from doing the same in a folder meanwhile; a process that ends, however, lets it go.
+
+    Args:
+        folder: it must exist. Where its file system knows no locks, nothing is kept away.
+
+    Raises:
+        OutputError: if another process is in it.
+    """
+    import fcntl  # which Windows has not
+
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{folder}: another run is training into it: wait for its end, or choose another output_dir"
+            ) from None
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(place, fcntl.LOCK_UN)  # loaders' workers may have the folder open, too
+    finally:
+        os.close(place)
 
 
 def remove(files: Iterable[Path]) -> None:

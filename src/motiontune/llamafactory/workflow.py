@@ -2,7 +2,7 @@
 
 import copy
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
 from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
 from motiontune.evaluation.forms import main_metric, metric_names
-from motiontune.files import write_text
+from motiontune.files import alone_in, write_text
 from motiontune.llamafactory.arguments import MotionDataArguments, MotionFinetuningArguments
 from motiontune.llamafactory.collator import MotionDataCollator
 from motiontune.llamafactory.names import (
@@ -161,10 +161,11 @@ def run_motion_sft(
     parts = data_args, training_args, finetuning_args, dataset_module
     logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
     if training_args.do_train:
-        result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-        trainer.save_model()
-        if trainer.steps_trained or not Path(training_args.output_dir, "train_results.json").is_file():
-            _save_results(trainer, result.metrics, dataset_module, finetuning_args)
+        with alone_in(training_args.output_dir) if trainer.is_world_process_zero() else nullcontext():
+            result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+            trainer.save_model()
+            if trainer.steps_trained or not Path(training_args.output_dir, "train_results.json").is_file():
+                _save_results(trainer, result.metrics, dataset_module, finetuning_args)
 
     trainer.unmeasured.clear()
     if training_args.predict_with_generate:
