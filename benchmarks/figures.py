@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
@@ -280,15 +281,19 @@ def drawn(path: Path, height: float) -> Iterator[Figure]:
         figure.savefig(path, metadata={"Date": None})
 
 
+def side_by_side(figure: Figure, titles: dict[str, str]) -> Iterator[tuple[Axes, str]]:
+    """A plot for each key under its title, all with one y axis: the axis and the key, to be drawn on."""
+    for axis, (key, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
+        yield axis, key
+        axis.set_title(title)
+        axis.grid(alpha=0.25, linewidth=0.4)
+
+
 def plot(rows: list[Row], path: Path) -> None:
     """Time and memory of motion and text over those of LLaMA-Factory's text, against the answer's length."""
     with drawn(path, 2.8) as figure:
-        for axis, key, title in zip(
-            figure.subplots(1, 2, sharey=True),
-            ("time_to_llamafactory", "memory_to_llamafactory"),
-            ("time of a step", "peak memory"),
-            strict=True,
-        ):
+        titles = {"time_to_llamafactory": "time of a step", "memory_to_llamafactory": "peak memory"}
+        for axis, key in side_by_side(figure, titles):
             for name, colour in (("lora", "#1f6f8b"), ("full", "#b5493a")):
                 found = [row for row in rows if row["method"] == name and row["kind"] == "motion+CE"]
                 labels, values = [row["labels"] for row in found], [row[key] for row in found]
@@ -297,8 +302,7 @@ def plot(rows: list[Row], path: Path) -> None:
                     ends = ([row[f"{key}_{end}"] for row in found] for end in ("low", "high"))
                     axis.fill_between(labels, *ends, color=colour, alpha=0.2, linewidth=0)
             axis.axhline(1, color="black", linewidth=0.8)
-            axis.set(title=title, xscale="log", xlabel="labelled tokens of the answer", ylim=(0, None))
-            axis.grid(alpha=0.25, linewidth=0.4)
+            axis.set(xscale="log", xlabel="labelled tokens of the answer", ylim=(0, None))
             axis.legend(loc="lower right")
         figure.axes[0].set_ylabel("motion + text over\nLLaMA-Factory's text")
 
@@ -316,20 +320,15 @@ CURVES = {  # arm: title, colour
 def plot_answers(rows: list[Row], path: Path) -> None:
     """Right answers against steps: the mean over seeds, and the range of all of them."""
     with drawn(path, 3.3) as figure:
-        for axis, key, title in zip(
-            figure.subplots(1, 2, sharey=True),
-            ("which_way_4", "appearance"),
-            ("which way (chance 25 %)", "colour and shape"),
-            strict=True,
-        ):
+        titles = {"which_way_4": "which way (chance 25 %)", "appearance": "colour and shape"}
+        for axis, key in side_by_side(figure, titles):
             for arm, (label, colour) in CURVES.items():
                 found = [row["curve"] for row in rows if (row["arm"], row["rate"], row["steps"]) == (arm, 5e-4, 2000)]
                 steps = [point["step"] for point in found[0]]
                 values = np.array([[100 * point[key] for point in curve] for curve in found])
                 axis.plot(steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seeds)")
                 axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-            axis.set(title=title, xlabel="steps of 32 clips", ylim=(0, 101))
-            axis.grid(alpha=0.25, linewidth=0.4)
+            axis.set(xlabel="steps of 32 clips", ylim=(0, 101))
         figure.axes[0].set_ylabel("right answers, %")
         figure.axes[0].axhline(25, color="black", linewidth=0.6, linestyle=":")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from blocking import without
 from make_clips import Encoder, encode
 
 
@@ -20,15 +21,7 @@ NEED = {
     "view": ["."],
     "demo": [],
 }
-BLOCK = """
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("llamafactory", "gradio", "peft", "trl", "datasets"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Blocked())
-"""
+BLOCK = without("llamafactory", "gradio", "peft", "trl", "datasets")
 
 
 @pytest.fixture(scope="module")

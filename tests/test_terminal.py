@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from commands import command, refused_run
 from motiontune.errors import ConfigError, OutputError
@@ -140,3 +142,18 @@ def test_the_first_line_comes_at_once():
     modules = run_command("-X", "importtime", "-c", "import motiontune.cli").stderr
     assert not [name for name in ("torch", "numpy", "cv2", "av") if re.search(rf"\| +{name}$", modules, re.M)]
     assert waited < 5, waited  # 0.2 s on an idle machine
+
+
+def test_weights_that_zero3_has_parted_are_counted():
+    """Each process holds an empty tensor that knows how many numbers it stands for."""
+    from motiontune.llamafactory.page import settings_table
+    from motiontune.model.head import MotionHeadConfig
+
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.weight = torch.nn.Parameter(torch.empty(0))
+    model.weight.ds_numel = 1234
+    model.config = SimpleNamespace(model_type="qwen2_vl")
+    keys = {"do_train": False, "bf16": True, "fp16": False, "device": "cpu", "output_dir": "out"}
+    data_args, head = SimpleNamespace(motion_source="auto"), MotionHeadConfig(8, 14, 2, 2)
+    shown = settings_table(model, head, data_args, SimpleNamespace(**keys), None, {})
+    assert "qwen2_vl, 1,234 weights" in shown

@@ -64,8 +64,9 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as error:
             if not _PLACES[name].startswith("llamafactory."):
                 raise
-            needed = f"{name} needs {error.name}: pip install 'motiontune[llamafactory]'"
-            raise ImportError(needed, name=error.name) from error
+            from motiontune.errors import INSTALL
+
+            raise ImportError(f"{name} needs {error.name}: {INSTALL}", name=error.name) from error
     elif name == "__version__":
         from importlib.metadata import version
 

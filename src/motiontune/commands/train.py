@@ -29,14 +29,16 @@ def run(arguments: argparse.Namespace) -> None:
     if asks_for_keys(words):
         print(DESCRIPTION)
         _print_own_keys()
-        from motiontune.llamafactory.launcher import launch
-
-        launch(["--help"])
+        _launch(["--help"])
     with run_terminal() as terminal:
         terminal.show(f"Reading {words[0]} ..." if words[0].endswith(CONFIGURATIONS) else "Reading the arguments ...")
-        from motiontune.llamafactory.launcher import launch
+        _launch(words)
 
-        launch(words)
+
+def _launch(words: list[str]) -> None:
+    from motiontune.llamafactory.launcher import launch  # takes 20 s, before which something is shown
+
+    launch(words)
 
 
 def _print_own_keys() -> None:

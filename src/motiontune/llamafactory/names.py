@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import mistakes, own_code
+from motiontune.errors import INSTALL, mistakes, own_code
 from motiontune.training import names as transformers_names
 from motiontune.training.names import Name, check
 
@@ -105,6 +105,7 @@ NAMES = [
     Name("llamafactory.extras.constants", "DATA_CONFIG", "names dataset_info.json"),
     Name("llamafactory.extras.constants", "IGNORE_INDEX", "reads labels"),
     Name("llamafactory.extras.constants", "VIDEO_PLACEHOLDER", "finds the video in a prompt"),
+    Name("llamafactory.extras.misc", "count_parameters", "counts weights", "model"),
     Name("llamafactory.extras.misc", "get_device_name", "places Ray's workers", ""),
     Name("llamafactory.extras.misc", "use_ray", "knows of Ray", ""),
     Name("llamafactory.extras.misc", "calculate_tps", "measures speed", "dataset metrics stage"),
@@ -137,7 +138,7 @@ def check_names() -> None:
     Raises:
         MotiontuneError: naming the module, the name, the use and the versions, in one line.
     """
-    check(NAMES, "llamafactory", LLAMAFACTORY, "pip install 'motiontune[llamafactory]'")
+    check(NAMES, "llamafactory", LLAMAFACTORY, INSTALL)
     transformers_names.check_names()
 
 

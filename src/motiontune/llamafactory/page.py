@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llamafactory.extras.misc import count_parameters
 from transformers import TrainerCallback
 
 from motiontune.model.wrappers import base_of
 from motiontune.runs.folder import EVALUATION, PICTURES_FOLDER, PREDICTIONS_FOLDER, TEXTS
 from motiontune.tables import text_table
 from motiontune.terminal import Terminal
+from motiontune.training.settings import head_rate
 
 
 ROWS = 20
@@ -182,8 +184,7 @@ def settings_table(model: Any, head: Any, data_args: Any, training_args: Any, fi
         sets: `train_dataset` and `eval_dataset`, where there are.
     """
     rows = [("setting", "")]
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    every = sum(parameter.numel() for parameter in model.parameters())
+    trainable, every = count_parameters(model)  # which knows of weights that ZeRO-3 has parted
     base = base_of(model).config
     if training_args.do_train:
         motion = f"motion ({finetuning_args.motion_loss_type})"
@@ -205,8 +206,7 @@ def settings_table(model: Any, head: Any, data_args: Any, training_args: Any, fi
         accumulated, processes = training_args.gradient_accumulation_steps, training_args.world_size
         total = size * accumulated * processes
         rows.append(("batch", f"{total} = {size} x {accumulated} accumulated x {processes} processes"))
-        rate = finetuning_args.motion_head_learning_rate
-        rate = 10 * training_args.learning_rate if rate is None else rate
+        rate = head_rate(finetuning_args.motion_head_learning_rate, training_args.learning_rate)
         schedule = getattr(training_args.lr_scheduler_type, "value", training_args.lr_scheduler_type)
         rows.append(("learning rate", f"{training_args.learning_rate:g} {schedule}, head {rate:g}"))
         held_out = sets.get("eval_dataset")

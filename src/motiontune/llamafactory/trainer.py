@@ -9,6 +9,7 @@ from typing import Any
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from typing_extensions import override
 
+from motiontune.files import write_text
 from motiontune.llamafactory.arguments import MotionFinetuningArguments
 from motiontune.llamafactory.names import get_logger
 from motiontune.runs.folder import TEXTS
@@ -60,7 +61,7 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
             rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
             folded = [row | {"prompt": _RUN.sub(_folded, row["prompt"])} for row in rows]
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in folded)
-            file.write_text(text, "utf-8")  # its own, as LLaMA-Factory has just written it
+            write_text(file, text, listed=False)  # in the place of what LLaMA-Factory has just written
 
     def predict_each(self, datasets: dict[str, Any], skip_special_tokens: bool, **gen_kwargs: Any) -> dict[str, float]:
         """Predict several data sets, each into a folder of its own: `predict_NAME/` in the output folder.

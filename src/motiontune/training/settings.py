@@ -32,6 +32,11 @@ class TargetSettings:
     """The batches of an evaluation keep the frames of so many samples, the first ones, so that they can be drawn."""
 
 
+def head_rate(wanted: float | None, learning_rate: float) -> float:
+    """The learning rate of the motion head: what is wanted, or 10 times the trainer's."""
+    return 10 * learning_rate if wanted is None else wanted
+
+
 @dataclass(frozen=True)
 class MotionSettings:
     """What a trainer does with the targets."""
@@ -49,7 +54,7 @@ class MotionSettings:
     """Train the answer's text, too. Otherwise no row of `lm_head` is computed."""
 
     head_learning_rate: float | None = None
-    """Learning rate of the motion head. None is 10 times the trainer's."""
+    """Learning rate of the motion head; None as in `head_rate`."""
 
     control: bool = False
     """Leave the loss to the trainer below, which then trains the text as it does without motion. The head is read in

@@ -47,7 +47,7 @@ from motiontune.training.engines import check_head_group, check_processes, fit_t
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
-from motiontune.training.settings import MotionSettings
+from motiontune.training.settings import MotionSettings, head_rate
 from motiontune.video.clip import Sampling
 
 
@@ -332,8 +332,7 @@ class MotionTrainerMixin(_Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         if not self._head_trains:
             return optimizer
-        rate = self.motion.head_learning_rate
-        rate = 10 * self.args.learning_rate if rate is None else rate
+        rate = head_rate(self.motion.head_learning_rate, self.args.learning_rate)
         head = [p for p in base_of(self.model).motion_head.parameters() if p.requires_grad]
         if fresh and head:
             for group in optimizer.param_groups:

@@ -345,7 +345,7 @@ def _write(job: Job) -> tuple[list[dict[str, Any]], str]:
 
 
 def _write_motion(wanted: Wanted, clip: Path, vectors: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-    """Write a clip's motion as `motion_source: file` reads it: dense, in pixels of its own resolution."""
+    """Write a clip's motion as `motion_source: file` reads it; unlike `write_npz` in float16, without confidences."""
     with write_whole(clip.with_suffix(".npz")) as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(
             file,
