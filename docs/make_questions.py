@@ -23,7 +23,7 @@ SIDE, FRAMES, GAP = 112, 16, 6
 SHOWN = (1, 6, 11)  # frames of each clip
 COLUMNS = 3
 SEEDS = {"which_way_4": 2, "stops": 3, "which_of_two": 1}  # of clips that are easy to read; others 0
-CELL = (len(SHOWN) * (SIDE + GAP) + GAP, SIDE + 58)
+CELL = (len(SHOWN) * (SIDE + GAP) + GAP, SIDE + 72)  # below the frames are three lines of a question, and its answer
 
 
 @torch.inference_mode()

@@ -70,5 +70,10 @@ def test_init_writes_over_nothing_of_others(tmp_path, capfd):
     assert [file.name for file in tmp_path.iterdir()] == ["qwen2vl_predict.yaml"]
     code, out, _ = command(capfd, "init", tmp_path / "new")
     assert code == 0 and "LoRA on motion + answer text" in out
-    for name in ("qwen2vl_predict.yaml", "plain_trainer.py", "engines/zero2.json"):
+    for name in (
+        "qwen2vl_predict.yaml",
+        "plain_trainer.py",
+        "engines/zero2.json",
+        "lmms_eval/motion_questions/_common_yaml",
+    ):
         assert (tmp_path / "new" / name).read_text() == (ROOT / "examples" / name).read_text()

@@ -12,7 +12,6 @@ from motiontune.tables import text_table
 
 DESCRIPTION = "Write example YAMLs: training, prediction and export, with motion."
 FIRST = "qwen2vl_lora_motion.yaml"
-SUFFIXES = (".md", ".yaml", ".py", ".json", ".sh", ".ipynb")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +46,7 @@ def examples() -> Path:
 
 def _files(folder: Path) -> Iterator[str]:
     for file in folder.rglob("*"):
-        if file.is_file() and file.suffix in SUFFIXES:
+        if file.is_file() and file.parent.name != "__pycache__":
             yield file.relative_to(folder).as_posix()
 
 
