@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from motiontune.model import forward
 from motiontune.model.tiny import build_tiny
 from motiontune.targets import tokens_to_vectors
 
@@ -30,11 +31,12 @@ SIDE, FRAMES = 56, 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def precision() -> Iterator[None]:
-    """What the benchmark's processes set for themselves does not stay for other tests in this one."""
-    before = torch.get_float32_matmul_precision()
+def put_back() -> Iterator[None]:
+    """The benchmark's processes change torch and the model's code for themselves; here other tests follow."""
+    before = torch.get_float32_matmul_precision(), forward.supervised_positions
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision(before[0])
+    forward.supervised_positions = before[1]
 
 
 @pytest.fixture(scope="module")

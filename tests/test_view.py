@@ -391,6 +391,8 @@ def test_the_command_serves_until_it_is_interrupted(folder):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # a shell lets what it starts in the background ignore this signal, and so all that follows from it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         lines = iter(process.stdout.readline, "")
         address = next(line for line in lines if "http" in line).split()[2]
