@@ -37,6 +37,18 @@ def test_what_names_no_file_is_refused_by_name(videos, reason, capfd):
     assert reason in refused_run(capfd, **BOTH, **with_videos(*videos))
 
 
+@pytest.mark.parametrize(
+    ("videos", "reason"),
+    [([123], "videos: 123 names no file"), ("a.mp4", "videos: 'a.mp4' must be a list of paths")],
+    ids=["number", "no list"],
+)
+def test_a_row_of_another_type_than_the_others_is_named(videos, reason, capfd):
+    good = sample(PROMPT, "It stops.", videos=[clips()[0]])
+    keys = dataset([good, {**good, "videos": videos}])
+    file = Path(keys["dataset_dir"], "toy.json")
+    assert refused_run(capfd, **BOTH, **keys) == f"{file}: row 1: {reason}"
+
+
 def test_turns_that_are_no_text_are_refused_by_name(capfd):
     message = refused_run(capfd, **BOTH, **with_videos(str(clips()[0]), answer=None))
     assert message.startswith(f"the sample '{PROMPT}': a turn is None, it must be text")

@@ -254,12 +254,17 @@ def loading_data() -> Iterator[None]:
 
 
 @contextmanager
-def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[[Any, Any], None]) -> Iterator[None]:
+def dataset_hooks(
+    wrap_processor: Callable[[Any], Any],
+    after_loading: Callable[[Any, Any], None],
+    after_failing: Callable[[Any], None],
+) -> Iterator[None]:
     """While data sets are loaded: wrap the processor that tokenizes samples, and look at each aligned data set.
 
     Args:
         wrap_processor: called with the `DatasetProcessor`, returns the one to use.
         after_loading: called with the `DatasetAttr` and the aligned data set, whose `_videos` column has the paths.
+        after_failing: called with the `DatasetAttr` of one that cannot be loaded; may raise what says more.
     """
     from llamafactory.data import loader as data_loader
 
@@ -270,7 +275,11 @@ def dataset_hooks(wrap_processor: Callable[[Any], Any], after_loading: Callable[
 
     def _load_single_dataset(dataset_attr: Any, *args: Any, **kwargs: Any) -> Any:
         with mistakes(f"data set {dataset_attr.dataset_name}: a row is not as described", TypeError, AttributeError):
-            dataset = load_single(dataset_attr, *args, **kwargs)
+            try:
+                dataset = load_single(dataset_attr, *args, **kwargs)
+            except Exception:
+                after_failing(dataset_attr)
+                raise
         with own_code():
             after_loading(dataset_attr, dataset)
         return dataset

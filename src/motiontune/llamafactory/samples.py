@@ -1,5 +1,6 @@
 """What happens to samples before training: clips are checked, and the motion source of each data set is logged."""
 
+import json
 import os
 import re
 import textwrap
@@ -133,6 +134,31 @@ def check_videos(videos: list[Any], sample: str = "a sample") -> None:
             raise ClipError(sample, f"videos: {file!r} names no file")
         if re.match(r"[a-z][a-z0-9+.-]+://", str(file), re.IGNORECASE):
             raise ClipError(str(file), "is an address: download the clip, and give its path in the data set")
+
+
+def check_rows(dataset_attr: Any, dataset_dir: Any) -> None:
+    """Name the row of a JSON file whose videos are no paths: where rows differ in type, `datasets` names none.
+
+    Args:
+        dataset_attr: LLaMA-Factory's description of a data set that could not be loaded.
+        dataset_dir: where its file is.
+
+    Raises:
+        ClipError: naming the row.
+    """
+    if dataset_attr.load_from != "file" or not isinstance(dataset_dir, str):
+        return
+    file = Path(dataset_dir, dataset_attr.dataset_name)
+    try:
+        text = file.read_text("utf-8")
+        rows = [json.loads(line) for line in text.splitlines()] if file.suffix == ".jsonl" else json.loads(text)
+    except (OSError, ValueError):
+        return  # the error that there is tells why
+    for number, row in enumerate(rows if isinstance(rows, list) else []):
+        videos = row.get(dataset_attr.videos) if isinstance(row, dict) else None
+        if videos is not None and not isinstance(videos, list):
+            raise ClipError(f"{file}: row {number}", f"{dataset_attr.videos}: {videos!r} must be a list of paths")
+        check_videos(videos or [], f"{file}: row {number}")
 
 
 def changed(path: str, kept: int, needed: int) -> ClipError:

@@ -43,6 +43,7 @@ from motiontune.llamafactory.samples import (
     CheckedDatasetProcessor,
     check_motion_files,
     check_names,
+    check_rows,
     check_sample,
     check_tokenized,
     check_videos,
@@ -385,7 +386,7 @@ def load_counted_datasets(
         log_overview(overviews[-1:])
 
     check_names(data_args)
-    with loading_data(), dataset_hooks(checked, look):
+    with loading_data(), dataset_hooks(checked, look, lambda attr: check_rows(attr, data_args.dataset_dir)):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
     if not overviews:  # tokenized_path
         for split in ("train_dataset", "eval_dataset"):
