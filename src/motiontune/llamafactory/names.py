@@ -278,7 +278,8 @@ def dataset_hooks(
             try:
                 dataset = load_single(dataset_attr, *args, **kwargs)
             except Exception:
-                after_failing(dataset_attr)
+                with own_code():
+                    after_failing(dataset_attr)
                 raise
         with own_code():
             after_loading(dataset_attr, dataset)
