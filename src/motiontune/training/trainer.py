@@ -43,7 +43,7 @@ from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
-from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
+from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
@@ -355,6 +355,7 @@ class MotionTrainerMixin(_Trainer):
         self._progress = Progress(self.args.get_warmup_steps(max_steps))
         if resume_from_checkpoint is not None:
             check_processes(self.accelerator, resume_from_checkpoint)
+            know_cpus_of_processes()
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:
