@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=motion.min_confidence,
         help="as motion_min_confidence (default: %(default)s)",
     )
-    add("--fps", type=float, default=frames.fps, help="as video_fps (default: %(default)s)")
-    add("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen (default: %(default)s)")
-    add("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels (default: %(default)s)")
-    add("--model", metavar="DIR", help="take sizes, patch and merge from this model (folder or hub)")
+    add("--fps", type=float, help=f"as video_fps (default: the model's training, or {frames.fps})")
+    add("--max-frames", type=int, help=f"as video_maxlen (default: the model's training, or {frames.max_frames})")
+    add("--max-pixels", type=int, help=f"as video_max_pixels (default: the model's training, or {frames.max_pixels})")
+    add("--model", metavar="DIR", help="take sampling, sizes, patch and merge from this model (folder or hub)")
     add("--patch", type=int, default=frames.patch, help="side of the model's patches in pixels (default: %(default)s)")
     add(
         "--merge",
@@ -112,7 +112,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         MotiontuneError: on a mistake in the options, or if some clip gave no motion.
     """
-    if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.patch, arguments.merge) < 1:
+    sizes = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if sizes.get("fps", 1) <= 0 or min(arguments.patch, arguments.merge, *sizes.values()) < 1:
         raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
     if not 0 <= arguments.min_confidence < 1:
         raise ConfigError("--min-confidence must be 0 or more and below 1")
@@ -124,15 +126,20 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.min_confidence,
         raft_weights=arguments.raft_weights,
     )
-    sizes = arguments.fps, arguments.max_frames, arguments.max_pixels
-    frames = FrameReader(*sizes, arguments.patch, arguments.merge)
+    frames = FrameReader(**sizes, patch=arguments.patch, merge=arguments.merge)
     reader = None
     if arguments.model is not None:
         from motiontune.llamafactory.reader import ModelReader
 
-        reader = ModelReader(arguments.model, *sizes)
-        processor = reader.processor.video_processor
-        frames = replace(frames, patch=processor.patch_size, merge=processor.merge_size)
+        reader = ModelReader(arguments.model, **sizes)
+        sampling, processor = reader.sampling, reader.processor.video_processor
+        frames = FrameReader(
+            sampling.video_fps,
+            sampling.video_maxlen,
+            sampling.video_max_pixels or frames.max_pixels,
+            processor.patch_size,
+            processor.merge_size,
+        )
     rows = extract(arguments.clips, arguments.out, motion, frames, arguments.format, arguments.preview, reader)
     print(table(rows))
     failed = sum(bool(row.problem) for row in rows)
