@@ -120,9 +120,7 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         print(f"\nLeft out: {line}")
     halves = [key for key in ("bf16", "fp16") if args.get(key) and not args.get("use_cpu")]
     if halves and not torch.accelerator.is_available():
-        print(
-            f"\n{halves[0]}: there is no GPU here, and `motiontune train` stops; with `use_cpu: true` it trains."
-        )
+        print(f"\n{halves[0]}: there is no GPU here, and `motiontune train` stops; with `use_cpu: true` it trains.")
 
 
 def _picture(out: str | Path, row: int) -> Path:
