@@ -14,9 +14,12 @@ import pytest
 
 from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded, remuxed
 from motiontune.errors import ClipError
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import vectors_for
 from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
 from motiontune.video.container import VideoInfo, info_of, is_whole, probe
 from motiontune.video.frames import all_frames
+from motiontune.video.reader import FrameReader
 from real_clips import real_clip
 
 
@@ -252,6 +255,18 @@ def test_an_avi_counts_times_at_which_there_is_no_frame(
     cut.write_bytes(data[: 2 * len(data) // 3])
     with pytest.raises(ClipError, match="ends after"):
         read_clip(str(cut), 8.0)
+
+
+@pytest.mark.parametrize("encoder", ["h264", "h264_1", "mpeg4_b"])
+def test_a_clip_keeps_its_times_in_an_avi_without_pts(encoder: str, tmp_path: Path) -> None:
+    """As `ffmpeg -c copy` writes it: a rate of 50 for 25 frames a second, and the time of decoding alone."""
+    path = str(encode(tmp_path / "sparse.avi", encoder, pan(41, 3.0, -1.5), rate=50, pts=range(0, 82, 2)))
+    info = probe(path)
+    assert info.counted and (info.frames, info.duration, round(info.average_rate, 9)) == (41, 1.64, 25)
+    for vectors in (False, True, vectors_for(MotionOptions("codec"), FrameReader().grid_of)):
+        clip = read_clip(path, 100.0, with_vectors=vectors)
+        np.testing.assert_array_equal(clip.indices, range(41))
+        np.testing.assert_allclose(clip.times, np.arange(41) / 25, atol=1e-9)
 
 
 def test_empty_packets_hold_no_frame(tmp_path: Path) -> None:

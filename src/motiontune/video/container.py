@@ -209,9 +209,11 @@ def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple
                 pts.append(packet.pts)
             if packet.dts is not None:
                 dts.append(packet.dts)
+    if container.format.name == "avi":  # it has no pts; those that FFmpeg makes up end too early
+        pts = dts
     if len(pts) > 1 and dts == sorted(dts):  # else the clock was set back, as where files were joined
         span = max(pts) - min(pts)
-        duration = float(span * tick) * count / max(count - 1, 1)
+        duration = float(span * tick * count / max(count - 1, 1))  # of fractions: rounding must not cost a frame
     else:
         duration = float(length * tick)
     if rate > 0 and (duration <= 0 or abs(count / rate - duration) <= 2 * tick + 0.002):
