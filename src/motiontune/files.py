@@ -64,8 +64,8 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
             if os.path.exists(file) and _identity(file) in read:
                 raise OutputError(f"{file} is an input and would be written over: choose another output folder")
         _check_own(file)
-        with _refusing(file), contextlib.suppress(FileNotFoundError):
-            (there / file.name).lstat()  # which a name that is too long fails, though its folder is not made yet
+        if problem := name_problem([file]):
+            raise OutputError(problem)
     with _refusing(folder, "written to"):
         with tempfile.NamedTemporaryFile(dir=there, prefix=".claim-", suffix=".part") as probe:
             capitals_count = not os.path.exists(there / Path(probe.name).name.upper())
@@ -78,6 +78,19 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
     for name, file in names.items():
         if name in folders:
             raise OutputError(f"{file} would be a file and the folder of another output: rename its clip")
+
+
+def name_problem(files: Iterable[Path]) -> str:
+    """Why some files cannot be written by their names, which are too long, or ""."""
+    for file in files:
+        there = next(place for place in file.absolute().parents if place.is_dir())
+        for path in (file, there / file.name):  # its folder may not be made yet
+            try:
+                path.lstat()
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    return f"{file} cannot be written: {error.strerror}"
+    return ""
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

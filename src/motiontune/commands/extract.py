@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, find_clips
+from motiontune.commands.options import check_used, find_clips, without_names
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
@@ -168,15 +168,22 @@ def extract(
     check_source(options.source)
     clips = find_clips(paths, out)
     pictures = (SHEET, FILM) if preview else ()
-    outputs = [file for place in clips for file in motion_files(place, form)]
-    outputs += [place.with_name(place.name + suffix) for place in clips for suffix in pictures]
-    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    outputs = {
+        place: [*motion_files(place, form), *(place.with_name(place.name + suffix) for suffix in pictures)]
+        for place in clips
+    }
+    unnamed = without_names(outputs)
+    files = [file for place in clips if place not in unnamed for file in outputs[place]]
+    claim(out, [*files, Path(out, ABOUT)], clips.values())
     if options.source == "file":
         check_unshared(clips.values(), options.motion_dir, {})
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
             bar.set_postfix_str(shorten_middle(Path(clip).name, 30))
+            if target in unnamed:
+                rows.append(Extracted(clip, problem=unnamed[target]))
+                continue
             try:
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except OutputError:  # a full disk is full for every clip

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import add_compare_with, add_reading, check_reading, find_clips, load_model
+from motiontune.commands.options import (
+    add_compare_with,
+    add_reading,
+    check_reading,
+    find_clips,
+    load_model,
+    without_names,
+)
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
@@ -139,11 +146,14 @@ def predict(
         ConfigError: if there is no clip, two have one name, or there is no such source.
         OutputError: if a file is in the way of one that is to be written, or one cannot be written.
     """
-    clips = _clips_to_predict(paths, out, compare_with, show, form)
+    clips, unnamed = _clips_to_predict(paths, out, compare_with, show, form)
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for place, path in bar:
             bar.set_postfix_str(shorten_middle(Path(path).name, 30))
+            if place in unnamed:
+                rows.append(Predicted(path, problem=unnamed[place]))
+                continue
             start = time.perf_counter()
             try:
                 prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
@@ -159,16 +169,22 @@ def predict(
     return rows
 
 
-def _clips_to_predict(paths: Sequence[str], out: str, compare_with: str, show: Show, form: Format) -> dict[Path, str]:
-    """The clips by the places of what will be made of them, once nothing is in its way."""
+def _clips_to_predict(
+    paths: Sequence[str], out: str, compare_with: str, show: Show, form: Format
+) -> tuple[dict[Path, str], dict[Path, str]]:
+    """The clips by the places of what will be made of them, once nothing is in its way, and what has no such place."""
     clips = find_clips(paths, out)
-    outputs = [file for place in clips for file in motion_files(place, form)]
-    if show != "none":
-        outputs += [place.with_name(place.name + FILM) for place in clips]
-    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    films = () if show == "none" else (FILM,)
+    outputs = {
+        place: [*motion_files(place, form), *(place.with_name(place.name + suffix) for suffix in films)]
+        for place in clips
+    }
+    unnamed = without_names(outputs)
+    files = [file for place in clips if place not in unnamed for file in outputs[place]]
+    claim(out, [*files, Path(out, ABOUT)], clips.values())
     if compare_with == "file":
         check_unshared(clips.values(), None, {})
-    return clips
+    return clips, unnamed
 
 
 def _write(prediction: MotionPrediction, place: Path, show: Show, form: Format) -> None:
