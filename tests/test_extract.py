@@ -1,6 +1,7 @@
 """`motiontune extract`: files that can be read again, pictures, names, and clips that fail."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from commands import command, refused
 from make_clips import pan_clip
-from motiontune.commands.extract import extract
+from motiontune.commands.extract import extract, table
 from motiontune.commands.options import find_clips
 from motiontune.commands.predict import predict
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
@@ -271,6 +272,25 @@ def test_names_as_long_as_a_file_system_has_them(length: int, preview: bool, tmp
     if preview:  # predict's films have names as long
         (row,) = predict(model, [long.clip], str(tmp_path / "predicted"), "?")
         assert row.problem.endswith("n.motion.mp4 cannot be written: File name too long")
+
+
+def test_names_with_line_breaks_stay_in_their_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip, bad = Path("a\nb\tc\x1b[1m\u2028.mp4"), os.fsdecode(b"\xff\n.mp4")
+    clip.write_bytes(CLIPS[0].read_bytes())
+    Path(bad).write_bytes(b"")
+    rows = extract(["."], "out")
+    assert sorted(row.problem for row in rows) == ["", "is empty (0 bytes)"]
+    shown = table(rows).encode()  # no half of a pair is left, which UTF-8 has not
+    assert len(shown.splitlines()) == 3 and rb"a\nb\tc\x1b[1m\u2028.mp4" in shown and rb"\udcff\n.mp4" in shown
+    assert len(find_motion(str(clip), "out")) == 1
+    capfd.readouterr()
+    assert (
+        refused(capfd, "extract", bad, "--out", tmp_path / "other")
+        == "1 of 1 clips gave no motion, see the table above"
+    )
 
 
 def test_names_of_clips_with_two_suffixes_do_not_meet(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
-from motiontune.errors import MotiontuneError, OutputError
+from motiontune.errors import MotiontuneError, OutputError, escaped
 from motiontune.evaluation.prediction import MotionPrediction
 from motiontune.files import claim, write_text
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
@@ -150,7 +150,7 @@ def predict(
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for place, path in bar:
-            bar.set_postfix_str(shorten_middle(Path(path).name, 30))
+            bar.set_postfix_str(shorten_middle(escaped(Path(path).name), 30))
             if place in unnamed:
                 rows.append(Predicted(path, problem=unnamed[place]))
                 continue
@@ -161,11 +161,12 @@ def predict(
             except OutputError:  # a full disk is full for every clip
                 raise
             except (MotiontuneError, OSError) as error:
-                rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
+                rows.append(Predicted(path, problem=escaped(str(error)).removeprefix(f"{escaped(path)}: ")))
             else:
                 rows.append(_row(path, prediction, time.perf_counter() - start))
     about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
-    write_text(Path(out, ABOUT), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    write_text(Path(out, ABOUT), text, "backslashreplace")  # of a name that is no UTF-8: JSON's own escapes
     return rows
 
 
@@ -216,7 +217,7 @@ def _row(path: str, prediction: MotionPrediction, seconds: float) -> Predicted:
         source = prediction.target.source
     epe, zero = (round(numbers[key], 3) if key in numbers else None for key in ("epe", "epe_zero_motion"))
     frames = len(prediction.clip.frames)
-    note = prediction.problem.removeprefix(f"{path}: ")
+    note = escaped(prediction.problem).removeprefix(f"{escaped(path)}: ")
     return Predicted(path, prediction.text, frames, motion, source, epe, zero, round(seconds, 3), note)
 
 
@@ -226,6 +227,6 @@ def table(rows: Sequence[Predicted]) -> str:
     for row in rows:
         numbers = ("-" if n is None else f"{n:.2f}" for n in (row.mean_motion, row.epe, row.epe_zero_motion))
         answer = f"no prediction: {row.problem}" if row.problem else row.text + (row.note and f"  [{row.note}]")
-        name, frames = shorten_middle(row.clip, 40), str(row.frames or "-")
+        name, frames = shorten_middle(escaped(row.clip), 40), str(row.frames or "-")
         lines.append((name, frames, *numbers, f"{row.seconds:.2f}", printable(answer)))
     return text_table(lines, "<>>>>>")
