@@ -7,8 +7,17 @@ import subprocess
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+
+def escaped(text: str) -> str:
+    """Show a name in one line: `\\n` for a line break, and so on for what a terminal or UTF-8 does not take."""
+    if text.isprintable():
+        return text
+    kinds = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in kinds else c for c in text)
 
 
 class MotiontuneError(Exception):
@@ -37,7 +46,7 @@ class ClipError(MotiontuneError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{escaped(self.path)}: {self.reason}"
 
 
 class MotionUnavailable(MotiontuneError):
@@ -122,7 +131,7 @@ def exit_with_message(run: Callable[[], object]) -> None:
     except MotiontuneError as error:
         if os.environ.get("LLAMAFACTORY_VERBOSITY") == "DEBUG":
             traceback.print_exc()
-        print(f"motiontune: {error}", file=sys.stderr)
+        print(f"motiontune: {escaped(str(error))}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:  # torchrun has printed what happened
         sys.exit(error.returncode)

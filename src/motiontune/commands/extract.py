@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, find_clips
+from motiontune.commands.options import check_used, find_clips, without_names
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError, escaped
 from motiontune.files import claim, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
@@ -175,21 +175,28 @@ def extract(
     check_source(options.source)
     clips = find_clips(paths, out)
     pictures = (SHEET, FILM) if preview else ()
-    outputs = [file for place in clips for file in motion_files(place, form)]
-    outputs += [place.with_name(place.name + suffix) for place in clips for suffix in pictures]
-    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    outputs = {
+        place: [*motion_files(place, form), *(place.with_name(place.name + suffix) for suffix in pictures)]
+        for place in clips
+    }
+    unnamed = without_names(outputs)
+    files = [file for place in clips if place not in unnamed for file in outputs[place]]
+    claim(out, [*files, Path(out, ABOUT)], clips.values())
     if options.source == "file":
         check_unshared(clips.values(), options.motion_dir, {})
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
-            bar.set_postfix_str(shorten_middle(Path(clip).name, 30))
+            bar.set_postfix_str(shorten_middle(escaped(Path(clip).name), 30))
+            if target in unnamed:
+                rows.append(Extracted(clip, problem=unnamed[target]))
+                continue
             try:
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except OutputError:  # a full disk is full for every clip
                 raise
             except (MotiontuneError, OSError) as error:
-                rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
+                rows.append(Extracted(clip, problem=escaped(str(error)).removeprefix(f"{escaped(clip)}: ")))
     about: dict[str, Any] = {
         "options": asdict(options) | asdict(frames),
         "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
@@ -245,7 +252,7 @@ def table(rows: Sequence[Extracted]) -> str:
     lines: list[tuple[str, ...]] = [("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")]
     measured = lines[:1]
     for row in rows:
-        name = shorten_middle(row.clip, 48)
+        name = shorten_middle(escaped(row.clip), 48)
         if row.problem:
             lines.append((name, *(["-"] * 5), row.problem, "-"))
             measured.append((name,))  # a reason may be longer than its column

@@ -119,6 +119,8 @@ NAMES = [
     Name(_TRAINER, "prediction_step", "predicts motion", "model inputs prediction_loss_only ignore_keys"),
     Name(_TRAINER, "evaluation_loop", "adds its metrics", "dataloader description metric_key_prefix"),
     Name(_TRAINER, "save_model", "gathers the motion head", "output_dir _internal_call"),
+    Name(_TRAINER, "_save_checkpoint", "lists a checkpoint's files", "model trial"),
+    Name(_TRAINER, "_get_output_dir", "lists a checkpoint's files", "trial"),
     Name(
         _TRAINER,
         "_prepare_for_training",

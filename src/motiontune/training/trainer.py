@@ -43,6 +43,7 @@ from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
+from motiontune.training.checkpoints import list_files
 from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
@@ -349,6 +350,14 @@ class MotionTrainerMixin(_Trainer):
         """Save the model and its head, which all processes gather and the main process writes."""
         with whole_head(self.model):
             super().save_model(*args, **kwargs)
+
+    @override
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, and then a list of its files, by which a damaged one is known when a run is resumed."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process has written its part
+        if self.args.should_save:
+            list_files(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
