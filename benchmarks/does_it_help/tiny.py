@@ -327,7 +327,8 @@ class Runner:
         self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
         clips = AT_ONCE * SETTING.batch
         if arguments.follow_up:  # room for what the longest cell sees, or a cell with most answers
-            clips = max(8 * (arguments.steps or MOST_STEPS) * SETTING.batch, max(ANSWERS))
+            longest = 1 if arguments.arms and {*arguments.arms} <= {*FEW, *OWN} else 8
+            clips = max(longest * (arguments.steps or MOST_STEPS) * SETTING.batch, max(ANSWERS))
         keeps = arguments.follow_up or arguments.questions
         if arguments.questions:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch
@@ -372,12 +373,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
     parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
+    parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
-    if arguments.follow_up:
+    if unknown := sorted({*(arguments.arms or ())} - {*ARMS}):
+        parser.error(f"--arms: {', '.join(unknown)}: choose some of {'; '.join(ARMS)}")
+    if arguments.follow_up and not arguments.arms:
         arguments.seeds = FOLLOW_UP_SEEDS
     arguments.slots = arguments.slots or (12 if arguments.follow_up else 20)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -437,6 +441,10 @@ class Experiment:
             cells = questions_plan(steps, self.plan["seeds"])
         else:
             cells = follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"])
+        if arguments.arms:
+            order = {arm: number for number, arm in enumerate(arguments.arms)}
+            cells = [cell for cell in cells if cell.arm in order and cell.seed <= arguments.seeds]
+            cells.sort(key=lambda cell: (cell.seed, order[cell.arm]))
         self.do(runner, cells)
         log("done")
 
