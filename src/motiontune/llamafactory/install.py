@@ -25,6 +25,7 @@ from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
 from motiontune.model.hub import use_cache_without_network
 from motiontune.model.sparse_logits import use_sparse_logits
+from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
@@ -38,6 +39,7 @@ def install() -> None:
     if _originals:
         return
     mend_flash_attention()  # without a motion flag, too: LLaMA-Factory's own runs stop there
+    install_dino_tower()
     names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
         names.replace_in_tuner(

@@ -132,6 +132,7 @@ NAMES = [
     Name(_TRAINER, "_load_from_checkpoint", "restores the motion head", "resume_from_checkpoint model"),
     Name(_TRAINER, "_load_best_model", "restores the motion head", ""),
     Name("transformers:PreTrainedModel", "_keys_to_ignore_on_save", "keeps the head out of the model's own file"),
+    Name("transformers:PreTrainedModel", "_from_config", "builds another vision encoder", "config kwargs"),
     Name("transformers:PreTrainedConfig", "_attn_implementation", "masks packed samples as the attention needs it"),
     Name(
         "transformers:PreTrainedTokenizerBase",
