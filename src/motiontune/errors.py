@@ -1,6 +1,7 @@
 """What goes wrong for reasons that a user can change, and how it is shown: in one line, without a traceback."""
 
 import difflib
+import errno
 import importlib.util
 import os
 import subprocess
@@ -99,6 +100,14 @@ def own_code() -> Iterator[None]:
         raise
 
 
+def in_want_of_room(error: BaseException | None) -> str:
+    """What to say of a full or read-only disk, whoever wrote to it; "" of other errors."""
+    kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if not isinstance(error, OSError) or error.errno not in kinds:
+        return ""
+    return f"{error.filename or 'a file'} cannot be written: {error.strerror or os.strerror(error.errno)}"
+
+
 @contextmanager
 def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn errors of the libraries underneath, where they come of what the user wrote, into a `ConfigError`.
@@ -139,6 +148,11 @@ def exit_with_message(run: Callable[[], object]) -> None:
         if (error.name or "").partition(".")[0] not in OF_THE_EXTRA:
             raise
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not in_want_of_room(error):
+            raise
+        print(f"motiontune: {escaped(in_want_of_room(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
