@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,10 +104,17 @@ def test_help_lists_the_commands(capfd):
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["train", "--help"], ["train", "cfg.yaml", "--help"]])
-def test_help_of_train_lists_motiontunes_keys_and_llamafactorys(arguments, capfd):
+def test_help_of_train_is_one_screen_of_motiontunes_keys(arguments, capfd):
     code, out, _ = command(capfd, *arguments)
+    assert code == 0 and len(out.splitlines()) < 42 and max(map(len, out.splitlines())) < 120
+    for key, default in KEYS.items():
+        assert re.search(rf"^{key} +{'null' if default is None else str(default).lower()}\. \w", out, re.M), key
+
+
+def test_all_help_of_train_has_motiontunes_keys_last(capfd):
+    code, out, _ = command(capfd, "train", "--help-all")
     assert code == 0
-    own, everything = out.split("\nAll keys:\n")
+    everything, own = out.split("\nmotiontune's own keys:\n")
     for key, default in KEYS.items():
         assert f"\n  {key}: {'null' if default is None else str(default).lower()}\n      " in own
         assert f"--{key} " in everything
