@@ -36,7 +36,7 @@ def test_a_hub_that_refuses_or_has_no_address(monkeypatch, caplog):
 
 def test_a_hub_whose_name_is_looked_up_for_long(monkeypatch):
     monkeypatch.setattr(hub, "SECONDS", 0.2)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: time.sleep(2))
+    monkeypatch.setattr(hub, "_connects", lambda *_: time.sleep(2) or False)
     started = time.monotonic()
     assert goes_offline("Qwen/Qwen2-VL-2B-Instruct") and time.monotonic() - started < 1
 
@@ -48,7 +48,7 @@ def test_a_hub_that_answers(monkeypatch):
 
 
 def test_nobody_is_asked_about_folders(monkeypatch, tmp_path):
-    monkeypatch.setattr(socket, "create_connection", None)
+    monkeypatch.setattr(hub, "_connects", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "saves").mkdir()
     assert not goes_offline(None, "", str(tmp_path), "saves", "/not/there", "./saves/x", "saves/a/b")

@@ -47,18 +47,16 @@ def _may_be_on_hub(place: str) -> bool:
 @functools.cache
 def _answers(host: str, port: int) -> bool:
     """Whether a host takes connections. In a thread, since a name may take longer to look up than any timeout."""
-    answered = threading.Event()
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(_connects(host, port)), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    return answers == [True]
 
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), SECONDS).close()
-            answered.set()
-        except OSError:
-            pass
-        finally:
-            ended.set()
 
-    ended = threading.Event()
-    threading.Thread(target=connect, daemon=True).start()
-    ended.wait(SECONDS)
-    return answered.is_set()
+def _connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), SECONDS).close()
+    except OSError:
+        return False
+    return True
