@@ -2,7 +2,9 @@
 
 import gc
 import json
+import os
 import shutil
+import signal
 import tracemalloc
 
 import numpy as np
@@ -117,6 +119,38 @@ def test_any_operation_on_files_may_fail(again, model, data, tmp_path, capfd):
         shutil.rmtree(out, ignore_errors=True)
     print(f"{number - 1} operations, {refused_ones} of them ended the run")
     assert refused_ones > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_may_be_killed_before_any_operation_on_files(model, data, tmp_path, capfd):
+    """What is left can be read whole, and the same command then ends with the numbers of an undisturbed run."""
+    faults, options = Faults(), ["--save-plots", "1", "--max-samples", "2"]
+    before, _ = evaluate(capfd, model, data, tmp_path / "undisturbed", *options)
+    number, status = 0, signal.SIGKILL
+    while status:
+        number += 1
+        out = tmp_path / f"{number}"
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120)  # should a lock that another thread held have come along
+            code = 1
+            try:
+                with faults.at(number, out, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+                    evaluate(capfd, model, data, out, *options)
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), number
+        for file in out.rglob("*.json"):
+            json.loads(file.read_text())
+        after, _ = evaluate(capfd, model, data, out, *options)
+        assert after["motion"] == before["motion"] and after["text"] == before["text"], number
+        assert len(list(out.glob("plots/*.png"))) == 1 and not list(out.rglob("*.part")), number
+        shutil.rmtree(out)
+    print(f"killed before {number - 1} operations")
+    assert number > 20
 
 
 def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):

@@ -140,6 +140,14 @@ def test_options_of_another_source_are_refused(tmp_path: Path, capfd: pytest.Cap
     assert message == "--raft-weights is only read with the source raft, not auto"
 
 
+def test_less_than_a_frame_a_second_is_a_rate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command(capfd, "extract", CLIPS[0], "--out", tmp_path, "--fps", "0.9")  # one frame of so short a clip
+    assert json.loads((tmp_path / "extract.json").read_text())["options"]["fps"] == 0.9
+    message = "--fps, --max-frames, --max-pixels, --patch and --merge must be positive"
+    for option in ("--fps", "--max-frames", "--max-pixels", "--merge"):
+        assert refused(capfd, "extract", CLIPS[0], "--out", tmp_path, option, "0") == message
+
+
 def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")

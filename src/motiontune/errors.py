@@ -150,9 +150,9 @@ def exit_with_message(run: Callable[[], object]) -> None:
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if not in_want_of_room(error):
+        if not (message := in_want_of_room(error)):
             raise
-        print(f"motiontune: {escaped(in_want_of_room(error))}", file=sys.stderr)
+        print(f"motiontune: {escaped(message)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, find_clips, without_names
+from motiontune.commands.options import check_used, claim_outputs, find_clips
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError, escaped
-from motiontune.files import claim, write_text
+from motiontune.files import write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     sizes = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
     sizes = {name: value for name, value in sizes.items() if value is not None}
-    if sizes.get("fps", 1) <= 0 or min(arguments.patch, arguments.merge, *sizes.values()) < 1:
+    if min(arguments.patch, arguments.merge, *sizes.values()) <= 0:
         raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
     if not 0 <= arguments.min_confidence < 1:
         raise ConfigError("--min-confidence must be 0 or more and below 1")
@@ -175,13 +175,7 @@ def extract(
     check_source(options.source)
     clips = find_clips(paths, out)
     pictures = (SHEET, FILM) if preview else ()
-    outputs = {
-        place: [*motion_files(place, form), *(place.with_name(place.name + suffix) for suffix in pictures)]
-        for place in clips
-    }
-    unnamed = without_names(outputs)
-    files = [file for place in clips if place not in unnamed for file in outputs[place]]
-    claim(out, [*files, Path(out, ABOUT)], clips.values())
+    unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), pictures, ABOUT)
     if options.source == "file":
         check_unshared(clips.values(), options.motion_dir, {})
     rows = []

@@ -3,13 +3,13 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
-from motiontune.files import name_problem
+from motiontune.files import claim, name_problem
 from motiontune.video.find import list_clips
 
 
@@ -130,10 +130,34 @@ def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
     return found
 
 
-def without_names(outputs: Mapping[Path, Sequence[Path]]) -> dict[Path, str]:
-    """The clips whose outputs cannot have their names: {the clip's place: why}.
+def claim_outputs(
+    out: str,
+    clips: Mapping[Path, str],
+    files_of: Callable[[Path], Sequence[Path]],
+    suffixes: Sequence[str],
+    about: str,
+) -> dict[Path, str]:
+    """Claim what will be written for clips, see `claim`.
 
     Args:
-        outputs: the files that will be written for each clip, by its place.
+        out: the output folder.
+        clips: as `find_clips` returns them.
+        files_of: from a clip's place to its motion files.
+        suffixes: of what else is written for each clip.
+        about: name of the file about all of them.
+
+    Returns:
+        The clips for which nothing is claimed, as their outputs' names would be too long: {the clip's place: why}.
+
+    Raises:
+        OutputError: if a file is in the way.
     """
-    return {place: problem for place, files in outputs.items() if (problem := name_problem(files))}
+    files, unnamed = [Path(out, about)], {}
+    for place in clips:
+        mine = [*files_of(place), *(place.with_name(place.name + suffix) for suffix in suffixes)]
+        if problem := name_problem(mine):
+            unnamed[place] = problem
+        else:
+            files += mine
+    claim(out, files, clips.values())
+    return unnamed

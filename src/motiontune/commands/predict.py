@@ -16,9 +16,9 @@ from motiontune.commands.options import (
     add_compare_with,
     add_reading,
     check_reading,
+    claim_outputs,
     find_clips,
     load_model,
-    without_names,
 )
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
@@ -26,7 +26,7 @@ from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
 from motiontune.errors import MotiontuneError, OutputError, escaped
 from motiontune.evaluation.prediction import MotionPrediction
-from motiontune.files import claim, write_text
+from motiontune.files import write_text
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.sources import NO_SOURCE, check_source
 from motiontune.tables import shorten_middle, text_table
@@ -176,13 +176,7 @@ def _clips_to_predict(
     """The clips by the places of what will be made of them, once nothing is in its way, and what has no such place."""
     clips = find_clips(paths, out)
     films = () if show == "none" else (FILM,)
-    outputs = {
-        place: [*motion_files(place, form), *(place.with_name(place.name + suffix) for suffix in films)]
-        for place in clips
-    }
-    unnamed = without_names(outputs)
-    files = [file for place in clips if place not in unnamed for file in outputs[place]]
-    claim(out, [*files, Path(out, ABOUT)], clips.values())
+    unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), films, ABOUT)
     if compare_with == "file":
         check_unshared(clips.values(), None, {})
     return clips, unnamed

@@ -121,10 +121,8 @@ def get_train_args(args: Any = None) -> Any:
 
 
 def _look_for_hub(given: dict[str, Any]) -> None:
-    adapters = str(given.get("adapter_name_or_path") or "").split(",")
-    use_cache_without_network(
-        *(place.strip() or None for place in [str(given.get("model_name_or_path") or ""), *adapters])
-    )
+    places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
+    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")))
 
 
 def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:
