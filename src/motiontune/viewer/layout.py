@@ -48,7 +48,7 @@ def build(viewer: Viewer) -> Any:  # Gradio's types are made while it is importe
                     dataset = gr.Dropdown(
                         library.names, value=settings.dataset, label="Data set", elem_id="dataset", min_width=140
                     )
-                    words = gr.Textbox(label="Name or answer contains", elem_id="words", max_lines=1, min_width=140)
+                    words = gr.Textbox(label="Containing", elem_id="words", max_lines=1, min_width=140)
                     order = gr.Dropdown(list(ORDERS), value=ORDERS[0], label="Sort by", elem_id="order", min_width=140)
                 with gr.Row(elem_id="kinds"):
                     kind = gr.Radio(list(KINDS), value="all", label="Show clips that are", elem_id="kind")

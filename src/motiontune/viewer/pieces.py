@@ -48,7 +48,7 @@ def clip_table(
         at: the number of the clip that is open.
     """
     columns = [("#", "row in the data set"), ("clip", ""), ("answer, or what is wrong", "")]
-    columns += [("moving %", "of the patches"), ("none %", "of the patches, without a vector"), ("px", "mean motion")]
+    columns += [("move %", "of the patches"), ("none %", "of the patches, without a vector"), ("px", "mean motion")]
     named = [("error", f"end-point error of {name}, px") for name in models]
     columns += [(f"error {i}", title) for i, (_, title) in enumerate(named, 1)] if len(named) > 1 else named
     lines = []
