@@ -85,6 +85,9 @@ window.motiontune = { picked: -1 };
       if (box) follow(box);
     }, true);
   }
+  // A page with this listener is not kept when it is left. Gradio's would hold a connection open, and of those a browser
+  // has six for one server: after as many links nothing would load any more.
+  addEventListener("unload", () => {});
   // the address becomes that of the clip that is open
   new MutationObserver(() => {
     const link = document.querySelector(".mt-name a")?.getAttribute("href");
