@@ -29,7 +29,7 @@ def executed(name, monkeypatch, **replaced):
 
 
 def shown(notebook, kind):
-    """What cells show, of one kind: their text as "text/plain", pictures as "image/png"; what they print as "stream"."""
+    """What cells show, of one kind, such as "text/plain" or "image/png"; what they print is "stream"."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     if kind == "stream":
         return [output.text for output in outputs if output.output_type == "stream"]
