@@ -100,13 +100,16 @@ class Browser:
     def reload(self, address: str) -> None:
         self.driver.get(address)
         self.wait("document.querySelectorAll('#clips tbody td').length > 1")
+        self.wait(PLAYS)  # the first clip is opened: what is chosen before that would be opened twice
 
     def choose(self, name: str) -> None:
         """Click on a clip in the table, and wait for its film or for what is wrong with it."""
         self.wait(f"document.querySelector('#clips').innerText.includes({name!r})")
+        before = self.js("document.querySelector('#film video')?.getAttribute('src')")
         cells = self.driver.find_elements("css selector", "#clips tbody td")
         next(cell for cell in cells if cell.text.strip() == name).click()
-        plays = f"{PLAYS} && document.querySelector('#facts').innerText.includes({name!r})"
+        other = f"document.querySelector('#film video').getAttribute('src') != {json.dumps(before)}"
+        plays = f"{PLAYS} && {other} && document.querySelector('#facts').innerText.includes({name!r})"
         self.wait(f"document.querySelector('#line .mt-error')?.innerText.includes({name!r}) || ({plays})")
 
     def requests(self) -> set[str]:
