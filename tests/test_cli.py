@@ -30,6 +30,7 @@ COMMANDS = [
     "train",
     "inspect",
     "extract",
+    "select",
     "predict",
     "evaluate",
     "view",

@@ -104,8 +104,9 @@ def test_drawings(tmp_path: Path) -> None:
 def test_the_command(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(manifest), "--out", str(tmp_path / "out")]
     run_command("select", [*arguments, "--min-moving", "0.05", "--max-camera", "0.8", "--draw", "1", "--seed", "2"])
-    out = capsys.readouterr().out
-    assert "clips in the manifest  6" in out and "- camera above 0.8" in out and "dataset: selected" in out
+    words = capsys.readouterr().out.split()
+    text = " ".join(words)
+    assert "clips in the manifest 6" in text and "- camera above 0.8 1" in text and "dataset: selected" in text
     for more, message in {
         ("--min-moving", "2"): "none of 6 clips is left",
         ("--min-moving", "0.5", "--max-moving", "0.4"): "--min-moving 0.5 is above --max-moving 0.4",
