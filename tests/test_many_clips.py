@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from html_page import Page
 from make_clips import pan_clip
 from motiontune.cli import run_command
 from motiontune.commands.extract import extract
@@ -339,3 +340,21 @@ def test_the_camera_is_told_from_what_moves_by_itself() -> None:
     assert MotionStatistics.of(field_of(noise, grid), grid).camera_share == 0  # nothing that patches agree on
     nothing = MotionStatistics.of(field_of(still, grid), grid)
     assert nothing.moving_share == 0 and nothing.camera_share is None
+
+
+def test_a_page_about_a_manifest(clips: Path, undisturbed: Path, tmp_path: Path, capfd) -> None:
+    run_command("report", [str(undisturbed), "--out", str(tmp_path / "page.html"), "--clips", "1"])
+    assert capfd.readouterr().out.strip() == str(tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text("utf-8"))
+    for words in ("Clips3", "With motion266.7 %", "h264 · codec+flow1 50 %", "clip: 1", "bad.mp4", "fewest valid"):
+        assert words in page.text, words
+    pictures = [value for value in page.values("src") if value.startswith("data:image/")]
+    assert len(pictures) == 1  # the clip with the fewest vectors is drawn
+    worst = min(
+        (row for row in rows(undisturbed).values() if row.valid_share is not None), key=lambda r: r.valid_share
+    )
+    assert page.text.rindex(worst.path) > page.text.index("fewest valid")
+    # a single file works, too, and clips that are gone are said to be
+    shutil.copy(undisturbed / "manifest.parquet", tmp_path / "m.parquet")
+    run_command("report", [str(tmp_path / "m.parquet")])
+    assert "its frames cannot be read" in (tmp_path / "report.html").read_text("utf-8")

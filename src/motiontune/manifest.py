@@ -5,10 +5,15 @@
 """
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.files import write_whole
@@ -16,6 +21,8 @@ from motiontune.video.container import VideoInfo
 
 
 NAME = "manifest.parquet"
+SETTINGS = "motiontune"
+"""Under this name a manifest keeps the settings that it was made with, as JSON."""
 ROWS_AT_ONCE = 8192
 
 Failure = Literal["access", "clip", "motion", "output", "crash"]
@@ -85,8 +92,8 @@ class ClipRow:
     @property
     def info(self) -> VideoInfo | None:
         """The file's header, or None where it could not be read."""
-        known = (self.codec, self.width, self.height, self.stream_frames, self.duration, self.fps, self.counted)
-        return None if None in known else VideoInfo(self.path, *known)  # type: ignore[arg-type]
+        known = {name: getattr(self, column) for column, name in _INFO}
+        return None if None in known.values() else VideoInfo(self.path, **known)
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(ClipRow))
@@ -100,6 +107,7 @@ def arrow() -> Any:
     """
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError("manifests need pyarrow: pip install 'motiontune[scale]'") from error
@@ -113,19 +121,19 @@ def _schema() -> Any:
     return pa.schema([pa.field(name, kinds.get(kind, pa.string()), name != "path") for name, kind in found.items()])
 
 
-def write_manifest(path: Path, rows: Iterable[ClipRow], about: Mapping[str, str]) -> None:
+def write_manifest(path: Path, rows: Iterable[ClipRow], settings: Mapping[str, Any]) -> None:
     """Write a manifest, whole or not at all, and never more than some thousand rows in memory.
 
     Args:
         path: the file.
         rows: in their order.
-        about: texts that are kept beside the rows.
+        settings: what the rows depend on; kept beside them.
 
     Raises:
         OutputError: if it cannot be written, or a file that was not written by this is in the way.
     """
     pa = arrow()
-    schema = _schema().with_metadata({key: value.encode() for key, value in about.items()})
+    schema = _schema().with_metadata({SETTINGS: json.dumps(settings).encode()})
     with write_whole(path) as unfinished, pa.parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         chunk: list[dict[str, Any]] = []
         for row in rows:
@@ -166,6 +174,97 @@ def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterato
                     yield from batch.to_pylist()
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read as a manifest: {in_one_line(error)}") from error
+
+
+class ClipFacts:
+    """The headers of clips by path, out of a manifest, so that clips which have not changed since need not be opened.
+
+    It is kept in columns, about 150 bytes for each clip, and is shared by processes that are forked.
+
+    Args:
+        path: the manifest.
+
+    Raises:
+        ConfigError: if there is none, or it cannot be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        pa, self._path = arrow(), path
+        columns = ["path", "bytes", "changed", *(name for name, _ in _INFO)]
+        files = manifest_files(path)
+        try:
+            table = pa.concat_tables([pa.parquet.read_table(file, columns=columns) for file in files])
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read as a manifest: {in_one_line(error)}") from error
+        known = pa.compute.is_valid(table["changed"])
+        for name, _ in _INFO:
+            known = pa.compute.and_(known, pa.compute.is_valid(table[name]))
+        self._table = table.filter(known).combine_chunks()
+        digests = np.fromiter((_hash(path.as_py()) for path in self._table["path"]), np.uint64, len(self._table))
+        self._order = np.argsort(digests, kind="stable")
+        self._digests = digests[self._order]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClipFacts, (self._path,)  # each process reads it again: less than sending it
+
+    def info(self, path: str) -> VideoInfo | None:
+        """The header of a clip; None where it is not in the manifest, or has changed since."""
+        row = self._row(path)
+        if row is None:
+            row = self._row(os.path.realpath(path))
+        if row is None:
+            return None
+        try:
+            status = os.stat(path)
+        except OSError:
+            return None
+        if (status.st_size, status.st_mtime_ns) != (row["bytes"], row["changed"]):
+            return None
+        return VideoInfo(path, **{name: row[column] for column, name in _INFO})
+
+    def _row(self, path: str) -> dict[str, Any] | None:
+        digest = _hash(os.path.abspath(path))
+        place = int(np.searchsorted(self._digests, digest))
+        while place < len(self._digests) and self._digests[place] == digest:
+            row: dict[str, Any] = self._table.slice(int(self._order[place]), 1).to_pylist()[0]
+            if row["path"] == os.path.abspath(path):
+                return row
+            place += 1
+        return None
+
+
+_INFO = (
+    ("codec", "codec"),
+    ("width", "width"),
+    ("height", "height"),
+    ("stream_frames", "frames"),
+    ("duration", "duration"),
+    ("fps", "average_rate"),
+    ("counted", "counted"),
+)
+"""Columns, and what a `VideoInfo` calls them."""
+
+
+def _hash(path: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()))
+
+
+def about_manifest(path: str | Path) -> dict[str, Any]:
+    """The settings that a manifest was made with; empty where it has none.
+
+    Raises:
+        ConfigError: if there is no manifest.
+    """
+    file = manifest_files(path)[0]
+    try:
+        kept = arrow().parquet.read_schema(file).metadata or {}
+        settings = json.loads(kept.get(SETTINGS.encode(), b"{}"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as a manifest: {in_one_line(error)}") from error
+    return settings if isinstance(settings, dict) else {}
 
 
 def read_rows(path: str | Path) -> Iterator[ClipRow]:

@@ -1,7 +1,6 @@
 """A run over many clips: what is left to do, rows as they come, and the manifest at the end."""
 
 import contextlib
-import json
 import os
 import sys
 import time
@@ -103,8 +102,7 @@ def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeou
                     bar.set_postfix(failures, refresh=False)
                 bar.update()
         summary.seconds = time.monotonic() - start
-        about = {"motiontune": json.dumps(settings.fingerprint())}
-        write_manifest(summary.manifest, _rows(sources, journal, summary.failures), about)
+        write_manifest(summary.manifest, _rows(sources, journal, summary.failures), settings.fingerprint())
     return summary
 
 

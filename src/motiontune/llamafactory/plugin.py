@@ -19,10 +19,11 @@ from PIL import Image
 from motiontune.cache import FrameCache, frames_key, motion_key
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.manifest import ClipFacts
 from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, Sampling, clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import content_of, probe
+from motiontune.video.container import VideoInfo, content_of, probe
 from motiontune.video.vectors import Follower
 
 
@@ -34,18 +35,19 @@ def reading_settings(processor: Any) -> dict[str, Any]:
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
 
 
-def _probed(path: str) -> Any:
+def _probed(path: str, facts: ClipFacts | None) -> VideoInfo:
     """Probe a clip, once while the file stays as it is: tokenizing a sample asks for its clips several times."""
     try:
         status = os.stat(path)
     except OSError:
         return probe(path)  # which tells what is wrong
-    return _probe_once(path, status.st_size, status.st_mtime_ns)
+    return _probe_once(path, status.st_size, status.st_mtime_ns, facts)
 
 
 @functools.lru_cache(maxsize=256)
-def _probe_once(path: str, size: int, changed: int) -> Any:
-    return probe(path)
+def _probe_once(path: str, size: int, changed: int, facts: ClipFacts | None) -> VideoInfo:
+    known = None if facts is None else facts.info(path)
+    return probe(path) if known is None else known
 
 
 class ClipReadingPlugin(_Plugin):
@@ -53,9 +55,11 @@ class ClipReadingPlugin(_Plugin):
 
     Attributes:
         frame_cache: where resized frames are kept, or None.
+        facts: clips' headers that are known already, or None.
     """
 
     frame_cache: FrameCache | None = None
+    facts: ClipFacts | None = None
 
     def read(self, video: Any, processor: Any, with_vectors: bool | Follower = False) -> Clip:
         """Decode one video as the processor's `video_*` settings say, resized as LLaMA-Factory does.
@@ -136,7 +140,7 @@ class ClipReadingPlugin(_Plugin):
         settings = reading_settings(processor)
         if isinstance(video, list):
             return len(video), settings["video_fps"]
-        info = _probed(os.fspath(video))
+        info = _probed(os.fspath(video), self.facts)
         frames = len(set(sample_indices(info, settings["video_fps"], settings["video_maxlen"])))
         return frames, frames / info.duration
 
@@ -176,7 +180,7 @@ class ClipReadingPlugin(_Plugin):
     ) -> dict[str, Any] | None:
         if not isinstance(video, (str, os.PathLike)):
             return None
-        info = _probed(os.fspath(video))
+        info = _probed(os.fspath(video), self.facts)
         return {
             "width": info.width,
             "height": info.height,
