@@ -102,9 +102,9 @@ class MotionDataArguments(DataArguments):
         default=None,
         metadata={
             "help": (
-                "A manifest of `motiontune extract` (a file, or its folder): tokenization takes frames, sizes and times "
-                "of clips from it, and opens only those that it lacks or that have changed since. By default it opens "
-                "all."
+                "A manifest of `motiontune extract` (a file, or its folder): tokenization takes frames, sizes and "
+                "times of clips from it, and opens only those that it lacks or that have changed since. By default "
+                "it opens all."
             )
         },
     )
