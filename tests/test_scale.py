@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,12 +35,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begin(clips: Path, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+def begin(clips: Path | str, out: Path, *more: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "motiontune", "extract", str(clips), "--out", str(out), "--fps", "12", *more]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def finish(clips: Path, out: Path, *more: str) -> None:
+def finish(clips: Path | str, out: Path, *more: str) -> None:
     process = begin(clips, out, *more)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err.decode()[-2000:]
@@ -107,3 +109,60 @@ def test_a_run_that_is_killed_ends_as_an_undisturbed_one(clips: Path, tmp_path: 
 @pytest.mark.scale
 def test_fifty_kills(clips: Path, tmp_path: Path) -> None:
     check_killed(clips, tmp_path, kills=50, seed=1)
+
+
+@pytest.mark.scale
+def test_ray_does_what_this_machine_does(clips: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    own = tmp_path / "clips"
+    own.mkdir()
+    for path in sorted(clips.iterdir())[-7:]:
+        shutil.copy2(path, own)
+    finish(own, tmp_path / "here", "--workers", "1")
+    finish(own, tmp_path / "ray", "--engine", "ray", "--workers", "2")
+    assert result(tmp_path / "ray") == result(tmp_path / "here")
+    assert len(result(tmp_path / "ray")[0]) == 7
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a real S3 server on this machine."""
+    pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.mark.scale
+def test_clips_of_an_s3_server(clips: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    access = {"AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**access, "AWS_ENDPOINT_URL": s3}.items():
+        monkeypatch.setenv(name, value)
+    system = s3fs.S3FileSystem()
+    system.mkdir("bucket")
+    names = ["000.mp4", "001.webm", "bad.mp4"]
+    for name in names:
+        system.pipe(f"bucket/clips/{name}", (clips / name).read_bytes())
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name in names:
+            tar.add(clips / name, name)
+    system.pipe("bucket/shards/0.tar", (tmp_path / "shard.tar").read_bytes())
+    listed = tmp_path / "listed.txt"
+    listed.write_text("".join(f"s3://bucket/clips/{name}\n" for name in names) + "s3://bucket/gone.mp4\n")
+    (tmp_path / "here").mkdir()
+    for name in names:
+        shutil.copy2(clips / name, tmp_path / "here")
+    finish(tmp_path / "here", tmp_path / "out", "--workers", "1")
+    kept = ("digest", "codec", "frames", "mean_px", "failure", "motion_bytes")
+    expected = [[row[name] for name in kept] for row in read_manifest(tmp_path / "out")]
+    for number, address in enumerate(["s3://bucket/clips", "s3://bucket/shards/*.tar", str(listed)]):
+        out = tmp_path / f"out{number}"
+        finish(address, out, "--workers", "1")
+        rows = list(read_manifest(out))
+        assert [[row[name] for name in kept] for row in rows[:3]] == expected
+        assert [row["failure"] for row in rows[3:]] == (["access"] if number == 2 else [])

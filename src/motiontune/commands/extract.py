@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -121,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many = parser.add_argument_group("many clips", "see docs/scale.md; each of these but --seed writes a manifest")
     add = many.add_argument
     add("--workers", type=int, metavar="N", help="processes that decode (default: one per CPU core)")
-    add("--engine", choices=["local", "ray"], help="on this machine, or on a Ray cluster (default: local)")
+    add("--engine", choices=[*ENGINES], help="on this machine, or on a Ray cluster (default: local)")
     add("--dataset", metavar="NAME,...", help="as the training's dataset: its clips are taken, too")
     add("--dataset-dir", default="data", metavar="DIR", help="as dataset_dir (default: %(default)s)")
     add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the clips, from 1: one for each machine")
@@ -194,15 +193,15 @@ def _run_many(
     """Extract many clips and print what became of them."""
     if arguments.preview:
         raise ConfigError("--preview is not for many clips: `motiontune report` draws some of them")
-    workers = os.cpu_count() or 1 if arguments.workers is None else arguments.workers
-    if min(workers, arguments.timeout) <= 0:
+    if min(arguments.timeout, 1 if arguments.workers is None else arguments.workers) <= 0:
         raise ConfigError("--workers and --timeout must be positive")
     check_source(motion.source)
     settings = Settings(arguments.out, arguments.format, motion, frames, arguments.model, tuple(sizes.items()))
     names = tuple(filter(None, (arguments.dataset or "").split(",")))
     drawn = (arguments.shard or (1, 1), arguments.sample, arguments.seed)
     inputs = Inputs(tuple(arguments.clips), names, arguments.dataset_dir, *drawn)
-    summary = run_many(inputs, settings, ENGINES[arguments.engine or "local"], workers, arguments.timeout)
+    engine = ENGINES[arguments.engine or "local"]
+    summary = run_many(inputs, settings, engine, arguments.workers or 0, arguments.timeout)
     print(summary.table())
     if summary.clips == summary.failures.total():
         raise MotiontuneError(f"none of {summary.clips} clips gave motion: {summary.manifest} tells why of each")
