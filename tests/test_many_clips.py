@@ -1,7 +1,9 @@
 """`motiontune extract` over many clips: inputs, rows, and what a run that was stopped leaves and goes on from."""
 
+import dataclasses
 import io
 import os
+import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Generator, Iterable
@@ -21,12 +23,13 @@ from motiontune.extraction.engines import Done, Job, on_this_machine
 from motiontune.extraction.inputs import Inputs, is_one_of_many
 from motiontune.extraction.run import Summary, run
 from motiontune.grid import VideoGrid
-from motiontune.manifest import ClipRow, read_manifest, read_rows
+from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.motion.statistics import MotionStatistics
 from motiontune.video.clip import read_clip
+from motiontune.video.container import probe
 from motiontune.video.reader import FrameReader
 
 
@@ -358,3 +361,55 @@ def test_a_page_about_a_manifest(clips: Path, undisturbed: Path, tmp_path: Path,
     shutil.copy(undisturbed / "manifest.parquet", tmp_path / "m.parquet")
     run_command("report", [str(tmp_path / "m.parquet")])
     assert "its frames cannot be read" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_facts_of_clips_are_those_of_the_clips_until_they_change(clips: Path, tmp_path: Path) -> None:
+    own = tmp_path / "clips"
+    shutil.copytree(clips, own)
+    extracted(own, out=tmp_path / "out")
+    facts = pickle.loads(pickle.dumps(ClipFacts(tmp_path / "out")))
+    paths = [str(own / "a.mp4"), str(own / "deep" / "a.webm")]
+    assert len(facts) == 2 and [facts.info(path) for path in paths] == [probe(path) for path in paths]
+    (own / "link.mp4").symlink_to(own / "a.mp4")
+    linked = facts.info(str(own / "link.mp4"))
+    assert linked == dataclasses.replace(probe(paths[0]), path=str(own / "link.mp4"))
+    os.utime(paths[0])
+    assert [facts.info(path) is None for path in (*paths, str(own / "bad.mp4"), str(own / "none.mp4"))] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_tokenizing_takes_clips_from_the_manifest(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import start, tiny
+
+    start()
+    from motiontune.llamafactory import plugin as plugins
+    from motiontune.llamafactory.reader import ModelReader
+
+    own = tmp_path / "clips"
+    shutil.copytree(clips, own)
+    extracted(own, out=tmp_path / "out")
+    reader = ModelReader(str(tiny("qwen2_vl")))
+    plugin, videos = reader.template.mm_plugin, [str(own / "a.mp4"), str(own / "deep" / "a.webm")]
+    messages = [{"role": "user", "content": "<video> and <video>?"}, {"role": "assistant", "content": "yes"}]
+    opened: list[str] = []
+    monkeypatch.setattr(plugins, "probe", lambda path: opened.append(path) or probe(path))
+
+    def tokens() -> tuple[object, int]:
+        plugins._probe_once.cache_clear()
+        plugins._MADE.clear()
+        opened.clear()
+        made = plugin.process_messages(messages, [], videos, [], reader.processor)
+        return made, plugin.count_video_tokens(videos, reader.processor)
+
+    expected = tokens()
+    assert opened == videos
+    monkeypatch.setattr(plugin, "facts", ClipFacts(tmp_path / "out"), raising=False)
+    assert tokens() == expected and opened == []
+    os.utime(videos[0])
+    assert tokens() == expected and opened == videos[:1]

@@ -107,7 +107,6 @@ def arrow() -> Any:
     """
     try:
         import pyarrow
-        import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError("manifests need pyarrow: pip install 'motiontune[scale]'") from error
@@ -179,7 +178,7 @@ def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterato
 class ClipFacts:
     """The headers of clips by path, out of a manifest, so that clips which have not changed since need not be opened.
 
-    It is kept in columns, about 150 bytes for each clip, and is shared by processes that are forked.
+    It is kept in columns, about 150 bytes for each clip.
 
     Args:
         path: the manifest.
@@ -190,29 +189,31 @@ class ClipFacts:
 
     def __init__(self, path: str | Path) -> None:
         pa, self._path = arrow(), path
-        columns = ["path", "bytes", "changed", *(name for name, _ in _INFO)]
+        names = ["path", "bytes", "changed", *(column for column, _ in _INFO)]
         files = manifest_files(path)
         try:
-            table = pa.concat_tables([pa.parquet.read_table(file, columns=columns) for file in files])
+            table = pa.concat_tables([pa.parquet.read_table(file, columns=names) for file in files])
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read as a manifest: {in_one_line(error)}") from error
-        known = pa.compute.is_valid(table["changed"])
-        for name, _ in _INFO:
-            known = pa.compute.and_(known, pa.compute.is_valid(table[name]))
-        self._table = table.filter(known).combine_chunks()
-        digests = np.fromiter((_hash(path.as_py()) for path in self._table["path"]), np.uint64, len(self._table))
+        table = table.drop_null().combine_chunks()  # what could not be opened, and what is no local file
+        self._paths = table["path"]
+        codecs = table["codec"].combine_chunks().dictionary_encode()
+        self._codecs = codecs.dictionary.to_pylist()
+        self._columns = {name: table[name].to_numpy() for name in names if name not in ("path", "codec")}
+        self._columns["codec"] = codecs.indices.to_numpy()
+        digests = np.fromiter((_hash(one.as_py()) for one in self._paths), np.uint64, len(table))
         self._order = np.argsort(digests, kind="stable")
         self._digests = digests[self._order]
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._digests)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ClipFacts, (self._path,)  # each process reads it again: less than sending it
 
     def info(self, path: str) -> VideoInfo | None:
         """The header of a clip; None where it is not in the manifest, or has changed since."""
-        row = self._row(path)
+        row = self._row(os.path.abspath(path))
         if row is None:
             row = self._row(os.path.realpath(path))
         if row is None:
@@ -221,16 +222,17 @@ class ClipFacts:
             status = os.stat(path)
         except OSError:
             return None
-        if (status.st_size, status.st_mtime_ns) != (row["bytes"], row["changed"]):
+        if (status.st_size, status.st_mtime_ns) != (self._columns["bytes"][row], self._columns["changed"][row]):
             return None
-        return VideoInfo(path, **{name: row[column] for column, name in _INFO})
+        known = {name: self._columns[column][row].item() for column, name in _INFO}
+        return VideoInfo(path, **known | {"codec": self._codecs[known["codec"]]})
 
-    def _row(self, path: str) -> dict[str, Any] | None:
-        digest = _hash(os.path.abspath(path))
+    def _row(self, path: str) -> int | None:
+        digest = _hash(path)
         place = int(np.searchsorted(self._digests, digest))
         while place < len(self._digests) and self._digests[place] == digest:
-            row: dict[str, Any] = self._table.slice(int(self._order[place]), 1).to_pylist()[0]
-            if row["path"] == os.path.abspath(path):
+            row = int(self._order[place])
+            if self._paths[row].as_py() == path:
                 return row
             place += 1
         return None

@@ -7,8 +7,10 @@ do not (WebM, MKV, TS, raw streams), or count wrong (AVI), are counted, and samp
 import copy
 import functools
 import os
+import weakref
+from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
@@ -31,6 +33,12 @@ def reading_settings(processor: Any) -> dict[str, Any]:
     """LLaMA-Factory's settings of sampling and resizing, which a processor carries; its defaults where it does not."""
     return {key: getattr(processor, key, default) for key, default in asdict(Sampling()).items()}
 
+
+T = TypeVar("T")
+
+HEADERS = 1024
+"""Headers of clips whose video tokens are kept for each processor."""
+_MADE: "weakref.WeakKeyDictionary[Any, dict[Any, Any]]" = weakref.WeakKeyDictionary()
 
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
 
@@ -146,6 +154,13 @@ class ClipReadingPlugin(_Plugin):
 
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""
+        return sum(
+            self._once("count", video, processor, functools.partial(self._count_tokens, video, processor))
+            for video in videos
+        )
+
+    def _count_tokens(self, video: Any, processor: Any) -> int:
+        videos = [video]
         metadata = self._get_video_token_metadata(videos, processor)
         if metadata is None:  # lists of frames
             return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
@@ -199,18 +214,39 @@ class ClipReadingPlugin(_Plugin):
         """Expand each video by itself: LLaMA-Factory's Qwen3-VL takes all of a sample's videos to be of one length
         and in the first turn, and otherwise fails, or trains zero steps without a word."""
         self._validate_messages(messages, images, videos, audios)
-        expanded = [
-            super(ClipReadingPlugin, self).process_messages(
-                [{"role": "user", "content": VIDEO_PLACEHOLDER}], [], [video], [], processor
-            )[0]["content"]
-            for video in videos
-        ]
         messages = copy.deepcopy(messages)
-        tokens = iter(expanded)
+        tokens = iter(
+            [
+                self._once("text", video, processor, functools.partial(self._expand, video, processor))
+                for video in videos
+            ]
+        )
         for message in messages:
             head, *rest = message["content"].split(VIDEO_PLACEHOLDER)
             message["content"] = head + "".join(next(tokens) + part for part in rest)
         return super().process_messages(messages, images, [], audios, processor)
+
+    def _expand(self, video: Any, processor: Any) -> str:
+        """The text that stands for one video."""
+        messages = [{"role": "user", "content": VIDEO_PLACEHOLDER}]
+        return str(super().process_messages(messages, [], [video], [], processor)[0]["content"])
+
+    def _once(self, what: str, video: Any, processor: Any, make: Callable[[], T]) -> T:
+        """Make what depends on a video's header alone once for each header: many clips of a data set share one."""
+        if not isinstance(video, (str, os.PathLike)):
+            return make()
+        info = _probed(os.fspath(video), self.facts)
+        header = (info.width, info.height, info.frames, info.duration, info.average_rate)
+        size = tuple(sorted(dict(processor.video_processor.size).items()))
+        settings = (*reading_settings(processor).values(), *patching_of(processor), size, self.expand_mm_tokens)
+        known = _MADE.setdefault(processor, {})
+        key = (what, type(self), self.video_token, header, settings)
+        if key not in known:
+            if len(known) >= HEADERS:
+                known.clear()
+            known[key] = make()
+        made: T = known[key]
+        return made
 
 
 class _Settings:
