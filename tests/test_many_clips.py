@@ -20,8 +20,10 @@ from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
-from motiontune.extraction.inputs import Inputs, is_one_of_many
+from motiontune.extraction.inputs import ClipSource, Inputs, is_one_of_many
+from motiontune.extraction.journal import open_journal
 from motiontune.extraction.run import Summary, run
+from motiontune.extraction.worker import Died, Worker
 from motiontune.grid import VideoGrid
 from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows
 from motiontune.motion.field import MotionField
@@ -280,6 +282,25 @@ def test_a_clip_that_ends_the_decoder_ends_one_process_and_is_tried_twice(clips:
     journal.write_bytes(lines[0] + crashes[0])
     run(Inputs((str(own / "kills.mp4"),)), settings, on_this_machine, 1, 60.0)
     assert log.read_text().count("kills") == 3
+
+
+def test_a_clip_that_takes_too_long_counts_as_one_that_ends_the_decoder(clips: Path, tmp_path: Path) -> None:
+    worker = Worker(Settings(str(tmp_path), "none", frames=FRAMES), timeout=1e-6)
+    try:
+        assert worker.row(ClipSource(str(clips / "a.mp4"), "a"), ours=False) == Died(
+            "took more than 1e-06 seconds", False
+        )
+    finally:
+        worker.close()
+
+
+def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "extract.jsonl", {}):
+        with (
+            pytest.raises(OutputError, match="another run is writing it"),
+            open_journal(tmp_path / "extract.jsonl", {}),
+        ):
+            pass
 
 
 def test_a_worker_that_cannot_start_ends_the_run_in_one_line(clips: Path, tmp_path: Path, monkeypatch) -> None:

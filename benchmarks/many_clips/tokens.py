@@ -2,9 +2,9 @@
 
     python benchmarks/many_clips/tokens.py --samples 220847 --workers 2
 
-Samples are links, a file name each, to some VP9 clips of 12 frames per second in WebM, as Something-Something V2 has them: their
-header has no number of frames, so that opening one reads all of it. The manifest has a row for each link, as
-`motiontune extract --dataset` writes it. A tiny model trains one step.
+Samples are links, a file name each, to some VP9 clips in WebM, as Something-Something V2 has them: their header has no
+number of frames, so that opening one reads all of it. The manifest has a row for each link, as `motiontune extract
+--dataset` writes it. A tiny model trains one step.
 """
 
 import argparse
@@ -21,13 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from make_clips import recoded
-from training import keys_for, start, tiny
-
 from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.inputs import ClipSource
 from motiontune.manifest import write_manifest
 from motiontune.video.reader import FrameReader
+from training import keys_for, start, tiny
 
 
 RESULTS = Path(__file__).parent / "results" / "tokens.json"
@@ -51,13 +50,20 @@ def prepare(folder: Path, sources: list[Path], samples: int) -> None:
 
 
 def first_step(folder: Path, workers: int, **keys: object) -> dict[str, float]:
-    """Train a step: seconds since the call, of which LLaMA-Factory is imported already, and peak memory."""
+    """Train a step, LLaMA-Factory being imported already: seconds, CPU seconds of all processes, peak memory."""
     run_exp = start()
-    begin = time.monotonic()
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    begin, before = time.monotonic(), [resource.getrusage(who) for who in whose]
     data = {"dataset_dir": str(folder), "dataset": "many", "preprocessing_num_workers": workers}
     run_exp(keys_for(max_steps=1, video_fps=2.0, use_motionvector_crossentropy_loss=True, **data, **keys), None)
-    used = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {"seconds": round(time.monotonic() - begin, 1), "peak_mb": round(used[0]), "peak_mb_worker": round(used[1])}
+    after = [resource.getrusage(who) for who in whose]
+    cpu = sum(a.ru_utime + a.ru_stime - b.ru_utime - b.ru_stime for a, b in zip(after, before, strict=True))
+    return {
+        "seconds": round(time.monotonic() - begin, 1),
+        "cpu_seconds": round(cpu, 1),
+        "peak_mb": round(after[0].ru_maxrss / 1024),
+        "peak_mb_worker": round(after[1].ru_maxrss / 1024),
+    }
 
 
 def main() -> None:
@@ -71,6 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tiny("qwen2_vl")
     results: dict[str, object] = {"samples": arguments.samples, "workers": arguments.workers, "cores": os.cpu_count()}
+    results["load_before"] = round(os.getloadavg()[0], 1)
     sources = [recoded(clip.resolve(), "vp9", ".webm", count=45, width=320) for clip in arguments.clip]
     results["clips"] = len(sources)
     with tempfile.TemporaryDirectory() as name:

@@ -72,6 +72,8 @@ class Worker:
         line, late = self._line(process, self._timeout)
         if line is not None:
             return ClipRow(**json.loads(line))
+        if late:
+            process.kill()
         code = self._end(process)
         if late:
             return Died(f"took more than {self._timeout:g} seconds", from_outside=False)
@@ -81,8 +83,9 @@ class Worker:
     def close(self) -> None:
         """End the process at once; from another thread, too. What it was writing is not there."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            process.kill()
+            process.wait()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # one core each: libraries that take all of them slow each other down
