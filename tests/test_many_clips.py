@@ -22,7 +22,8 @@ from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
 from motiontune.extraction.inputs import ClipSource, Inputs, is_one_of_many
 from motiontune.extraction.journal import open_journal
-from motiontune.extraction.run import Summary, run
+from motiontune.extraction.run import Summary
+from motiontune.extraction.run import run as run_many
 from motiontune.extraction.worker import Died, Worker
 from motiontune.grid import VideoGrid
 from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows
@@ -53,7 +54,7 @@ def here(
 
 def extracted(*paths: object, out: Path, form: str = "npz", **more: object) -> Summary:
     inputs = Inputs(tuple(map(str, paths)), **more)  # type: ignore[arg-type]
-    return run(inputs, Settings(str(out), form, frames=FRAMES), here, 1, 60.0)  # type: ignore[arg-type]
+    return run_many(inputs, Settings(str(out), form, frames=FRAMES), here, 1, 60.0)  # type: ignore[arg-type]
 
 
 def rows(out: Path) -> dict[str, ClipRow]:
@@ -225,7 +226,9 @@ def test_other_settings_and_others_files_are_refused(clips: Path, tmp_path: Path
     out = tmp_path / "out"
     extracted(clips / "bad.mp4", out=out)
     with pytest.raises(ConfigError, match=r"was begun with other settings \(options\)"):
-        run(Inputs((str(clips),)), Settings(str(out), options=MotionOptions("flow"), frames=FRAMES), here, 1, 60.0)
+        run_many(
+            Inputs((str(clips),)), Settings(str(out), options=MotionOptions("flow"), frames=FRAMES), here, 1, 60.0
+        )
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty, it holds notes.txt"):
@@ -267,12 +270,12 @@ def test_a_clip_that_ends_the_decoder_ends_one_process_and_is_tried_twice(clips:
     log = tmp_path / "log"
     (tmp_path / "killer.py").write_text(KILLER.format(log=str(log)))
     settings = Settings(str(tmp_path / "out"), options=MotionOptions(f"{tmp_path}/killer.py:source"), frames=FRAMES)
-    summary = run(Inputs((str(own),)), settings, on_this_machine, 2, 60.0)
+    summary = run_many(Inputs((str(own),)), settings, on_this_machine, 2, 60.0)
     assert summary.clips == 3 and dict(summary.failures) == {"crash": 1}
     row = rows(tmp_path / "out")[str(own / "kills.mp4")]
     assert row.failure == "crash" and row.error == "ended the process that decoded it (SIGSEGV), 2 times"
     assert log.read_text().count("kills") == 2
-    again = run(Inputs((str(own),)), settings, on_this_machine, 1, 60.0)
+    again = run_many(Inputs((str(own),)), settings, on_this_machine, 1, 60.0)
     assert again.before == 3 and log.read_text().count("kills") == 2
     # one try was noted by a run that was killed before its row: one is left
     journal = tmp_path / "out" / "extract.jsonl"
@@ -280,7 +283,7 @@ def test_a_clip_that_ends_the_decoder_ends_one_process_and_is_tried_twice(clips:
     crashes = [line for line in lines if b'"crash": "' in line and b'"row"' not in line]
     assert len(crashes) == 2
     journal.write_bytes(lines[0] + crashes[0])
-    run(Inputs((str(own / "kills.mp4"),)), settings, on_this_machine, 1, 60.0)
+    run_many(Inputs((str(own / "kills.mp4"),)), settings, on_this_machine, 1, 60.0)
     assert log.read_text().count("kills") == 3
 
 
@@ -308,7 +311,7 @@ def test_a_worker_that_cannot_start_ends_the_run_in_one_line(clips: Path, tmp_pa
     (tmp_path / "motiontune").mkdir()
     (tmp_path / "motiontune" / "__init__.py").write_text("raise RuntimeError('no such luck')")
     with pytest.raises(Exception, match="no worker process can be started: RuntimeError: no such luck"):
-        run(Inputs((str(clips),)), Settings(str(tmp_path / "out"), frames=FRAMES), on_this_machine, 1, 60.0)
+        run_many(Inputs((str(clips),)), Settings(str(tmp_path / "out"), frames=FRAMES), on_this_machine, 1, 60.0)
 
 
 def test_the_command(clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -434,3 +437,18 @@ def test_tokenizing_takes_clips_from_the_manifest(
     assert tokens() == expected and opened == []
     os.utime(videos[0])
     assert tokens() == expected and opened == videos[:1]
+
+
+def test_a_training_reads_the_cache_that_was_extracted_for_it(tmp_path: Path) -> None:
+    from training import BOTH, run, start, tiny, toy
+    from training import clips as training_clips
+
+    start()
+    settings = Settings(
+        str(tmp_path / "cache"), "cache", model=str(tiny("qwen2_vl")), given=(("fps", 8.0), ("max_frames", 16))
+    )
+    summary = run_many(Inputs(tuple(map(str, training_clips()))), settings, here, 1, 60.0)
+    made = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npz")}
+    assert summary.clips == len(made) > 0 and not summary.failures
+    run(**BOTH, **toy(), max_steps=3, motion_cache_dir=str(tmp_path / "cache"))
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.npz")} == made
