@@ -51,6 +51,7 @@ KEYS = {
     "motion_raft_weights": None,
     "motion_cache_dir": None,
     "frame_cache_dir": None,
+    "motion_manifest": None,
     "motion_on_error": "auto",
     "fold_video_tokens": True,
     "motion_pictures": 4,
