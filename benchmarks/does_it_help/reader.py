@@ -6,7 +6,8 @@
 
 The decoder is SmolLM2-135M-Instruct. The encoder is of Qwen2-VL's kind, with random weights, other ones for each seed.
 README.md holds what is compared and was written before the run. In this order: all seeds learn stills; `ce` and
-`projector` try each learning rate on a seed of their own; what time is left gives the steps of the cells that count.
+`projector` try each learning rate on a seed of their own; what time is left gives the steps of the cells that count,
+and the seeds where --seeds does not. A second run with the same OUT goes on behind the rows that are there.
 """
 
 import argparse
@@ -77,7 +78,8 @@ class Experiment:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.log = arguments, Log()
         self.out: Path = arguments.out
-        self.plan: dict[str, Any] = {}
+        plan = self.out / "plan.json"
+        self.plan: dict[str, Any] = json.loads(plan.read_text()) if plan.exists() else {}
         self.rows = cells_of(self.out)
         folder = arguments.folder / f"{COURSE.start}-0"
         if not (folder / "processor_config.json").exists():
@@ -101,11 +103,30 @@ class Experiment:
         (self.out / "plan.json").write_text(json.dumps(self.plan, indent=1) + "\n")
 
     def run(self) -> None:
-        """Do everything."""
+        """Do what is missing."""
+        if "steps" not in self.plan:
+            self.tune()
+        plan, seeds = self.plan, self.arguments.seeds or self.plan["seeds"]
+        self.note(seeds=max(seeds, plan["seeds"]))
+        have = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in self.rows}
+        missing = [cell for cell in table(plan["rates"], plan["steps"], seeds) if cell.key not in have]
+        self.teach(sorted({cell.seed for cell in missing} - self.process.taught.keys()))
+        self.process.steps = plan["steps"]
+        self.do(missing)
+        if self.arguments.device == "cuda":
+            self.log(f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB at most")
+        self.log("done")
+
+    def teach(self, seeds: list[int]) -> None:
+        """Teach the starts of seeds stills."""
+        steps = 2 if self.arguments.rehearse else SETTING.stills_steps
+        self.do([Cell("stills", "ce", SETTING.stills_rate, seed, steps) for seed in seeds])
+
+    def tune(self) -> None:
+        """Choose learning rates, then by the time that is left steps, and seeds."""
         rehearsed = self.arguments.rehearse
-        stills, tuning = (2, 3) if rehearsed else (SETTING.stills_steps, TUNING_STEPS)
-        seeds = [TUNING_SEED, *range(1, SEEDS + 1)]
-        self.do([Cell("stills", "ce", SETTING.stills_rate, seed, stills) for seed in seeds])
+        tuning = 3 if rehearsed else TUNING_STEPS
+        self.teach([TUNING_SEED, *range(1, SEEDS + 1)])
         self.process.steps, begin = tuning, time.monotonic()
         tries = [Cell("tune", arm, rate, TUNING_SEED, tuning) for rate in SETTING.rates for arm in TUNED]
         self.do(tries)
@@ -120,11 +141,6 @@ class Experiment:
         steps = min(steps, MOST_STEPS)
         self.note(rates=rates, steps_per_second=speed, steps=steps, seeds=number)
         self.log(f"{speed:.1f} steps/s, rates {rates}: {steps} steps, {number} seeds")
-        self.process.steps = max(steps, tuning)
-        self.do(table(rates, steps, number))
-        if self.arguments.device == "cuda":
-            self.log(f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB at most")
-        self.log("done")
 
     def best_rate(self, arm: str) -> float:
         """The rate of tuning with the lowest which-way loss at the end."""
@@ -151,18 +167,17 @@ class Experiment:
 
 
 def main() -> None:
-    """Run everything; OUT must be empty."""
+    """Run what is missing in OUT."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the pack; the starts are written there")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=420, help="for everything")
+    parser.add_argument("--seeds", type=int, choices=range(1, SEEDS + 1), help="instead of what fits")
     parser.add_argument("--slots", type=int, default=6, help="cells at a time")
     parser.add_argument("--rehearse", action="store_true", help="a few steps of everything")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    if any(arguments.out.iterdir()):
-        parser.error(f"--out {arguments.out}: holds files; take another folder")
     Experiment(arguments).run()
 
 
