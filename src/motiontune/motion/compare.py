@@ -20,6 +20,10 @@ BESIDE = ((0, 0), (4, 0), (-4, 0), (0, 4), (0, -4), (3, 3), (-3, 3), (3, -3), (-
 REACH = 4
 # Of a gray level, as pixels between pixels are counted
 PARTS = 4
+# Sums over larger patches would not fit into 32 bits
+FINEST = 32
+# Where a picture is searched for repeats: this far away nothing may fit that does not from here on, small pixels
+NEXT, FIRST, FURTHEST = 2, 4, 20
 
 
 def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> tuple[Doubles, Doubles]:
@@ -47,10 +51,13 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, own: Doubles, f
     fast."""
     height, width = there.shape
     side = patch + 2 * REACH
-    window = np.empty((side, side), np.int32)
-    lines = np.empty((2, side + 1), np.float32)
-    mine = np.empty((patch, patch), np.int32)
-    parts, square = np.float32(PARTS), 1.0 / (PARTS * PARTS)
+    window = np.zeros(side * side + side, np.int32)
+    lines = np.empty((2, side), np.float32)
+    length = patch * side
+    mine, inside_patch = np.zeros(length, np.int32), np.zeros(length, np.int32)
+    for k in range(length):
+        inside_patch[k] = np.int32(k % side < patch)
+    parts = np.float32(PARTS if patch <= FINEST else 1)
     for i in range(flow.shape[0]):
         for j in range(flow.shape[1]):
             # what lies outside of the frame repeats its border
@@ -71,29 +78,74 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, own: Doubles, f
                         lines[line, b] = gx * there[row, one] + fx * there[row, two]
                 if a:
                     for b in range(side):
-                        window[a - 1, b] = np.int32(gy * lines[1 - line, b] + fy * lines[line, b] + np.float32(0.5))
+                        window[(a - 1) * side + b] = np.int32(gy * lines[1 - line, b] + fy * lines[line, b] + np.float32(0.5))
             sh, shh = 0, 0
             for a in range(patch):
-                s, ss = np.int32(0), np.int32(0)
                 for b in range(patch):
                     h = np.int32(here[i * patch + a, j * patch + b])
-                    mine[a, b] = h
-                    s += h
-                    ss += h * h
-                sh += s
-                shh += ss
+                    mine[a * side + b] = h
+                    sh += h
+                    shh += h * h
             own[0, i, j], own[1, i, j] = sh, shh
             for n in range(len(BESIDE)):
-                dx, dy = BESIDE[n][0] + REACH, BESIDE[n][1] + REACH
-                sf, sff, shf = 0, 0, 0
-                for a in range(patch):
-                    s, ss, sx = np.int32(0), np.int32(0), np.int32(0)
-                    for b in range(patch):
-                        f = window[a + dy, b + dx]
-                        s += f
-                        ss += f * f
-                        sx += mine[a, b] * f
-                    sf += s
-                    sff += ss
-                    shf += sx
-                found[0, n, i, j], found[1, n, i, j], found[2, n, i, j] = sf / PARTS, sff * square, shf / PARTS
+                start = (BESIDE[n][1] + REACH) * side + BESIDE[n][0] + REACH
+                sf, sff, shf = np.int32(0), np.int32(0), np.int32(0)
+                # over whole rows, where both pictures of the patch are in one piece: zeros lie beside it
+                part = window[start : start + length]
+                for k in range(length):
+                    f = np.int32(part[k] * inside_patch[k])
+                    sf = np.int32(sf + f)
+                    sff = np.int32(sff + np.int32(f * f))
+                    shf = np.int32(shf + np.int32(mine[k] * f))
+                found[0, n, i, j], found[1, n, i, j] = sf / parts, sff / (parts * parts)
+                found[2, n, i, j] = shf / parts
+
+
+def repeats_of(small: Bytes, patch: int) -> Singles:
+    """How well each patch fits another place of its own picture, to the left, the right, above or below.
+
+    Args:
+        small: uint8 [h, w], the picture, made smaller so that patches have a side of a few pixels.
+        patch: this side in pixels.
+
+    Returns:
+        float32 [2, R, C]: mean squared difference of brightness, about the patch's mean, `NEXT` pixels away and at the
+        best place that is further away, in the direction in which their ratio is the largest.
+    """
+    shape = (small.shape[0] // patch, small.shape[1] // patch)
+    found = np.zeros((2, *shape), np.float32)
+    look_around(small, patch, found)
+    return found
+
+
+@compiled("void(uint8[:,::1], intp, float32[:,:,::1])")
+def look_around(small: Bytes, patch: int, found: Singles) -> None:
+    """Write what `repeats_of` returns."""
+    height, width = small.shape
+    number = patch * patch
+    for i in range(found.shape[1]):
+        for j in range(found.shape[2]):
+            best = -1.0
+            for way in range(4):
+                dx, dy = ((1, 0), (-1, 0), (0, 1), (0, -1))[way]
+                near, least = 0.0, -1.0
+                for far in range(NEXT, FURTHEST + 1):
+                    x, y = j * patch + far * dx, i * patch + far * dy
+                    if x < 0 or y < 0 or x + patch > width or y + patch > height:
+                        break
+                    if NEXT < far < FIRST:
+                        continue
+                    s, ss = np.int32(0), np.int32(0)
+                    for a in range(patch):
+                        for b in range(patch):
+                            d = np.int32(np.int32(small[i * patch + a, j * patch + b]) - np.int32(small[y + a, x + b]))
+                            s = np.int32(s + d)
+                            ss = np.int32(ss + np.int32(d * d))
+                    apart = (ss - s * s / number) / number
+                    if far == NEXT:
+                        near = apart
+                    elif least < 0 or apart < least:
+                        least = apart
+                if least >= 0 and (near + 1.0) / (least + 1.0) > best:
+                    best = (near + 1.0) / (least + 1.0)
+                    found[0, i, j], found[1, i, j] = near, least
