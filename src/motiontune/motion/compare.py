@@ -26,8 +26,8 @@ FINEST = 32
 NEXT, FIRST, FURTHEST = 2, 4, 20
 
 
-def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> tuple[Doubles, Doubles]:
-    """What all comparisons are made of.
+def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> Doubles:
+    """What all comparisons are made of: sums over each patch of its pixels h and of what is found there, f.
 
     Args:
         here: uint8 [H, W], the frame that the patches belong to.
@@ -36,19 +36,18 @@ def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> tuple[Doubl
         patch: side of a patch in pixels.
 
     Returns:
-        float64 [2, R, C], sums over each patch of its pixels h and of h * h; and float64 [3, S, R, C], sums of what is
-        found there, f, of f * f, and of h * f.
+        float64 [R, C, 2 + 3 * S]: sums of h and of h * h; at each place of f, then of f * f, then of h * f.
     """
-    rows, cols = flow.shape[:2]
-    own, found = np.empty((2, rows, cols)), np.empty((3, len(BESIDE), rows, cols))
-    add_up(here, there, np.ascontiguousarray(flow), patch, own, found)
-    return own, found
+    sums = np.empty((*flow.shape[:2], 2 + 3 * len(BESIDE)))
+    add_up(here, there, np.ascontiguousarray(flow), patch, sums)
+    return sums
 
 
-@compiled("void(uint8[:,::1], uint8[:,::1], float32[:,:,::1], intp, float64[:,:,::1], float64[:,:,:,::1])")
-def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, own: Doubles, found: Doubles) -> None:
-    """Write what `sums_of` returns. Pixels count in `PARTS` of a gray level: sums of whole numbers are exact, and
-    fast."""
+@compiled("void(uint8[:,::1], uint8[:,::1], float32[:,:,::1], intp, float64[:,:,::1])")
+def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, sums: Doubles) -> None:
+    """Write what `sums_of` returns. Pixels of the other frame count in `PARTS` of a gray level: sums of whole numbers
+    are exact, and fast."""
+    places = len(BESIDE)
     height, width = there.shape
     side = patch + 2 * REACH
     window = np.zeros(side * side + side, np.int32)
@@ -86,8 +85,8 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, own: Doubles, f
                     mine[a * side + b] = h
                     sh += h
                     shh += h * h
-            own[0, i, j], own[1, i, j] = sh, shh
-            for n in range(len(BESIDE)):
+            sums[i, j, 0], sums[i, j, 1] = sh, shh
+            for n in range(places):
                 start = (BESIDE[n][1] + REACH) * side + BESIDE[n][0] + REACH
                 sf, sff, shf = np.int32(0), np.int32(0), np.int32(0)
                 # over whole rows, where both pictures of the patch are in one piece: zeros lie beside it
@@ -97,8 +96,9 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, own: Doubles, f
                     sf = np.int32(sf + f)
                     sff = np.int32(sff + np.int32(f * f))
                     shf = np.int32(shf + np.int32(mine[k] * f))
-                found[0, n, i, j], found[1, n, i, j] = sf / parts, sff / (parts * parts)
-                found[2, n, i, j] = shf / parts
+                sums[i, j, 2 + n] = sf / parts
+                sums[i, j, 2 + places + n] = sff / (parts * parts)
+                sums[i, j, 2 + 2 * places + n] = shf / parts
 
 
 def repeats_of(small: Bytes, patch: int) -> Singles:
