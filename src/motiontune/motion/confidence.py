@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.motion.compare import BESIDE, repeats_of, sums_of
+from motiontune.motion.compare import BESIDE, differences, repeats_of, sums_of
 
 
 Bytes = NDArray[np.uint8]
@@ -32,11 +32,16 @@ NOISY = 0.2
 LEAST_NOISE = 0.1
 # Gains between two frames that exposure explains
 GAINS = (0.4, 2.5)
+# Other pictures repeat themselves by chance up to this, see `Pair.repeats`
+REPEATS = 1.5
 # A source's own confidence counts from here on
 LEAST_OWN = 0.05
 
 # Of each kind of evidence, see `Pair.evidence`, and at the end the constant: from benchmarks/motion/calibrate.py
-WEIGHTS = (0.8921, 0.2543, 0.1499, -2.4883, -1.6195, -0.648, 0.2198, 1.4068, 0.9747, -0.1725, 0.1252, 0.125, 0.1806, 3.4388)
+WEIGHTS = (
+    *(0.762, 0.5429, 0.1381, -2.8137, -1.3528, -0.6934, 0.1502),
+    *(0.7919, 1.0289, -0.0719, -0.4774, 0.3735, -0.1459, 1.1152),
+)
 
 
 @dataclass(frozen=True)
@@ -80,36 +85,45 @@ class Pair:
     def evidence(self, flow: Singles, own: Singles) -> tuple[Doubles, Singles]:
         """What speaks for each vector and against it, float64 [R, C, K], and the difference that is left, see
         `compare`."""
-        rows, cols = own.shape
         sums, number = sums_of(self.here, self.there, flow, self.patch), float(self.patch**2)
-        variance, found, product = _moments(sums, np.full((rows, cols), number))
-        gain, offset = _light(sums / number, variance, found[..., 0])
-        left = _left(variance, found, product, gain)
-        noise = max(float(np.quantile(left[..., 0], NOISY)), LEAST_NOISE)
-        around = _around(np.dstack([sums, np.full((rows, cols), number)]))
-        wide, wide_found, wide_product = _moments(around[..., :-1], around[..., -1])
-        wide_left = _left(wide, wide_found, wide_product, gain)
-        distinct, widely = (np.log((e[..., 1:].min(-1) + noise) / (e[..., 0] + noise)) for e in (left, wide_left))
-        first = left[..., 0]
-        neighbours = np.dstack([np.minimum(distinct, 3), np.ones((rows, cols))])
-        near = _around(neighbours)
-        level = np.abs((sums[..., 0] - gain * sums[..., 2]) / number - offset)
+        mean, found_mean = sums[..., 0] / number, sums[..., 2] / number
+        variance = np.maximum(sums[..., 1] / number - mean * mean, 0)
+        found = np.maximum(sums[..., 2 + len(BESIDE)] / number - found_mean * found_mean, 0)
+        gain, offset = _light(mean, found_mean, variance, found)
+        left, beside, wide_left, wide_beside, texture, apart = differences(sums, flow, number, gain)
+        noise = max(float(np.quantile(left, NOISY)), LEAST_NOISE)
+        distinct = np.log((beside + noise) / (left + noise))
+        level = np.abs(mean - gain * found_mean - offset)
+        everywhere = np.ones_like(left)
         kinds = (
             distinct,  # does the patch fit better than a few pixels beside
-            widely,  # and with the patches around it
-            np.log1p(first / noise),  # what is left beside the noise
-            first / (variance + gain * gain * found[..., 0] + 2 * noise),  # and beside the texture
-            np.log1p(_apart(flow)),  # from the nearest half of the patches around it
+            np.log((wide_beside + noise) / (wide_left + noise)),  # and with the patches around it
+            np.log1p(left / noise),  # what is left beside the noise
+            left / (variance + gain * gain * found + 2 * noise),  # and beside the texture
+            np.log1p(apart),  # from the patches around it
             np.log1p(level / np.sqrt(noise)),  # brightness that gain and offset do not explain
             np.log(np.maximum(own, LEAST_OWN)),
-            near[..., 0] / near[..., 1],  # how distinct the patches around it are
-            np.full_like(distinct, np.minimum(distinct, 2).mean()),  # and all of the pair: low across a cut
-            np.full_like(distinct, np.log1p(np.median(variance) / noise)),
-            np.full_like(distinct, np.log(noise)),
-            np.log(np.minimum(wide, wide_found[..., 0]) + 0.5),  # an encoder freezes what has no contrast
-            self.repeats,
+            _around(np.minimum(distinct, 3)) / _around(everywhere),  # how distinct the patches around it are
+            np.minimum(distinct, 2).mean() * everywhere,  # and all of the pair: low across a cut
+            np.log1p(np.median(variance) / noise) * everywhere,
+            np.log(noise) * everywhere,
+            np.log(texture + 0.5),  # an encoder freezes what has no contrast
+            np.maximum(self.repeats - REPEATS, 0),
         )
-        return np.stack(kinds, axis=-1), first.astype(np.float32)
+        return np.stack(kinds, axis=-1), left.astype(np.float32)
+
+
+def exclusive(winner: Singles, loser: Singles) -> Singles:
+    """The probability of a vector where another one, that cannot be true with it, has one of its own."""
+    only, other = winner * (1 - loser), loser * (1 - winner)
+    none = (1 - winner) * (1 - loser)
+    return np.asarray(only / np.maximum(only + other + none, np.float32(1e-12)), np.float32)
+
+
+def across_no_cut(confidence: Singles, known: NDArray[np.bool_]) -> Singles:
+    """The same where most of a pair's vectors are more probable than not; else the scene has changed, what passes does
+    so by accident, and nothing of the pair is valid."""
+    return confidence if 2 * (confidence[known] > 0.5).sum() >= known.sum() else np.zeros_like(confidence)
 
 
 def sigmoid(logit: Doubles) -> Singles:
@@ -117,38 +131,14 @@ def sigmoid(logit: Doubles) -> Singles:
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)
 
 
-def _moments(sums: Doubles, number: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-    """From sums over so many pixels: the variance of h [R, C], those of f [R, C, S], and their covariances with h."""
-    places, n = len(BESIDE), number[..., None]
-    h, hh = sums[..., :1] / n, sums[..., 1:2] / n
-    f, ff, hf = (sums[..., 2 + k * places : 2 + (k + 1) * places] / n for k in range(3))
-    return np.maximum(hh - h * h, 0)[..., 0], np.maximum(ff - f * f, 0), hf - h * f
-
-
-def _light(means: Doubles, variance: Doubles, found: Doubles) -> tuple[float, float]:
+def _light(mean: Doubles, found_mean: Doubles, variance: Doubles, found: Doubles) -> tuple[float, float]:
     """Gain and offset from the other frame to this one: medians over the patches with the most texture."""
     texture = np.minimum(variance, found)
     chosen = texture >= np.median(texture)
     gain = float(np.clip(np.median(np.sqrt((variance[chosen] + 1) / (found[chosen] + 1))), *GAINS))
-    return gain, float(np.median((means[..., 0] - gain * means[..., 2])[chosen]))
-
-
-def _left(variance: Doubles, found: Doubles, product: Doubles, gain: float) -> Doubles:
-    """The variance of h - gain * f, [R, C, S]."""
-    return np.maximum(variance[..., None] - 2 * gain * product + gain * gain * found, 0)
+    return gain, float(np.median((mean - gain * found_mean)[chosen]))
 
 
 def _around(values: Doubles) -> Doubles:
-    """Sums over 3 x 3 patches of [R, C, n]."""
-    sums = cv2.boxFilter(values, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    return np.asarray(sums, np.float64).reshape(values.shape)
-
-
-def _apart(flow: Singles) -> Singles:
-    """How far each vector is from those of the four patches around it, of eight, that are nearest to it: [R, C]."""
-    rows, cols = flow.shape[:2]
-    padded = np.pad(flow, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    shifts = [(a, b) for a in range(3) for b in range(3) if (a, b) != (1, 1)]
-    around = np.stack([padded[a : a + rows, b : b + cols] - flow for a, b in shifts])
-    lengths = np.sqrt(np.square(around).sum(-1))
-    return np.asarray(np.partition(lengths, 3, axis=0)[3], np.float32)
+    """Sums over 3 x 3 patches of [R, C]."""
+    return np.asarray(cv2.boxFilter(values, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT), np.float64)

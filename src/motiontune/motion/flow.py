@@ -1,11 +1,13 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
-from motiontune.motion.confidence import Pair
+from motiontune.motion.confidence import NEAR, Pair, across_no_cut, exclusive
 from motiontune.motion.exposure import levelled
 from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.pairs import each_pair, padded_times
@@ -82,7 +84,8 @@ def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
     def compare(here: int, there: int) -> None:
         pair = Pair(frames[here], frames[there], grid.patch)
         probable, _ = pair.compare(step * field.vectors[here], field.confidence[here])
-        confidence[here] = np.where(field.valid[here], probable, np.float32(0))
+        known = field.valid[here]
+        confidence[here] = across_no_cut(np.where(known, probable, np.float32(0)), known)
 
     each_pair(compare, clip, field.direction)
     return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)
@@ -110,7 +113,9 @@ def refined(
     _check(preset)
     vectors, confidence = field.vectors.copy(), np.zeros_like(field.confidence)
     step, level = np.float32(STEP[field.direction]), levelled(frames)
-    everywhere = np.ones((grid.height, grid.width), np.bool_)
+    step_in = 2 - grid.patch % 2
+    thin = replace(grid, patch=grid.patch // step_in)
+    everywhere = np.ones((thin.height, thin.width), np.bool_)
 
     def refine(here: int, there: int) -> None:
         pair = Pair(frames[here], frames[there], grid.patch)
@@ -123,12 +128,15 @@ def refined(
             size = (grid.width, grid.height)
             start = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_LINEAR), np.float32)
         flow = dis_flow(level[here], level[there], preset, start)
-        finer = patch_median(flow, everywhere, grid)[0]
-        confidence[here], finer_left = pair.compare(finer, own)
-        moved = np.square(finer - first).sum(-1) > MOVED * MOVED
-        kept = known & np.where(moved, probable > confidence[here], FINER * left < finer_left)
+        # DIS interpolates between patches of its own: every other pixel has the same median
+        finer = patch_median(flow[::step_in, ::step_in], everywhere, thin)[0]
+        finer_probable, finer_left = pair.compare(finer, own)
+        moved = np.sqrt(np.square(finer - first).sum(-1))
+        kept = known & np.where(moved > MOVED, probable > finer_probable, FINER * left < finer_left)
         vectors[here] = step * np.where(kept[..., None], first, finer)
-        confidence[here] = np.where(kept, probable, confidence[here])
+        winner, loser = np.where(kept, (probable, finer_probable), (finer_probable, probable))
+        winner = np.where(moved > NEAR, exclusive(winner, loser), winner)
+        confidence[here] = across_no_cut(winner, np.ones_like(known))
 
     each_pair(refine, clip, field.direction)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)

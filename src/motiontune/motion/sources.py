@@ -170,12 +170,6 @@ def predict_source(path: str, source: str, fps: float = FPS, max_frames: int = M
         fps: sampled frames per second.
         max_frames: at most so many of them.
 
-    Args:
-        path: the file.
-        source: `motion_source`.
-        fps: sampled frames per second.
-        max_frames: at most so many of them.
-
     Raises:
         ConfigError: if there is no such source.
         ClipError: if the file cannot be read.
