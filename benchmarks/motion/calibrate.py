@@ -3,9 +3,9 @@
     python benchmarks/motion/calibrate.py --cache build/rooms
 
 prints `WEIGHTS` of `motiontune/motion/confidence.py`. Each vector of codec, blockmatch and flow, before and after
-refinement, is a sample: is it within `NEAR` of the truth? Every condition counts alike, ordinary rooms four times, what
-moves by itself six times. A tenth of the weight is of vectors that are wrong on purpose, which sources seldom are in a
-whole picture: zero, the block match shifted by one vector, chance. Seeds 100 and 101; that of each result is in it.
+refinement, is a sample: is it within `NEAR` of the truth? Every condition counts alike, but for `WEIGHT`, and what
+moves by itself `MOVING` times. A tenth of the weight is of vectors that are wrong on purpose, which sources seldom are
+in a whole picture: zero, the block match shifted by one vector, chance.
 """
 
 import argparse
@@ -129,7 +129,10 @@ def main() -> None:
             parts["near"].append(near[chosen])
             parts["weight"].append(weight[chosen] / weight[chosen].sum() * WEIGHT.get(condition, 1.0) * share)
     evidence, near, weight = (np.concatenate(parts[key]) for key in ("evidence", "near", "weight"))
-    print("WEIGHTS =", tuple(round(float(number), 4) for number in fit(evidence, near, weight * len(weight) / weight.sum())))
+    print(
+        "WEIGHTS =",
+        tuple(round(float(number), 4) for number in fit(evidence, near, weight * len(weight) / weight.sum())),
+    )
 
 
 if __name__ == "__main__":

@@ -89,7 +89,9 @@ def truth(scene: str, cut: bool, seed: int, shown: tuple[int, ...]) -> Pool:
         flow, seen, moving = room.flow(number, before)
         size = (grid.width, grid.height)
         flow = cv2.resize(flow, size, interpolation=cv2.INTER_NEAREST) * scale
-        seen, moving = (cv2.resize(a.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for a in (seen, moving))
+        seen, moving = (
+            cv2.resize(a.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for a in (seen, moving)
+        )
         way, share = patch_median(flow, seen, grid)
         dense = np.repeat(np.repeat(way, PATCH, 0), PATCH, 1)
         alike = patch_median(flow, seen & (np.linalg.norm(flow - dense, axis=-1) < 2), grid)[1]
@@ -199,7 +201,13 @@ def measure(
     for (source, quality, encoding, condition), parts in pools.items():
         row = {"condition": condition, "encoding": encoding, "source": source, "quality": quality}
         found = figures(together(parts), least)
-        rows.append({**row, **found, "ms_per_pair": round(1000 * float(np.median(seconds[source, quality, encoding, condition])), 2)})
+        rows.append(
+            {
+                **row,
+                **found,
+                "ms_per_pair": round(1000 * float(np.median(seconds[source, quality, encoding, condition])), 2),
+            }
+        )
     for source, quality, encoding in dict.fromkeys(key[:3] for key in pools):
         parts = [part for key, value in pools.items() if key[:3] == (source, quality, encoding) for part in value]
         row = {"condition": "all", "encoding": encoding, "source": source, "quality": quality}
@@ -233,7 +241,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
-    keys = ("epe_valid", "valid_share", "outliers_valid", "wrong_and_sure", "moving_epe_valid", "moving_valid_share", "auc", "ece")
+    keys = (
+        "epe_valid",
+        "valid_share",
+        "outliers_valid",
+        "wrong_and_sure",
+        "moving_epe_valid",
+        "moving_valid_share",
+        "auc",
+        "ece",
+    )
     for row in sorted(rows, key=lambda row: (row["source"], row["quality"] or "", row["encoding"])):
         name = f"{row['source']} {row['quality'] or ''}"
         cells = " ".join("    -  " if row[key] is None else f"{row[key]:7.4f}" for key in keys)

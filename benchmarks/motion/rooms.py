@@ -2,8 +2,8 @@
 
 A room has textured walls, and things stand and move in it at their own depths: a hand that pushes a thing, a spinning
 cube that stops, small fast things. Every surface is flat; where a pixel's ray meets it gives its texture, and where
-that point of the surface is seen at another time gives the flow. What a scene looks like (dim, drifting exposure, fade,
-shadow, noise, cut) is put upon the rendered frames, and changes no flow.
+that point of the surface is seen at another time gives the flow. What a scene looks like (dim, drifting exposure,
+fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow.
 
 Shapes: H, W height and width of a frame in pixels. Times are seconds, lengths metres.
 """
@@ -187,7 +187,9 @@ class Room:
             )
             part, weight = image[y : y + h, x : x + w], cover[y : y + h, x : x + w, None] / np.float32(255)
             np.copyto(part, np.rint(part + weight * (found - part.astype(np.float32))), casting="unsafe")
-        return np.asarray(cv2.resize(image.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.float32)
+        return np.asarray(
+            cv2.resize(image.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.float32
+        )
 
     def _rendered(self, number: int) -> NDArray[np.float32]:
         """A frame before anything becomes of the light."""
@@ -204,7 +206,9 @@ class Room:
         if look.shadow:
             y, x = np.mgrid[:HEIGHT, :WIDTH]
             middle = WIDTH * (0.1 + 0.8 * t / SECONDS), HEIGHT * 0.5
-            image = image * (1 - 0.45 * np.exp(-(((x - middle[0]) / 90) ** 2 + ((y - middle[1]) / 110) ** 2)))[..., None]
+            image = (
+                image * (1 - 0.45 * np.exp(-(((x - middle[0]) / 90) ** 2 + ((y - middle[1]) / 110) ** 2)))[..., None]
+            )
         random = np.random.default_rng([_number(self.name), self.seed, number])
         image = look.gain(t) * image + look.noise * random.standard_normal(image.shape)
         return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
@@ -412,7 +416,9 @@ def _cube(random: Generator) -> dict[str, object]:
         picture = _picture(random, 80, 80)
         r, d = np.array(right, np.float64), np.array(down, np.float64)
 
-        def placing(t: float, r: Floats = r, d: Floats = d, n: int = picture.shape[0]) -> tuple[Floats, Floats, Floats]:
+        def placing(
+            t: float, r: Floats = r, d: Floats = d, n: int = picture.shape[0]
+        ) -> tuple[Floats, Floats, Floats]:
             a = angle(t)
             spin = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
             out = spin @ np.cross(d, r) * side / 2
@@ -435,9 +441,7 @@ def _talking(random: Generator) -> dict[str, object]:
     """A tripod, and a head that nods and stretches."""
     x, y, angle = _swing(random, 0.04), _swing(random, 0.03), _swing(random, 0.08)
     stretch = _swing(random, 0.05)
-    head = _flat(
-        _picture(random, 150, 150, 0.6), _ball_shape(150), 0.55, x, y, 1.4, angle, lambda t: 1 + stretch(t)
-    )
+    head = _flat(_picture(random, 150, 150, 0.6), _ball_shape(150), 0.55, x, y, 1.4, angle, lambda t: 1 + stretch(t))
     return {"surfaces": [*_walls(random, _wall), *_standing(random, 3), head], "camera": _held(random, 0.0)}
 
 

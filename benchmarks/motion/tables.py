@@ -120,7 +120,9 @@ def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str)
     lines = [[encoding, *heads]]
     for condition in found[1]:
         pairs = [[_figure(key, one[condition][key]) for one in found] for key in keys]
-        lines.append([condition, *(f"{one} -> **{other}**" if one != "-" or other != "-" else "-" for one, other in pairs)])
+        lines.append(
+            [condition, *(f"{one} -> **{other}**" if one != "-" or other != "-" else "-" for one, other in pairs)]
+        )
     return grid(lines)
 
 

@@ -1,8 +1,8 @@
 """The confidence of a vector, of whatever source: the probability that it is within `NEAR` pixels of the truth.
 
 A patch is compared with what lies in the other frame where its vector leads. How bright and how contrasty the two
-frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair, so
-that neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
+frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair:
+neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
 another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence. Its weights come
 from `benchmarks/motion/calibrate.py`, which compares rendered scenes with their true motion.
 

@@ -43,15 +43,15 @@ def levelled(frames: Sequence[Bytes]) -> list[Bytes]:
 
 def _levels(frame: Bytes) -> NDArray[np.float64]:
     """The brightness below which so many pixels are, of `SHARES`; parts of a level by interpolation."""
-    counts = cv2.calcHist([frame], [0], None, [256], [0, 256]).ravel().astype(np.float64)
-    below = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
+    counts = np.asarray(cv2.calcHist([frame], [0], None, [256], [0, 256]), np.float64).ravel()
+    below = np.concatenate([[0.0], np.cumsum(counts)]) / float(frame.size)
     # strictly rising, for interpolation
     return np.asarray(np.interp(SHARES, below + 1e-9 * np.arange(257), np.arange(257) - 0.5), np.float64)
 
 
 def _gain(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     """The logarithm of what `after` is to be multiplied by; 0 where exposure does not explain the difference."""
-    gain = float(before @ after / max(after @ after, 1e-6))
+    gain = float(before @ after) / max(float(after @ after), 1e-6)
     apart, unexplained = (float(np.linalg.norm(before - factor * after)) for factor in (1.0, gain))
     if gain <= 0 or unexplained > UNEXPLAINED * apart:
         return 0.0

@@ -24,6 +24,8 @@ PRESETS = {
 # DIS picks a pyramid that is too high for a frame with a side below 32 px, and then crashes the process (OpenCV 5.0)
 MIN_SIDE = 32
 
+# Below this, a source's own confidence limits that of its vectors: they may count field lines
+DOUBTFUL = 0.3
 # Vectors that are as probable as this are what the flow starts from
 START = 0.5
 # Refinement that moves a vector further than this found another place (pixels of the resized frame)
@@ -83,8 +85,8 @@ def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
 
     def compare(here: int, there: int) -> None:
         pair = Pair(frames[here], frames[there], grid.patch)
-        probable, _ = pair.compare(step * field.vectors[here], field.confidence[here])
-        known = field.valid[here]
+        known, own = field.valid[here], field.confidence[here]
+        probable = np.minimum(pair.compare(step * field.vectors[here], own)[0], own / np.float32(DOUBTFUL))
         confidence[here] = across_no_cut(np.where(known, probable, np.float32(0)), known)
 
     each_pair(compare, clip, field.direction)

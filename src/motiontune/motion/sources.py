@@ -31,6 +31,9 @@ FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 NO_SOURCE = "none"
 """Stands for no source, where a comparison may have none."""
 
+USABLE, USABLE_SHARE = 0.3, 0.5
+"""Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
+`auto` goes by the pixels from the start."""
 MIN_VALID_SHARE = 0.8
 """Where less than this share of a clip's patches is valid by the bitstream, `auto` goes by the pixels, too."""
 
@@ -66,14 +69,16 @@ def _refining(first: Source) -> Source:
 
 
 def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
-    by_pixels, by_vectors = _refining(_blockmatch), None
+    patches = max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
+    by_vectors = None
     with contextlib.suppress(MotionUnavailable):
-        by_vectors = _refining(_codec)(clip, grid, options, frames)
-        if (by_vectors.confidence > options.min_confidence).sum() >= wanted:
-            return by_vectors
-    found = by_pixels(clip, grid, options, frames)
-    return found if by_vectors is None else _better(found, by_vectors)
+        vectors = _codec(clip, grid, options, frames)
+        if (vectors.confidence > USABLE).sum() >= USABLE_SHARE * patches:
+            by_vectors = refined(vectors, clip, grid, frames, FLOW_PRESET[options.quality])
+            if (by_vectors.confidence > options.min_confidence).sum() >= MIN_VALID_SHARE * patches:
+                return by_vectors
+    by_pixels = _refining(_blockmatch)(clip, grid, options, frames)
+    return by_pixels if by_vectors is None else _better(by_pixels, by_vectors)
 
 
 def _better(one: MotionField, other: MotionField) -> MotionField:
