@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.consensus import per_patch
+from motiontune.motion.exposure import levelled
 from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.video.clip import Clip
@@ -76,7 +77,7 @@ def blockmatch_motion(
     order = [there for _, there in pairs[:1]] + [here for here, _ in pairs]
     if pairs:
         try:
-            matched = list(_match([frames[i] for i in order]))
+            matched = list(_match(levelled([frames[i] for i in order])))
         except (av.error.FFmpegError, UnknownCodecError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
         for here, (to_reference, inter) in zip(order[1:], matched, strict=True):

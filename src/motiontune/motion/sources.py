@@ -12,9 +12,9 @@ from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import Following, codec_motion, codec_unusable
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
-from motiontune.motion.flow import flow_motion, refined
+from motiontune.motion.flow import compared, flow_motion, refined
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.patches import gray_frames, verified
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
 from motiontune.video.clip import FPS, MAX_FRAMES, Clip
@@ -31,8 +31,11 @@ FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 NO_SOURCE = "none"
 """Stands for no source, where a comparison may have none."""
 
-MIN_VALID_SHARE = 0.5
-"""Where the bitstream has less than this share of the motion, `auto` goes by the pixels."""
+USABLE, USABLE_SHARE = 0.3, 0.5
+"""Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
+`auto` goes by the pixels from the start."""
+MIN_VALID_SHARE = 0.8
+"""Where less than this share of a clip's patches is valid by the bitstream, `auto` goes by the pixels, too."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -51,6 +54,13 @@ def _raft(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
     return raft_motion(clip, grid, options.direction, options.raft_weights)
 
 
+def _compared(first: Source) -> Source:
+    def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+        return compared(first(clip, grid, options, frames), clip, grid, frames)
+
+    return source
+
+
 def _refining(first: Source) -> Source:
     def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
         return refined(first(clip, grid, options, frames), clip, grid, frames, FLOW_PRESET[options.quality])
@@ -58,24 +68,37 @@ def _refining(first: Source) -> Source:
     return source
 
 
-def _codec_or_blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
+def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    patches = max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
+    by_vectors = None
     with contextlib.suppress(MotionUnavailable):
         vectors = _codec(clip, grid, options, frames)
-        if (vectors.confidence > options.min_confidence).sum() >= wanted:
-            return vectors
-    return _blockmatch(clip, grid, options, frames)
+        if (vectors.confidence > USABLE).sum() >= USABLE_SHARE * patches:
+            by_vectors = refined(vectors, clip, grid, frames, FLOW_PRESET[options.quality])
+            if (by_vectors.confidence > options.min_confidence).sum() >= MIN_VALID_SHARE * patches:
+                return by_vectors
+    by_pixels = _refining(_blockmatch)(clip, grid, options, frames)
+    return by_pixels if by_vectors is None else _better(by_pixels, by_vectors)
 
 
-# Sources that look at the frames: their patches are compared, see `verified`. A new one is a new line here.
+def _better(one: MotionField, other: MotionField) -> MotionField:
+    """At each patch the more probable vector; the name is that of the source with more of them."""
+    chosen = other.confidence > one.confidence
+    vectors = np.where(chosen[..., None], other.vectors, one.vectors)
+    confidence = np.where(chosen, other.confidence, one.confidence)
+    source = (other if 2 * chosen.sum() > one.valid.sum() else one).source
+    return MotionField.from_confidence(vectors, confidence, one.times, source, one.direction)
+
+
+# Each gives its vectors the probability that they are true, see `confidence.py`. A new one is a new line here.
 SOURCES: dict[str, Source] = {
-    "auto": _refining(_codec_or_blockmatch),
-    "codec": _codec,
+    "auto": _auto,
+    "codec": _compared(_codec),
     "codec+flow": _refining(_codec),
-    "blockmatch": _blockmatch,
+    "blockmatch": _compared(_blockmatch),
     "blockmatch+flow": _refining(_blockmatch),
-    "flow": _flow,
-    "raft": _raft,
+    "flow": _compared(_flow),
+    "raft": _compared(_raft),
 }
 
 
@@ -101,8 +124,7 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
     elif is_provider(options.source):
         field = provided_motion(options.source, clip, grid, options.direction)
     else:
-        frames = gray_frames(clip, grid)
-        field = verified(SOURCES[options.source](clip, grid, options, frames), clip, grid, frames)
+        field = SOURCES[options.source](clip, grid, options, gray_frames(clip, grid))
     return field.above(options.min_confidence)
 
 
