@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from make_clips import pan
 from motiontune.grid import VideoGrid
-from motiontune.motion.compare import BESIDE, differences, repeats_of, sums_of
+from motiontune.motion.compare import BESIDE, EVERY, differences, pixels_of, sums_of
 from motiontune.motion.confidence import Pair, across_no_cut, exclusive
 from motiontune.motion.exposure import levelled
 from motiontune.motion.field import MotionField
@@ -42,10 +42,10 @@ def test_sums_are_those_of_the_pixels() -> None:
     flow = random.integers(-20, 20, (4, 5, 2)).astype(np.float32)
     sums = sums_of(here, there, flow, 8)
     for i, j in np.ndindex(4, 5):
-        h = here[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].astype(np.int64)
+        h = here[8 * i : 8 * i + 8 : EVERY, 8 * j : 8 * j + 8].astype(np.int64)
         np.testing.assert_allclose(sums[i, j, :2], [h.sum(), (h * h).sum()])
         for k, (right, down) in enumerate(BESIDE):
-            y = np.clip(np.arange(8 * i, 8 * i + 8) + int(flow[i, j, 1]) + down, 0, 31)
+            y = np.clip(np.arange(8 * i, 8 * i + 8, EVERY) + int(flow[i, j, 1]) + down, 0, 31)
             x = np.clip(np.arange(8 * j, 8 * j + 8) + int(flow[i, j, 0]) + right, 0, 39)
             f = there[np.ix_(y, x)].astype(np.int64)
             np.testing.assert_allclose(sums[i, j, 2 + k :: len(BESIDE)], [f.sum(), (f * f).sum(), (h * f).sum()])
@@ -55,15 +55,17 @@ def test_between_pixels_sums_are_interpolated() -> None:
     there = np.broadcast_to(np.arange(0, 240, 2, dtype=np.uint8), (40, 120)).copy()
     flow = np.full((5, 15, 2), 0.5, np.float32)
     sums = sums_of(there, there, flow, 8)
-    np.testing.assert_allclose((sums[1:-1, 1:-1, 2] - sums[1:-1, 1:-1, 0]) / 64, 1.0)  # half a pixel of two levels
+    np.testing.assert_allclose(
+        (sums[1:-1, 1:-1, 2] - sums[1:-1, 1:-1, 0]) / pixels_of(8), 1.0
+    )  # half a pixel of two levels
 
 
 def test_nothing_is_left_where_gain_and_offset_explain_it() -> None:
     there = np.random.default_rng(1).integers(10, 100, (48, 64), np.uint8)
     here = 2 * there + np.uint8(20)
-    left, beside, wide_left, wide_beside, _, apart = differences(
-        sums_of(here, there, np.zeros((6, 8, 2), np.float32), 8), np.zeros((6, 8, 2), np.float32), 64.0, 2.0
-    )
+    still = np.zeros((6, 8, 2), np.float32)
+    sums = sums_of(here, there, still, 8)
+    left, beside, wide_left, wide_beside, _, apart = differences(sums, still, float(pixels_of(8)), 2.0)
     assert np.abs(left).max() < 1e-6 and np.abs(wide_left).max() < 1e-6 and not apart.any()
     assert (beside[1:-1, 1:-1] > 500).all() and (wide_beside > 500).all()
 
@@ -83,13 +85,29 @@ def test_noise_alone_proves_nothing() -> None:
     assert (probable(flat, 0, 0) > 0.5).mean() < 0.1
 
 
-def test_a_pattern_that_repeats_is_told() -> None:
-    x = np.arange(224)
-    stripes = np.broadcast_to(128 + 100 * np.sign(np.sin(2 * np.pi * x / 16)), (168, 224)).astype(np.uint8)
-    beside, elsewhere = repeats_of(np.ascontiguousarray(stripes[::2, ::2]), 7)
-    assert (beside > 1000).all() and (elsewhere[:, 1:] < 1).all()
-    beside, elsewhere = repeats_of(np.ascontiguousarray(frames(noise=0)[0][::2, ::2]), 7)
-    assert np.median((beside + 1) / (elsewhere + 1)) < 2
+@pytest.mark.parametrize("angle", [0.0, 0.5, np.pi / 2])
+@pytest.mark.parametrize("board", [False, True])
+def test_a_pattern_that_repeats_is_told(angle: float, board: bool) -> None:
+    y, x = np.mgrid[: ROWS * PATCH, : COLS * PATCH]
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    wave = np.sin(2 * np.pi * u / 26) * (np.sin(2 * np.pi * v / 26) if board else 1)
+    pattern = np.asarray(128 + 100 * np.tanh(3 * wave), np.uint8)
+    pair = [pattern, np.roll(pattern, 5, axis=1)]
+    assert (Pair(pair[1], pair[0], PATCH).repeats > 0.5).mean() > 0.9
+    assert (probable(pair, 5, 0) < 0.8).mean() > 0.9
+    # in steps through the frames in between no place of the pattern is taken for the next
+    flow, own = np.full((ROWS, COLS, 2), [-5, 0], np.float32), np.ones((ROWS, COLS), np.float32)
+    once, followed = (Pair(pair[1], pair[0], PATCH).compare(flow, own, by_steps)[0] for by_steps in (False, True))
+    assert (followed > once).mean() > 0.9
+
+
+def test_what_does_not_repeat_is_told() -> None:
+    texture = Pair(*frames(noise=0), PATCH).repeats
+    assert (texture > 0.5).mean() < 0.05
+    # a thing before a plain wall: beyond it the wall goes on
+    wall = np.full((ROWS * PATCH, COLS * PATCH), 180, np.uint8)
+    wall[40:120, 90:120] = 20
+    assert not (Pair(wall, wall, PATCH).repeats > 0.5).any()
 
 
 def test_two_vectors_that_exclude_each_other() -> None:
@@ -99,8 +117,11 @@ def test_two_vectors_that_exclude_each_other() -> None:
 
 def test_a_pair_of_which_little_fits_is_a_cut() -> None:
     confidence, known = np.float32([[0.9, 0.2, 0.1, 0.0]]), np.array([[True, True, True, False]])
-    assert not across_no_cut(confidence, known).any()
-    assert (across_no_cut(confidence, known & (confidence != np.float32(0.1))) == confidence).all()
+    alike = np.ones((1, 4))
+    assert not across_no_cut(confidence, known, alike).any()
+    assert (across_no_cut(confidence, known & (confidence != np.float32(0.1)), alike) == confidence).all()
+    # plain patches tell of no cut
+    assert (across_no_cut(confidence, known, np.array([[9.0, 1, 1, 1]])) == confidence).all()
 
 
 def test_frames_are_levelled_where_the_exposure_drifts() -> None:

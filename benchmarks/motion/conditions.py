@@ -55,6 +55,7 @@ CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "repeats": (("repeats", ""),),
     "still, noise": (("still", "noise"),),
     "cut": (("walk", "cut"),),
+    "photos": tuple((f"photo {clip}", "") for clip in rooms.SCORED),
 }
 VARIANTS: tuple[tuple[str, str | None], ...] = (
     ("codec", None),

@@ -3,7 +3,8 @@
 A room has textured walls, and things stand and move in it at their own depths: a hand that pushes a thing, a spinning
 cube that stops, small fast things. Every surface is flat; where a pixel's ray meets it gives its texture, and where
 that point of the surface is seen at another time gives the flow. What a scene looks like (dim, drifting exposure,
-fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow.
+fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow. Drawn textures are rich everywhere,
+pictures that people take are not: the photo scenes have a wall and things out of pictures of real clips.
 
 Shapes: H, W height and width of a frame in pixels. Times are seconds, lengths metres.
 """
@@ -14,9 +15,12 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from loading import ROOT
 from numpy.random import Generator
 from numpy.typing import NDArray
 from render import FINE, _number, _signed, _texture
+
+from motiontune.video.clip import read_clip
 
 
 WIDTH, HEIGHT, RATE, SECONDS = 426, 240, 12, 5
@@ -28,6 +32,10 @@ NOISE = 1.5
 SUBFRAMES = 4
 # of the time from one frame to the next that a blurred frame is exposed
 EXPOSED = 0.6
+
+# Clips whose pictures tuning sees, and those that scoring does: of `make clips ARGS=--all`
+TUNED = ("bikes.mp4", "box.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
+SCORED = ("cup.mp4", "cityCC0.mpg", "vtest.avi", "Megamind.avi")
 
 Floats = NDArray[np.float64]
 Path = Callable[[float], float]
@@ -454,6 +462,34 @@ def _still(random: Generator) -> dict[str, object]:
     return {"surfaces": [*_walls(random, _wall), *_standing(random, 3)], "camera": _held(random, 0.0006)}
 
 
+def _photo(clip: str) -> Callable[[Generator], dict[str, object]]:
+    """Before a wall that is a picture of a real clip, a piece of another picture of it and a hand move."""
+
+    def scene(random: Generator) -> dict[str, object]:
+        frames = read_clip(str(ROOT / "clips" / clip), fps=2.0, max_frames=12).frames
+        wall, other = (frames[i] for i in random.choice(len(frames), 2, replace=False))
+        depth, view = 4.0, 4.0 * WIDTH / FOCAL
+        step = 1.1 * max(view / wall.shape[1], view * HEIGHT / WIDTH / wall.shape[0])
+        beyond = int(0.5 * view / step)  # what the camera sees when it turns away
+        wide = np.asarray(cv2.copyMakeBorder(wall, beyond, beyond, beyond, beyond, cv2.BORDER_REFLECT_101), np.uint8)
+        corner = np.array([-wide.shape[1] / 2 * step, -wide.shape[0] / 2 * step, depth])
+        back = Surface(wide, _whole(wide), _fixed(corner, np.array([step, 0, 0]), np.array([0, step, 0])))
+        side = min(other.shape[:2])
+        piece = np.asarray(cv2.resize(other[:side, :side], (FINE * 100, FINE * 100)), np.uint8)
+        pale = (other[-side:, -side:] // 2 + np.array([90, 60, 45])).astype(np.uint8)
+        skin = np.asarray(cv2.resize(pale, (FINE * 170, FINE * 170)), np.uint8)
+        x, y, angle = _swing(random, 0.35), _swing(random, 0.1), _swing(random, 0.2)
+        reach = _swing(random, random.uniform(0.25, 0.4), (3, 4.5))
+        surfaces = [
+            back,
+            _flat(piece, _ball_shape(100), 0.4, lambda t: 0.3 + x(t), lambda t: y(t) - 0.1, 1.6, angle),
+            _flat(skin, _hand_shape(170), 0.45, lambda t: reach(t) - 0.2, lambda t: 0.12, 1.2, angle),
+        ]
+        return {"surfaces": surfaces, "camera": _held(random, 0.01, random.uniform(0, 0.2), _signed(random, 0, 0.3))}
+
+    return scene
+
+
 def _drift(share: float) -> Path:
     """A gain that grows and falls by a share each half second, three times in a row each."""
     return lambda t: float((1 + share) ** (abs((t / 0.5 + 1.5) % 6 - 3) - 1.5))
@@ -472,6 +508,7 @@ SCENES: dict[str, Callable[[Generator], dict[str, object]]] = {
     "talking": _talking,
     "repeats": _repeats,
     "still": _still,
+    **{f"photo {clip}": _photo(clip) for clip in (*TUNED, *SCORED)},
 }
 LOOKS: dict[str, Look] = {
     "": Look(),

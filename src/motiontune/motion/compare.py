@@ -5,6 +5,7 @@ Shapes: R, C patch rows and columns, H, W height and width of a frame in pixels,
 
 import math
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +17,10 @@ Singles = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 # Where a patch is compared: at its vector's end, and this many pixels beside it
-BESIDE = ((0, 0), (4, 0), (-4, 0), (0, 4), (0, -4), (3, 3), (-3, 3), (3, -3), (-3, -3))
+BESIDE = ((0, 0), (4, 0), (-4, 0), (0, 4), (0, -4), (4, 4), (-4, 4), (4, -4), (-4, -4))
 REACH = 4
+# Every so many rows of a patch are compared, which divides all that `BESIDE` goes down
+EVERY = 2
 # Of a gray level, as pixels between pixels are counted
 PARTS = 4
 # Of a pixel, as places between pixels are counted
@@ -26,12 +29,15 @@ SHARES = 32
 FINEST = 32
 # Of what `differences` returns
 KINDS = 6
-# Where a picture is searched for repeats: this far away nothing may fit that does not from here on, small pixels
-NEXT, FIRST, FURTHEST = 2, 4, 20
+# A picture is searched for repeats on patches that were made so small (pixels), over windows of 3 x 3 of them, from
+# here on and up to so many small pixels away
+SMALL, NEAREST, FURTHEST = 3, 2, 9
 
 
 def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> Doubles:
     """What all comparisons are made of: sums over each patch of its pixels h and of what is found there, f.
+
+    Every other row of a patch counts.
 
     Args:
         here: uint8 [H, W], the frame that the patches belong to.
@@ -47,19 +53,23 @@ def sums_of(here: Bytes, there: Bytes, flow: Singles, patch: int) -> Doubles:
     return sums
 
 
+def pixels_of(patch: int) -> int:
+    """How many pixels of a patch are compared."""
+    return patch * -(-patch // EVERY)
+
+
 @compiled("void(uint8[:,::1], uint8[:,::1], float32[:,:,::1], intp, float64[:,:,::1])")
 def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, sums: Doubles) -> None:
     """Write what `sums_of` returns. Pixels of the other frame count in `PARTS` of a gray level: sums of whole numbers
     are exact, and fast."""
     places = len(BESIDE)
     height, width = there.shape
-    side = patch + 2 * REACH
-    window = np.zeros(side * side + side, np.int16)  # pairs of products of these are one instruction
+    side, rows = patch + 2 * REACH, (patch + EVERY - 1) // EVERY
+    seen = rows + 2 * REACH // EVERY
+    window = np.zeros(seen * side + side, np.int16)  # pairs of products of these are one instruction
     lines = np.empty((2, side), np.int32)
-    length = patch * side
-    mine, inside_patch = np.zeros(length, np.int16), np.zeros(length, np.int16)
-    for k in range(length):
-        inside_patch[k] = np.int16(k % side < patch)
+    length = rows * side
+    mine, of_rows = np.zeros(length, np.int16), np.empty((3, seen, 2), np.int32)
     parts = PARTS if patch <= FINEST else 1
     # what is interpolated is SHARES * SHARES times too much, and is to be `parts` times
     shift = np.int32(8 if patch <= FINEST else 10)
@@ -73,25 +83,26 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, sums: Doubles) 
             fx, fy = np.int32((x - left) * SHARES + 0.5), np.int32((y - top) * SHARES + 0.5)
             gx, gy = np.int32(SHARES - fx), np.int32(SHARES - fy)
             inside = left >= 0 and left + side < width
-            for a in range(side + 1):
-                row, line = there[min(max(top + a, 0), height - 1)], lines[a & 1]
-                if inside:
-                    # slices, whose numbers cannot be negative, are what the compiler makes fast loops of
-                    one, two = row[left : left + side], row[left + 1 : left + 1 + side]
-                    for b in range(side):
-                        line[b] = np.int32(np.int32(gx * np.int32(one[b])) + np.int32(fx * np.int32(two[b])))
-                else:
-                    for b in range(side):
-                        c, d = min(max(left + b, 0), width - 1), min(max(left + b + 1, 0), width - 1)
-                        line[b] = np.int32(gx * np.int32(row[c]) + fx * np.int32(row[d]))
-                if a:
-                    before, target = lines[1 - (a & 1)], window[(a - 1) * side : a * side]
-                    for b in range(side):
-                        f = np.int32(np.int32(gy * before[b]) + np.int32(fy * line[b]))
-                        target[b] = np.int16(np.int32(f + half) >> shift)
+            for a in range(seen):
+                for below in range(2):
+                    row = there[min(max(top + EVERY * a + below, 0), height - 1)]
+                    line = lines[below]
+                    if inside:
+                        # slices, whose numbers cannot be negative, are what the compiler makes fast loops of
+                        one, two = row[left : left + side], row[left + 1 : left + 1 + side]
+                        for b in range(side):
+                            line[b] = np.int32(np.int32(gx * np.int32(one[b])) + np.int32(fx * np.int32(two[b])))
+                    else:
+                        for b in range(side):
+                            c, d = min(max(left + b, 0), width - 1), min(max(left + b + 1, 0), width - 1)
+                            line[b] = np.int32(gx * np.int32(row[c]) + fx * np.int32(row[d]))
+                upper, lower, target = lines[0], lines[1], window[a * side : (a + 1) * side]
+                for b in range(side):
+                    f = np.int32(np.int32(gy * upper[b]) + np.int32(fy * lower[b]))
+                    target[b] = np.int16(np.int32(f + half) >> shift)
             sh, shh = np.int32(0), np.int32(0)
-            for a in range(patch):
-                source = here[i * patch + a, j * patch : (j + 1) * patch]
+            for a in range(rows):
+                source = here[i * patch + EVERY * a, j * patch : (j + 1) * patch]
                 target = mine[a * side : a * side + patch]
                 for b in range(patch):
                     h = np.int32(source[b])
@@ -99,16 +110,27 @@ def add_up(here: Bytes, there: Bytes, flow: Singles, patch: int, sums: Doubles) 
                     sh = np.int32(sh + h)
                     shh = np.int32(shh + np.int32(h * h))
             sums[i, j, 0], sums[i, j, 1] = sh, shh
+            for n in range(3):
+                for a in range(seen):
+                    begin = a * side + n * REACH
+                    part = window[begin : begin + patch]
+                    sf, sff = np.int32(0), np.int32(0)
+                    for b in range(patch):
+                        f = np.int32(part[b])
+                        sf = np.int32(sf + f)
+                        sff = np.int32(sff + np.int32(f * f))
+                    of_rows[n, a, 0], of_rows[n, a, 1] = sf, sff
             for n in range(places):
-                start = (BESIDE[n][1] + REACH) * side + BESIDE[n][0] + REACH
+                down, right = (BESIDE[n][1] + REACH) // EVERY, BESIDE[n][0] + REACH
                 sf, sff, shf = np.int32(0), np.int32(0), np.int32(0)
+                for a in range(down, down + rows):
+                    sf += of_rows[right // REACH, a, 0]
+                    sff += of_rows[right // REACH, a, 1]
                 # over whole rows, where both pictures of the patch are in one piece: zeros lie beside it
-                part = window[start : start + length]
+                begin = down * side + right
+                part = window[begin : begin + length]
                 for k in range(length):
-                    f, m = np.int32(part[k]), np.int32(inside_patch[k])
-                    sf = np.int32(sf + np.int32(f * m))
-                    sff = np.int32(sff + np.int32(np.int32(np.int16(np.int32(f * m))) * f))
-                    shf = np.int32(shf + np.int32(f * np.int32(mine[k])))
+                    shf = np.int32(shf + np.int32(np.int32(part[k]) * np.int32(mine[k])))
                 sums[i, j, 2 + n] = sf / parts
                 sums[i, j, 2 + places + n] = sff / (parts * parts)
                 sums[i, j, 2 + 2 * places + n] = shf / parts
@@ -175,58 +197,94 @@ def write_differences(sums: Doubles, flow: Singles, number: float, gain: float, 
                 found[2 * part + 1, i, j] = least
 
 
-def repeats_of(small: Bytes, patch: int) -> Singles:
-    """How well each patch fits another place of its own picture, beside it or above or below.
+def repeats_of(small: Bytes) -> Singles:
+    """How much better what lies around each patch fits another place of its own picture than a place on the way there.
 
     Args:
-        small: uint8 [h, w], the picture, made smaller so that patches have a side of a few pixels.
-        patch: this side in pixels.
+        small: uint8 [R * SMALL, C * SMALL], the picture, made smaller.
 
     Returns:
-        float32 [2, R, C]: mean squared difference of brightness, about the patch's mean, `NEXT` pixels away and at the
-        best place that is further away, in the direction in which their ratio is the largest.
+        float32 [2, R, C]: the mean squared difference at half of the way over that at the end, both and 1, for the
+        place where this is the most; and how far away that is, in patches.
     """
-    shape = (small.shape[0] // patch, small.shape[1] // patch)
-    found = np.zeros((2, *shape), np.float32)
-    look_around(small, patch, found)
+    rows, cols = small.shape[0] // SMALL, small.shape[1] // SMALL
+    found = np.zeros((2, rows, cols), np.float32)
+    half = (rows + 1) // 2
+    # a pattern repeats on both sides: what is in the lower half is compared with what is above it
+    most = _most(small)
+    for picture, way, number in ((small, slice(None), half), (small[::-1], slice(None, None, -1), rows - half)):
+        upper = np.zeros((2, number, cols), np.float32)
+        look_around(np.ascontiguousarray(picture), np.ascontiguousarray(most[way]), upper)
+        found[:, way][:, :number] = upper
     return found
 
 
-@compiled("void(uint8[:,::1], intp, float32[:,:,::1])")
-def look_around(small: Bytes, patch: int, found: Singles) -> None:
-    """Write what `repeats_of` returns."""
+def _most(small: Bytes) -> Singles:
+    """How much a window of 3 x 3 patches of a pattern differs from another part of it: four times its variance. What
+    differs more is something else: a thing that stands before a plain wall is no pattern."""
+    side = 3 * SMALL
+    picture = small.astype(np.float32)
+    mean = cv2.boxFilter(picture, -1, (side, side), borderType=cv2.BORDER_REPLICATE)
+    square = cv2.sqrBoxFilter(small, cv2.CV_32F, (side, side), borderType=cv2.BORDER_REPLICATE)
+    middle = slice(SMALL // 2, None, SMALL)
+    return np.asarray(4 * np.maximum(square - mean * mean, 0)[middle, middle], np.float32)
+
+
+@compiled("void(uint8[:,::1], float32[:,::1], float32[:,:,::1])")
+def look_around(small: Bytes, most: Singles, found: Singles) -> None:
+    """Write what `repeats_of` returns of the upper rows of patches."""
     height, width = small.shape
-    pixels = patch * patch
-    for i in range(found.shape[1]):
-        for j in range(found.shape[2]):
-            best = -1.0
-            for way in range(2):  # towards the further border: a pattern repeats on both sides
-                dx = 0 if way else (1 if 2 * (j + 0.5) * patch < width else -1)
-                dy = 0 if not way else (1 if 2 * (i + 0.5) * patch < height else -1)
-                near, least = 0.0, -1.0
-                for far in range(NEXT, FURTHEST + 1):
-                    x, y = j * patch + far * dx, i * patch + far * dy
-                    if x < 0 or y < 0 or x + patch > width or y + patch > height:
-                        break
-                    if NEXT < far < FIRST:
-                        continue
-                    s, ss, number, apart = np.int32(0), np.int32(0), 0, 0.0
-                    for a in range(patch):
-                        one = small[i * patch + a, j * patch : (j + 1) * patch]
-                        two = small[y + a, x : x + patch]
-                        for b in range(patch):
-                            d = np.int32(np.int32(one[b]) - np.int32(two[b]))
-                            s = np.int32(s + d)
-                            ss = np.int32(ss + np.int32(d * d))
-                        number += patch
-                        apart = ss - np.float64(s) * s / number
-                        if 0 <= least < apart / pixels:  # more rows make it no smaller
-                            break
-                    apart /= pixels
-                    if far == NEXT:
-                        near = apart
-                    elif least < 0 or apart < least:
-                        least = apart
-                if least >= 0 and (near + 1.0) / (least + 1.0) > best:
-                    best = (near + 1.0) / (least + 1.0)
-                    found[0, i, j], found[1, i, j] = near, least
+    rows, cols = found.shape[1:]
+    deep = min(rows + 1, height // SMALL)  # windows of 3 x 3 patches reach a row further
+    ways = 2 * FURTHEST + 1
+    apart = np.empty((FURTHEST + 1, ways, rows, cols), np.float32)
+    line, sums, weights = np.empty(width, np.int32), np.zeros(cols + 2, np.float32), np.empty(cols, np.float32)
+    wide = np.zeros((deep + 2, cols), np.float32)
+    for dy in range(FURTHEST + 1):
+        for way in range(ways):
+            dx = way - FURTHEST
+            if dy == 0 and dx < 0:
+                continue
+            first, length = max(-dx, 0), max(width - abs(dx), 0)
+            for j in range(cols):
+                left, right = max((j - 1) * SMALL, first), min((j + 2) * SMALL, first + length)
+                # of a window half of which leaves the picture nothing is known
+                weights[j] = np.float32(1) / (right - left) if 2 * (right - left) > 3 * SMALL else np.float32(np.inf)
+            for i in range(deep):
+                line[:] = 0
+                part = line[first : first + length]
+                for a in range(i * SMALL, min((i + 1) * SMALL, height - dy)):
+                    one, two = small[a, first : first + length], small[a + dy, first + dx : first + dx + length]
+                    for b in range(len(part)):
+                        d = np.int32(np.int32(one[b]) - np.int32(two[b]))
+                        part[b] = np.int32(part[b] + np.int32(d * d))
+                for j in range(cols):
+                    total = np.int32(0)
+                    for b in range(SMALL):
+                        total = np.int32(total + line[j * SMALL + b])
+                    sums[j + 1] = total
+                one_side, middle, other_side, target = sums[:cols], sums[1 : cols + 1], sums[2:], wide[i + 1]
+                for j in range(cols):
+                    target[j] = one_side[j] + middle[j] + other_side[j]
+            for i in range(rows):
+                high = min(min(i + 2, deep) * SMALL, height - dy) - max(i - 1, 0) * SMALL
+                weight = np.float32(1) / high if 2 * high > 3 * SMALL else np.float32(np.inf)
+                target = apart[dy, way, i]
+                for j in range(cols):
+                    target[j] = (wide[i, j] + wide[i + 1, j] + wide[i + 2, j] + np.float32(1e-6)) * weights[j] * weight
+    for dy in range(FURTHEST + 1):
+        for way in range(ways):
+            dx = way - FURTHEST
+            if (dy == 0 and dx < 0) or dx * dx + dy * dy < NEAREST * NEAREST:
+                continue
+            # beside and to the left is as beside and to the right
+            half_way = FURTHEST + (abs(dx) // 2) * (-1 if dx < 0 and dy > 1 else 1)
+            distance = np.float32(math.sqrt(dx * dx + dy * dy) / SMALL)
+            for i in range(rows):
+                near, far, best, at = apart[dy // 2, half_way, i], apart[dy, way, i], found[0, i], found[1, i]
+                for j in range(cols):
+                    barrier = min(near[j], most[i, j]) if near[j] < np.float32(np.inf) else np.float32(0)
+                    ratio = (barrier + np.float32(1)) / (far[j] + np.float32(1))
+                    better = ratio > best[j]
+                    best[j] = ratio if better else best[j]
+                    at[j] = distance if better else at[j]

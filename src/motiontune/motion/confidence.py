@@ -3,10 +3,11 @@
 A patch is compared with what lies in the other frame where its vector leads. How bright and how contrasty the two
 frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair:
 neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
-another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence. Its weights come
-from `benchmarks/motion/calibrate.py`, which compares rendered scenes with their true motion.
+another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence, through a few
+hidden units: what a difference means depends on what a patch shows. Their weights come from
+`benchmarks/motion/calibrate.py`, which compares rendered scenes with their true motion.
 
-Shapes: R, C patch rows and columns, S places beside a patch, K kinds of evidence.
+Shapes: R, C patch rows and columns, S places beside a patch, K kinds of evidence, U hidden units.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.motion.compare import BESIDE, differences, repeats_of, sums_of
+from motiontune.motion.compare import BESIDE, SMALL, differences, pixels_of, repeats_of, sums_of
 
 
 Bytes = NDArray[np.uint8]
@@ -32,16 +33,24 @@ NOISY = 0.2
 LEAST_NOISE = 0.1
 # Gains between two frames that exposure explains
 GAINS = (0.4, 2.5)
-# Other pictures repeat themselves by chance up to this, see `Pair.repeats`
-REPEATS = 1.5
+# Other pictures repeat themselves by chance up to this, and from the sum of both on it is certain, see `Pair.repeats`
+REPEATS, CERTAIN = 1.2, 2.0
+# What a plain patch counts beside one of contrast, in gray levels
+PLAIN = 0.5
 # A source's own confidence counts from here on
 LEAST_OWN = 0.05
 
-# Of each kind of evidence, see `Pair.evidence`, and at the end the constant: from benchmarks/motion/calibrate.py
-WEIGHTS = (
-    *(0.762, 0.5429, 0.1381, -2.8137, -1.3528, -0.6934, 0.1502),
-    *(0.7919, 1.0289, -0.0719, -0.4774, 0.3735, -0.1459, 1.1152),
+# Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
+# these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
+HIDDEN = (
+    (0.101, 0.368, 0.079, -0.879, 0.670, -0.168, -0.097, -0.447, 0.744, 0.268, -0.494, 0.141, 1.335, -2.061),
+    (1.026, -0.024, 0.034, -1.731, 0.236, -0.345, 0.116, -0.257, -0.392, 0.222, -0.031, 0.229, -2.250, -1.590),
+    (0.367, -0.024, -0.031, -0.363, -0.081, 0.043, 0.050, 0.408, 0.198, 0.212, 0.447, -0.063, 0.170, -1.186),
+    (-0.123, 0.163, 0.044, -0.231, -0.172, -0.211, 0.020, -0.279, 0.037, -0.178, -0.553, 0.081, -0.088, 2.043),
+    (0.359, 0.341, 0.055, 0.877, 0.925, -0.061, 0.087, -0.637, -0.292, 0.305, 0.409, 0.090, -0.057, -1.957),
+    (-0.000, 0.215, 0.064, -0.489, 0.232, -0.204, -0.006, 0.322, 0.311, 0.155, -0.021, 0.107, 0.257, -0.287),
 )
+WEIGHTS = (-2.502, 1.336, 3.556, 5.506, -2.178, 5.896, -3.349)
 
 
 @dataclass(frozen=True)
@@ -59,33 +68,50 @@ class Pair:
     patch: int
 
     @cached_property
-    def repeats(self) -> Doubles:
-        """How much better a patch fits another place of its own picture than the place beside it, float64 [R, C]."""
+    def small(self) -> Bytes:
+        """The frame that the patches belong to, uint8 [SMALL * R, SMALL * C]."""
         rows, cols = (side // self.patch for side in self.here.shape)
-        side = max(self.patch // 2, 2)
-        small = cv2.resize(self.here, (cols * side, rows * side), interpolation=cv2.INTER_AREA)
-        beside, elsewhere = repeats_of(np.asarray(small, np.uint8), side).astype(np.float64)
-        return np.asarray(np.log((beside + 1) / (elsewhere + 1)), np.float64)
+        return np.asarray(cv2.resize(self.here, (cols * SMALL, rows * SMALL), interpolation=cv2.INTER_AREA), np.uint8)
 
-    def compare(self, flow: Singles, own: Singles) -> tuple[Singles, Singles]:
+    @cached_property
+    def contrast(self) -> Doubles:
+        """How much a patch shows, noise apart: its standard deviation in gray levels, float64 [R, C]."""
+        rows, cols = (side // SMALL for side in self.small.shape)
+        return np.asarray(self.small.reshape(rows, SMALL, cols, SMALL).std(axis=(1, 3)) + PLAIN, np.float64)
+
+    @cached_property
+    def repeats(self) -> Doubles:
+        """How well each patch fits other places of its own picture, but none on the way there, from 0 to `CERTAIN`,
+        float64 [R, C]: the vector may lead to another one of a pattern's places."""
+        found = np.log(np.maximum(repeats_of(self.small)[0], 1.0).astype(np.float64))
+        return np.asarray(np.clip(found - REPEATS, 0, CERTAIN), np.float64)
+
+    def compare(
+        self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False
+    ) -> tuple[Singles, Singles]:
         """Compare the patches with where vectors lead.
 
         Args:
             flow: float32 [R, C, 2], from here to there in pixels.
             own: float32 [R, C], the source's own confidence, from 0 to 1.
+            followed: bool [R, C], which vectors were followed through the frames in between, in steps too short to
+                take one place of a pattern for the next.
 
         Returns:
             float32 [R, C], the probability that each is true; and float32 [R, C], the mean squared difference of
             brightness that is left.
         """
-        evidence, left = self.evidence(flow, own)
-        weights = np.asarray(WEIGHTS)
-        return sigmoid(evidence @ weights[:-1] + weights[-1]), left
+        evidence, left = self.evidence(flow, own, followed)
+        # of places that fit alike one is true
+        alone = np.where(followed, 1.0, 1 / (1 + self.repeats / CERTAIN))
+        return np.minimum(probability(evidence), alone.astype(np.float32)), left
 
-    def evidence(self, flow: Singles, own: Singles) -> tuple[Doubles, Singles]:
+    def evidence(
+        self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False
+    ) -> tuple[Doubles, Singles]:
         """What speaks for each vector and against it, float64 [R, C, K], and the difference that is left, see
         `compare`."""
-        sums, number = sums_of(self.here, self.there, flow, self.patch), float(self.patch**2)
+        sums, number = sums_of(self.here, self.there, flow, self.patch), float(pixels_of(self.patch))
         mean, found_mean = sums[..., 0] / number, sums[..., 2] / number
         variance = np.maximum(sums[..., 1] / number - mean * mean, 0)
         found = np.maximum(sums[..., 2 + len(BESIDE)] / number - found_mean * found_mean, 0)
@@ -104,11 +130,12 @@ class Pair:
             np.log1p(level / np.sqrt(noise)),  # brightness that gain and offset do not explain
             np.log(np.maximum(own, LEAST_OWN)),
             _around(np.minimum(distinct, 3)) / _around(everywhere),  # how distinct the patches around it are
-            np.minimum(distinct, 2).mean() * everywhere,  # and all of the pair: low across a cut
+            # and all of the pair, those that show something above all: low across a cut
+            np.average(np.minimum(distinct, 2), weights=self.contrast) * everywhere,
             np.log1p(np.median(variance) / noise) * everywhere,
             np.log(noise) * everywhere,
             np.log(texture + 0.5),  # an encoder freezes what has no contrast
-            np.maximum(self.repeats - REPEATS, 0),
+            np.where(followed, 0.0, self.repeats),
         )
         return np.stack(kinds, axis=-1), left.astype(np.float32)
 
@@ -120,14 +147,17 @@ def exclusive(winner: Singles, loser: Singles) -> Singles:
     return np.asarray(only / np.maximum(only + other + none, np.float32(1e-12)), np.float32)
 
 
-def across_no_cut(confidence: Singles, known: NDArray[np.bool_]) -> Singles:
-    """The same where most of a pair's vectors are more probable than not; else the scene has changed, what passes does
-    so by accident, and nothing of the pair is valid."""
-    return confidence if 2 * (confidence[known] > 0.5).sum() >= known.sum() else np.zeros_like(confidence)
+def across_no_cut(confidence: Singles, known: NDArray[np.bool_], contrast: Doubles) -> Singles:
+    """The same where most of a pair's vectors, weighted by what their patches show, are more probable than not; else
+    the scene has changed, what passes does so by accident, and nothing of the pair is valid."""
+    shown = contrast * known
+    return confidence if 2 * (shown * (confidence > 0.5)).sum() >= shown.sum() else np.zeros_like(confidence)
 
 
-def sigmoid(logit: Doubles) -> Singles:
-    """Of log odds, as float32."""
+def probability(evidence: Doubles) -> Singles:
+    """That vectors are true, float32 [R, C], by the evidence, float64 [R, C, K]."""
+    hidden, weights = np.asarray(HIDDEN), np.asarray(WEIGHTS)
+    logit = np.tanh(evidence @ hidden[:, :-1].T + hidden[:, -1]) @ weights[:-1] + weights[-1]
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)
 
 

@@ -1,5 +1,6 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import cv2
@@ -24,6 +25,8 @@ PRESETS = {
 # DIS picks a pyramid that is too high for a frame with a side below 32 px, and then crashes the process (OpenCV 5.0)
 MIN_SIDE = 32
 
+# Sources that follow motion through the frames between the sampled ones
+FOLLOWED = ("codec",)
 # Below this, a source's own confidence limits that of its vectors: they may count field lines
 DOUBTFUL = 0.3
 # Vectors that are as probable as this are what the flow starts from
@@ -80,21 +83,27 @@ def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
         grid: the patch grid.
         frames: the clip's frames in gray, see `gray_frames`.
     """
-    confidence = np.zeros_like(field.confidence)
+    confidence, followed = np.zeros_like(field.confidence), field.source in FOLLOWED
     step = np.float32(STEP[field.direction])
 
     def compare(here: int, there: int) -> None:
         pair = Pair(frames[here], frames[there], grid.patch)
         known, own = field.valid[here], field.confidence[here]
-        probable = np.minimum(pair.compare(step * field.vectors[here], own)[0], own / np.float32(DOUBTFUL))
-        confidence[here] = across_no_cut(np.where(known, probable, np.float32(0)), known)
+        probable = pair.compare(step * field.vectors[here], own, followed)[0]
+        probable = np.minimum(probable, own / np.float32(DOUBTFUL))
+        confidence[here] = across_no_cut(np.where(known, probable, np.float32(0)), known, pair.contrast)
 
     each_pair(compare, clip, field.direction)
     return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)
 
 
 def refined(
-    field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]], preset: str = "medium"
+    field: MotionField,
+    clip: Clip,
+    grid: VideoGrid,
+    frames: list[NDArray[np.uint8]],
+    preset: str = "medium",
+    wanted: Collection[int] | None = None,
 ) -> MotionField:
     """Improve another source's motion by DIS flow that starts from it.
 
@@ -108,13 +117,14 @@ def refined(
         grid: the patch grid.
         frames: the clip's frames in gray, see `gray_frames`.
         preset: DIS's speed, "ultrafast", "fast" or "medium".
+        wanted: the frames whose motion is to be refined, the others' is invalid; None is all.
 
     Raises:
         ValueError: if the preset is unknown.
     """
     _check(preset)
     vectors, confidence = field.vectors.copy(), np.zeros_like(field.confidence)
-    step, level = np.float32(STEP[field.direction]), levelled(frames)
+    step, level, followed = np.float32(STEP[field.direction]), levelled(frames), field.source in FOLLOWED
     step_in = 2 - grid.patch % 2
     thin = replace(grid, patch=grid.patch // step_in)
     everywhere = np.ones((thin.height, thin.width), np.bool_)
@@ -123,7 +133,7 @@ def refined(
         pair = Pair(frames[here], frames[there], grid.patch)
         start, known, own = None, field.valid[here], field.confidence[here]
         first = step * field.vectors[here]
-        probable, left = pair.compare(first, own)
+        probable, left = pair.compare(first, own, followed)
         probable = np.where(known, probable, np.float32(0))
         if (probable > START).any():
             whole = _filled(first, probable > START)
@@ -132,15 +142,15 @@ def refined(
         flow = dis_flow(level[here], level[there], preset, start)
         # DIS interpolates between patches of its own: every other pixel has the same median
         finer = patch_median(flow[::step_in, ::step_in], everywhere, thin)[0]
-        finer_probable, finer_left = pair.compare(finer, own)
         moved = np.sqrt(np.square(finer - first).sum(-1))
+        finer_probable, finer_left = pair.compare(finer, own, followed & known & (moved < NEAR))
         kept = known & np.where(moved > MOVED, probable > finer_probable, FINER * left < finer_left)
         vectors[here] = step * np.where(kept[..., None], first, finer)
         winner, loser = np.where(kept, (probable, finer_probable), (finer_probable, probable))
         winner = np.where(moved > NEAR, exclusive(winner, loser), winner)
-        confidence[here] = across_no_cut(winner, np.ones_like(known))
+        confidence[here] = across_no_cut(winner, np.ones_like(known), pair.contrast)
 
-    each_pair(refine, clip, field.direction)
+    each_pair(refine, clip, field.direction, wanted)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)
 
 

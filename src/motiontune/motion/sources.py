@@ -14,6 +14,7 @@ from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import compared, flow_motion, refined
 from motiontune.motion.options import MotionOptions
+from motiontune.motion.pairs import neighbours
 from motiontune.motion.patches import gray_frames
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
@@ -33,9 +34,7 @@ NO_SOURCE = "none"
 
 USABLE, USABLE_SHARE = 0.3, 0.5
 """Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
-`auto` goes by the pixels from the start."""
-MIN_VALID_SHARE = 0.8
-"""Where less than this share of a clip's patches is valid by the bitstream, `auto` goes by the pixels, too."""
+`auto` goes by the pixels from the start; where more have, but less than this share of a pair is valid, there too."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -69,24 +68,32 @@ def _refining(first: Source) -> Source:
 
 
 def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    patches = max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
-    by_vectors = None
-    with contextlib.suppress(MotionUnavailable):
+    preset = FLOW_PRESET[options.quality]
+    try:
         vectors = _codec(clip, grid, options, frames)
-        if (vectors.confidence > USABLE).sum() >= USABLE_SHARE * patches:
-            by_vectors = refined(vectors, clip, grid, frames, FLOW_PRESET[options.quality])
-            if (by_vectors.confidence > options.min_confidence).sum() >= MIN_VALID_SHARE * patches:
-                return by_vectors
-    by_pixels = _refining(_blockmatch)(clip, grid, options, frames)
-    return by_pixels if by_vectors is None else _better(by_pixels, by_vectors)
+    except MotionUnavailable:
+        return _refining(_blockmatch)(clip, grid, options, frames)
+    usable = (vectors.confidence > USABLE).mean(axis=(1, 2))
+    pairs = [here for here, _ in neighbours(clip, options.direction)]
+    if pairs and usable[pairs].mean() < USABLE_SHARE:
+        return _refining(_blockmatch)(clip, grid, options, frames)
+    field = refined(vectors, clip, grid, frames, preset)
+    valid = (field.confidence > options.min_confidence).mean(axis=(1, 2))
+    # across a cut there are no usable vectors
+    doubtful = [here for here in pairs if usable[here] >= USABLE_SHARE and valid[here] < USABLE_SHARE]
+    with contextlib.suppress(MotionUnavailable):  # no x264
+        if doubtful:
+            matched = blockmatch_motion(clip, grid, options.direction, frames, doubtful)
+            return _better(refined(matched, clip, grid, frames, preset, doubtful), field)
+    return field
 
 
 def _better(one: MotionField, other: MotionField) -> MotionField:
     """At each patch the more probable vector; the name is that of the source with more of them."""
-    chosen = other.confidence > one.confidence
+    chosen = other.confidence >= one.confidence
     vectors = np.where(chosen[..., None], other.vectors, one.vectors)
     confidence = np.where(chosen, other.confidence, one.confidence)
-    source = (other if 2 * chosen.sum() > one.valid.sum() else one).source
+    source = (other if 2 * chosen.sum() > chosen.size else one).source
     return MotionField.from_confidence(vectors, confidence, one.times, source, one.direction)
 
 
