@@ -33,7 +33,7 @@ def probable(pair: list[NDArray[np.uint8]], dx: float = DX, dy: float = DY) -> N
     """Of one vector for all patches, those that stay inside."""
     flow = np.broadcast_to(np.float32([-dx, -dy]), (ROWS, COLS, 2)).copy()
     own = np.ones((ROWS, COLS), np.float32)
-    return Pair(pair[1], pair[0], PATCH).compare(flow, own)[0][2:-2, 2:-2]
+    return Pair(pair[1], pair[0], PATCH).compare(flow, own).probable[2:-2, 2:-2]
 
 
 def test_sums_are_those_of_the_pixels() -> None:
@@ -97,7 +97,9 @@ def test_a_pattern_that_repeats_is_told(angle: float, board: bool) -> None:
     assert (probable(pair, 5, 0) < 0.8).mean() > 0.9
     # in steps through the frames in between no place of the pattern is taken for the next
     flow, own = np.full((ROWS, COLS, 2), [-5, 0], np.float32), np.ones((ROWS, COLS), np.float32)
-    once, followed = (Pair(pair[1], pair[0], PATCH).compare(flow, own, by_steps)[0] for by_steps in (False, True))
+    once, followed = (
+        Pair(pair[1], pair[0], PATCH).compare(flow, own, by_steps).probable for by_steps in (False, True)
+    )
     assert (followed > once).mean() > 0.9
 
 
@@ -118,10 +120,10 @@ def test_two_vectors_that_exclude_each_other() -> None:
 def test_a_pair_of_which_little_fits_is_a_cut() -> None:
     confidence, known = np.float32([[0.9, 0.2, 0.1, 0.0]]), np.array([[True, True, True, False]])
     alike = np.ones((1, 4))
-    assert not across_no_cut(confidence, known, alike).any()
-    assert (across_no_cut(confidence, known & (confidence != np.float32(0.1)), alike) == confidence).all()
+    assert not across_no_cut(confidence, confidence, known, alike).any()
+    assert (across_no_cut(confidence, confidence, known & (confidence != np.float32(0.1)), alike) == confidence).all()
     # plain patches tell of no cut
-    assert (across_no_cut(confidence, known, np.array([[9.0, 1, 1, 1]])) == confidence).all()
+    assert (across_no_cut(confidence, confidence, known, np.array([[9.0, 1, 1, 1]])) == confidence).all()
 
 
 def test_frames_are_levelled_where_the_exposure_drifts() -> None:

@@ -45,6 +45,14 @@ PATCH, ROWS, COLS = 14, 18, 30
 NEAR, FAR, SURE = 3.0, 5.0, 0.5
 BINS = 10
 ORDINARY = ("walk", "pan", "hand", "cube", "small fast", "talking")
+
+
+def of_photos(clips: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The conditions that show pictures of real clips."""
+    still = tuple((f"tripod {clip}", ("clean", "")[number % 2]) for number, clip in enumerate(clips))
+    return {"photos": tuple((f"photo {clip}", "") for clip in clips), "tripod": still}
+
+
 # condition: (scene, look) of its clips
 CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "ordinary": tuple((scene, "") for scene in ORDINARY),
@@ -55,7 +63,7 @@ CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "repeats": (("repeats", ""),),
     "still, noise": (("still", "noise"),),
     "cut": (("walk", "cut"),),
-    "photos": tuple((f"photo {clip}", "") for clip in rooms.SCORED),
+    **of_photos(rooms.SCORED),
 }
 VARIANTS: tuple[tuple[str, str | None], ...] = (
     ("codec", None),

@@ -34,7 +34,7 @@ SUBFRAMES = 4
 EXPOSED = 0.6
 
 # Clips whose pictures tuning sees, and those that scoring does: of `make clips ARGS=--all`
-TUNED = ("bikes.mp4", "box.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
+TUNED = ("bikes.mp4", "box.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "b.mp4")
 SCORED = ("cup.mp4", "cityCC0.mpg", "vtest.avi", "Megamind.avi")
 
 Floats = NDArray[np.float64]
@@ -462,8 +462,9 @@ def _still(random: Generator) -> dict[str, object]:
     return {"surfaces": [*_walls(random, _wall), *_standing(random, 3)], "camera": _held(random, 0.0006)}
 
 
-def _photo(clip: str) -> Callable[[Generator], dict[str, object]]:
-    """Before a wall that is a picture of a real clip, a piece of another picture of it and a hand move."""
+def _photo(clip: str, still: bool) -> Callable[[Generator], dict[str, object]]:
+    """Before a wall that is a picture of a real clip, a piece of another picture of it and a hand move; the camera is
+    held in a hand, or stands still."""
 
     def scene(random: Generator) -> dict[str, object]:
         frames = read_clip(str(ROOT / "clips" / clip), fps=2.0, max_frames=12).frames
@@ -485,7 +486,8 @@ def _photo(clip: str) -> Callable[[Generator], dict[str, object]]:
             _flat(piece, _ball_shape(100), 0.4, lambda t: 0.3 + x(t), lambda t: y(t) - 0.1, 1.6, angle),
             _flat(skin, _hand_shape(170), 0.45, lambda t: reach(t) - 0.2, lambda t: 0.12, 1.2, angle),
         ]
-        return {"surfaces": surfaces, "camera": _held(random, 0.01, random.uniform(0, 0.2), _signed(random, 0, 0.3))}
+        held = _held(random, 0.01, random.uniform(0, 0.2), _signed(random, 0, 0.3))
+        return {"surfaces": surfaces, "camera": _held(random, 0.0) if still else held}
 
     return scene
 
@@ -508,7 +510,8 @@ SCENES: dict[str, Callable[[Generator], dict[str, object]]] = {
     "talking": _talking,
     "repeats": _repeats,
     "still": _still,
-    **{f"photo {clip}": _photo(clip) for clip in (*TUNED, *SCORED)},
+    **{f"photo {clip}": _photo(clip, False) for clip in (*TUNED, *SCORED)},
+    **{f"tripod {clip}": _photo(clip, True) for clip in (*TUNED, *SCORED)},
 }
 LOOKS: dict[str, Look] = {
     "": Look(),
@@ -517,6 +520,7 @@ LOOKS: dict[str, Look] = {
     "fade": Look(gain=_fade),
     "shadow": Look(shadow=True),
     "noise": Look(noise=8),
+    "clean": Look(noise=0),
 }
 
 

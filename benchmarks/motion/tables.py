@@ -118,7 +118,7 @@ def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str)
         for results in (before, now)
     ]
     lines = [[encoding, *heads]]
-    for condition in found[1]:
+    for condition in found[0]:
         pairs = [[_figure(key, one[condition][key]) for one in found] for key in keys]
         lines.append(
             [condition, *(f"{one} -> **{other}**" if one != "-" or other != "-" else "-" for one, other in pairs)]
@@ -174,6 +174,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "rooms-x264": lambda: conditions_table(load("conditions-before"), load("conditions"), "x264 crf23"),
     },
     DOCS / "motion.md": {
+        "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
+        "rooms-x264": lambda: conditions_table(load("conditions-before"), load("conditions"), "x264 crf23"),
         "accuracy": lambda: docs_table(load("accuracy")),
         "speed": lambda: speed_table(load("speed")),
     },

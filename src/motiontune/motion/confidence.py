@@ -43,14 +43,29 @@ LEAST_OWN = 0.05
 # Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
 # these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
 HIDDEN = (
-    (0.101, 0.368, 0.079, -0.879, 0.670, -0.168, -0.097, -0.447, 0.744, 0.268, -0.494, 0.141, 1.335, -2.061),
-    (1.026, -0.024, 0.034, -1.731, 0.236, -0.345, 0.116, -0.257, -0.392, 0.222, -0.031, 0.229, -2.250, -1.590),
-    (0.367, -0.024, -0.031, -0.363, -0.081, 0.043, 0.050, 0.408, 0.198, 0.212, 0.447, -0.063, 0.170, -1.186),
-    (-0.123, 0.163, 0.044, -0.231, -0.172, -0.211, 0.020, -0.279, 0.037, -0.178, -0.553, 0.081, -0.088, 2.043),
-    (0.359, 0.341, 0.055, 0.877, 0.925, -0.061, 0.087, -0.637, -0.292, 0.305, 0.409, 0.090, -0.057, -1.957),
-    (-0.000, 0.215, 0.064, -0.489, 0.232, -0.204, -0.006, 0.322, 0.311, 0.155, -0.021, 0.107, 0.257, -0.287),
+    (-0.203, -0.129, -0.035, 2.475, 0.207, 0.404, -0.015, 0.332, 0.268, -0.531, 0.360, 0.064, 0.396, -0.682, 3.264),
+    (-0.555, 0.098, -0.077, 0.706, -0.154, 0.146, -0.103, -0.216, -0.021, -0.131, -0.127, 0.054, -0.059, 1.063, 0.523),
+    (0.091, 0.016, -0.133, -0.166, -0.405, 0.130, -0.040, 0.232, -0.451, -0.089, 0.320, -0.124, -0.545, 0.647, 2.311),
+    (-0.040, 0.197, 0.110, -0.840, 0.270, -0.293, -0.063, 0.387, 0.522, 0.218, -0.237, 0.120, 0.017, 0.617, 0.275),
+    (-0.647, 0.336, 0.478, 0.419, 0.095, 0.085, -0.026, -0.825, 0.277, -0.127, 0.042, 0.541, -0.206, -1.047, 0.470),
+    (-0.472, -0.079, -0.023, -0.357, -0.962, -0.137, 0.041, 0.511, 0.186, -0.214, -0.220, 0.098, 0.236, -0.586, 1.177),
 )
-WEIGHTS = (-2.502, 1.336, 3.556, 5.506, -2.178, 5.896, -3.349)
+WEIGHTS = (-4.192, -3.433, 2.111, 5.044, 3.010, 2.477, -1.204)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comes of a comparison of patches.
+
+    Args:
+        probable: float32 [R, C], the probability that each vector is true.
+        fits: float32 [R, C], the same if nothing repeated.
+        left: float32 [R, C], the mean squared difference of brightness that is left.
+    """
+
+    probable: Singles
+    fits: Singles
+    left: Singles
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,10 @@ class Pair:
     here: Bytes
     there: Bytes
     patch: int
+
+    def _main(self, flow: Singles) -> Singles:
+        """The motion of the half of the patches that shows most, float32 [2]."""
+        return np.asarray(np.median(flow[self.contrast >= np.median(self.contrast)], axis=0), np.float32)
 
     @cached_property
     def small(self) -> Bytes:
@@ -86,9 +105,7 @@ class Pair:
         found = np.log(np.maximum(repeats_of(self.small)[0], 1.0).astype(np.float64))
         return np.asarray(np.clip(found - REPEATS, 0, CERTAIN), np.float64)
 
-    def compare(
-        self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False
-    ) -> tuple[Singles, Singles]:
+    def compare(self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False) -> Compared:
         """Compare the patches with where vectors lead.
 
         Args:
@@ -96,21 +113,19 @@ class Pair:
             own: float32 [R, C], the source's own confidence, from 0 to 1.
             followed: bool [R, C], which vectors were followed through the frames in between, in steps too short to
                 take one place of a pattern for the next.
-
-        Returns:
-            float32 [R, C], the probability that each is true; and float32 [R, C], the mean squared difference of
-            brightness that is left.
         """
-        evidence, left = self.evidence(flow, own, followed)
+        evidence, left = self.evidence(flow, own)
+        fits = probability(evidence)
+        if not self.repeats.any():
+            return Compared(fits, fits, left)
+        evidence[..., -1] = self.repeats
         # of places that fit alike one is true
-        alone = np.where(followed, 1.0, 1 / (1 + self.repeats / CERTAIN))
-        return np.minimum(probability(evidence), alone.astype(np.float32)), left
+        once = np.minimum(probability(evidence), (1 / (1 + self.repeats / CERTAIN)).astype(np.float32))
+        return Compared(np.where(followed, fits, np.minimum(once, fits)), fits, left)
 
-    def evidence(
-        self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False
-    ) -> tuple[Doubles, Singles]:
-        """What speaks for each vector and against it, float64 [R, C, K], and the difference that is left, see
-        `compare`."""
+    def evidence(self, flow: Singles, own: Singles) -> tuple[Doubles, Singles]:
+        """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0); and the
+        difference that is left, see `compare`."""
         sums, number = sums_of(self.here, self.there, flow, self.patch), float(pixels_of(self.patch))
         mean, found_mean = sums[..., 0] / number, sums[..., 2] / number
         variance = np.maximum(sums[..., 1] / number - mean * mean, 0)
@@ -135,7 +150,8 @@ class Pair:
             np.log1p(np.median(variance) / noise) * everywhere,
             np.log(noise) * everywhere,
             np.log(texture + 0.5),  # an encoder freezes what has no contrast
-            np.where(followed, 0.0, self.repeats),
+            np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
+            np.zeros_like(left),  # the place of `repeats`
         )
         return np.stack(kinds, axis=-1), left.astype(np.float32)
 
@@ -147,11 +163,11 @@ def exclusive(winner: Singles, loser: Singles) -> Singles:
     return np.asarray(only / np.maximum(only + other + none, np.float32(1e-12)), np.float32)
 
 
-def across_no_cut(confidence: Singles, known: NDArray[np.bool_], contrast: Doubles) -> Singles:
-    """The same where most of a pair's vectors, weighted by what their patches show, are more probable than not; else
-    the scene has changed, what passes does so by accident, and nothing of the pair is valid."""
+def across_no_cut(confidence: Singles, fits: Singles, known: NDArray[np.bool_], contrast: Doubles) -> Singles:
+    """The same where most of a pair's vectors, weighted by what their patches show, rather fit than not; else the
+    scene has changed, what passes does so by accident, and nothing of the pair is valid."""
     shown = contrast * known
-    return confidence if 2 * (shown * (confidence > 0.5)).sum() >= shown.sum() else np.zeros_like(confidence)
+    return confidence if 2 * (shown * (fits > 0.5)).sum() >= shown.sum() else np.zeros_like(confidence)
 
 
 def probability(evidence: Doubles) -> Singles:

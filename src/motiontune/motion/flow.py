@@ -89,9 +89,9 @@ def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
     def compare(here: int, there: int) -> None:
         pair = Pair(frames[here], frames[there], grid.patch)
         known, own = field.valid[here], field.confidence[here]
-        probable = pair.compare(step * field.vectors[here], own, followed)[0]
-        probable = np.minimum(probable, own / np.float32(DOUBTFUL))
-        confidence[here] = across_no_cut(np.where(known, probable, np.float32(0)), known, pair.contrast)
+        found = pair.compare(step * field.vectors[here], own, followed)
+        probable = np.where(known, np.minimum(found.probable, own / np.float32(DOUBTFUL)), np.float32(0))
+        confidence[here] = across_no_cut(probable, found.fits, known, pair.contrast)
 
     each_pair(compare, clip, field.direction)
     return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)
@@ -133,8 +133,8 @@ def refined(
         pair = Pair(frames[here], frames[there], grid.patch)
         start, known, own = None, field.valid[here], field.confidence[here]
         first = step * field.vectors[here]
-        probable, left = pair.compare(first, own, followed)
-        probable = np.where(known, probable, np.float32(0))
+        coarse = pair.compare(first, own, followed)
+        probable = np.where(known, coarse.probable, np.float32(0))
         if (probable > START).any():
             whole = _filled(first, probable > START)
             size = (grid.width, grid.height)
@@ -143,12 +143,14 @@ def refined(
         # DIS interpolates between patches of its own: every other pixel has the same median
         finer = patch_median(flow[::step_in, ::step_in], everywhere, thin)[0]
         moved = np.sqrt(np.square(finer - first).sum(-1))
-        finer_probable, finer_left = pair.compare(finer, own, followed & known & (moved < NEAR))
-        kept = known & np.where(moved > MOVED, probable > finer_probable, FINER * left < finer_left)
+        fine = pair.compare(finer, own, followed & known & (moved < NEAR))
+        kept = known & np.where(moved > MOVED, probable > fine.probable, FINER * coarse.left < fine.left)
         vectors[here] = step * np.where(kept[..., None], first, finer)
-        winner, loser = np.where(kept, (probable, finer_probable), (finer_probable, probable))
+        winner, loser = np.where(kept, (probable, fine.probable), (fine.probable, probable))
         winner = np.where(moved > NEAR, exclusive(winner, loser), winner)
-        confidence[here] = across_no_cut(winner, np.ones_like(known), pair.contrast)
+        confidence[here] = across_no_cut(
+            winner, np.where(kept, coarse.fits, fine.fits), np.ones_like(known), pair.contrast
+        )
 
     each_pair(refine, clip, field.direction, wanted)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)

@@ -34,7 +34,7 @@ NO_SOURCE = "none"
 
 USABLE, USABLE_SHARE = 0.3, 0.5
 """Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
-`auto` goes by the pixels from the start; where more have, but less than this share of a pair is valid, there too."""
+`auto` goes by the pixels from the start; where more have, but nothing of a pair is valid, there too."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -78,9 +78,8 @@ def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
     if pairs and usable[pairs].mean() < USABLE_SHARE:
         return _refining(_blockmatch)(clip, grid, options, frames)
     field = refined(vectors, clip, grid, frames, preset)
-    valid = (field.confidence > options.min_confidence).mean(axis=(1, 2))
     # across a cut there are no usable vectors
-    doubtful = [here for here in pairs if usable[here] >= USABLE_SHARE and valid[here] < USABLE_SHARE]
+    doubtful = [here for here in pairs if usable[here] >= USABLE_SHARE and not field.valid[here].any()]
     with contextlib.suppress(MotionUnavailable):  # no x264
         if doubtful:
             matched = blockmatch_motion(clip, grid, options.direction, frames, doubtful)
