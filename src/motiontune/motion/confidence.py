@@ -84,7 +84,7 @@ class Pair:
 
     def _main(self, flow: Singles) -> Singles:
         """The motion of the half of the patches that shows most, float32 [2]."""
-        return np.asarray(np.median(flow[self.contrast >= np.median(self.contrast)], axis=0), np.float32)
+        return np.asarray(np.median(flow[self.shown], axis=0), np.float32)
 
     @cached_property
     def small(self) -> Bytes:
@@ -97,6 +97,11 @@ class Pair:
         """How much a patch shows, noise apart: its standard deviation in gray levels, float64 [R, C]."""
         rows, cols = (side // SMALL for side in self.small.shape)
         return np.asarray(self.small.reshape(rows, SMALL, cols, SMALL).std(axis=(1, 3)) + PLAIN, np.float64)
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """The half of the patches that shows most, bool [R, C]."""
+        return np.asarray(self.contrast >= np.median(self.contrast), np.bool_)
 
     @cached_property
     def repeats(self) -> Doubles:
@@ -116,12 +121,16 @@ class Pair:
         """
         evidence, left = self.evidence(flow, own)
         fits = probability(evidence)
-        if not self.repeats.any():
+        doubled = (self.repeats > 0) & ~np.broadcast_to(followed, left.shape)
+        if not doubled.any():
             return Compared(fits, fits, left)
-        evidence[..., -1] = self.repeats
+        several = evidence[doubled]
+        several[:, -1] = self.repeats[doubled]
         # of places that fit alike one is true
-        once = np.minimum(probability(evidence), (1 / (1 + self.repeats / CERTAIN)).astype(np.float32))
-        return Compared(np.where(followed, fits, np.minimum(once, fits)), fits, left)
+        alone = np.minimum(probability(several), (1 / (1 + several[:, -1] / CERTAIN)).astype(np.float32))
+        probable = fits.copy()
+        probable[doubled] = np.minimum(alone, fits[doubled])
+        return Compared(probable, fits, left)
 
     def evidence(self, flow: Singles, own: Singles) -> tuple[Doubles, Singles]:
         """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0); and the
@@ -171,7 +180,7 @@ def across_no_cut(confidence: Singles, fits: Singles, known: NDArray[np.bool_], 
 
 
 def probability(evidence: Doubles) -> Singles:
-    """That vectors are true, float32 [R, C], by the evidence, float64 [R, C, K]."""
+    """That vectors are true, float32 [...], by the evidence, float64 [..., K]."""
     hidden, weights = np.asarray(HIDDEN), np.asarray(WEIGHTS)
     logit = np.tanh(evidence @ hidden[:, :-1].T + hidden[:, -1]) @ weights[:-1] + weights[-1]
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)

@@ -33,8 +33,6 @@ DOUBTFUL = 0.3
 START = 0.5
 # Refinement that moves a vector further than this found another place (pixels of the resized frame)
 MOVED = 1.0
-# A refined vector is taken where it leaves less than this share more of a difference: it is finer
-FINER = 1.25
 
 
 def flow_motion(
@@ -109,7 +107,7 @@ def refined(
 
     The flow starts from the vectors that are probable; patches without one start from their neighbours'. At each patch
     the first vector and the refined one compete, and the winner brings its own confidence: where they lie apart, the
-    more probable one; else the refined one, unless it leaves more of a difference.
+    more probable one; else the refined one, which is finer.
 
     Args:
         field: another source's motion with its own confidence.
@@ -144,7 +142,7 @@ def refined(
         finer = patch_median(flow[::step_in, ::step_in], everywhere, thin)[0]
         moved = np.sqrt(np.square(finer - first).sum(-1))
         fine = pair.compare(finer, own, followed & known & (moved < NEAR))
-        kept = known & np.where(moved > MOVED, probable > fine.probable, FINER * coarse.left < fine.left)
+        kept = known & (moved > MOVED) & (probable > fine.probable)
         vectors[here] = step * np.where(kept[..., None], first, finer)
         winner, loser = np.where(kept, (probable, fine.probable), (fine.probable, probable))
         winner = np.where(moved > NEAR, exclusive(winner, loser), winner)
