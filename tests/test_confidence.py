@@ -8,7 +8,7 @@ from make_clips import pan
 from motiontune.grid import VideoGrid
 from motiontune.motion.compare import BESIDE, EVERY, differences, pixels_of, sums_of
 from motiontune.motion.confidence import Pair, across_no_cut, exclusive
-from motiontune.motion.exposure import levelled
+from motiontune.motion.exposure import levelled, of_one_scene
 from motiontune.motion.field import MotionField
 from motiontune.motion.flow import refined
 from motiontune.motion.options import MotionOptions
@@ -134,6 +134,12 @@ def test_frames_are_levelled_where_the_exposure_drifts() -> None:
     # another picture is no exposure
     other = [still, np.roll(still, 40, axis=1), frames(noise=0)[1]]
     assert all(one is two for one, two in zip(other, levelled(other), strict=True))
+
+
+def test_frames_of_one_scene_are_told_by_their_levels() -> None:
+    one, other = frames()
+    assert of_one_scene(one, other) and of_one_scene(one, (0.7 * other).astype(np.uint8))
+    assert not of_one_scene(one, 255 - other // 3) and not of_one_scene(np.full_like(one, 250), np.full_like(one, 250))
 
 
 @pytest.mark.parametrize("source", ["blockmatch", "blockmatch+flow", "flow"])

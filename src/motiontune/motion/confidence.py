@@ -84,7 +84,8 @@ class Pair:
 
     def _main(self, flow: Singles) -> Singles:
         """The motion of the half of the patches that shows most, float32 [2]."""
-        return np.asarray(np.median(flow[self.shown], axis=0), np.float32)
+        shown = flow[self.shown]
+        return np.array([_rank(shown[:, 0]), _rank(shown[:, 1])], np.float32)
 
     @cached_property
     def small(self) -> Bytes:
@@ -101,7 +102,7 @@ class Pair:
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
         """The half of the patches that shows most, bool [R, C]."""
-        return np.asarray(self.contrast >= np.median(self.contrast), np.bool_)
+        return np.asarray(self.contrast >= _rank(self.contrast), np.bool_)
 
     @cached_property
     def repeats(self) -> Doubles:
@@ -141,7 +142,7 @@ class Pair:
         found = np.maximum(sums[..., 2 + len(BESIDE)] / number - found_mean * found_mean, 0)
         gain, offset = _light(mean, found_mean, variance, found)
         left, beside, wide_left, wide_beside, texture, apart = differences(sums, flow, number, gain)
-        noise = max(float(np.quantile(left, NOISY)), LEAST_NOISE)
+        noise = max(_rank(left, NOISY), LEAST_NOISE)
         distinct = np.log((beside + noise) / (left + noise))
         level = np.abs(mean - gain * found_mean - offset)
         everywhere = np.ones_like(left)
@@ -156,7 +157,7 @@ class Pair:
             _around(np.minimum(distinct, 3)) / _around(everywhere),  # how distinct the patches around it are
             # and all of the pair, those that show something above all: low across a cut
             np.average(np.minimum(distinct, 2), weights=self.contrast) * everywhere,
-            np.log1p(np.median(variance) / noise) * everywhere,
+            np.log1p(_rank(variance) / noise) * everywhere,
             np.log(noise) * everywhere,
             np.log(texture + 0.5),  # an encoder freezes what has no contrast
             np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
@@ -189,9 +190,15 @@ def probability(evidence: Doubles) -> Singles:
 def _light(mean: Doubles, found_mean: Doubles, variance: Doubles, found: Doubles) -> tuple[float, float]:
     """Gain and offset from the other frame to this one: medians over the patches with the most texture."""
     texture = np.minimum(variance, found)
-    chosen = texture >= np.median(texture)
-    gain = float(np.clip(np.median(np.sqrt((variance[chosen] + 1) / (found[chosen] + 1))), *GAINS))
-    return gain, float(np.median((mean - gain * found_mean)[chosen]))
+    chosen = texture >= _rank(texture)
+    gain = min(max(_rank(np.sqrt((variance[chosen] + 1) / (found[chosen] + 1))), GAINS[0]), GAINS[1])
+    return gain, _rank((mean - gain * found_mean)[chosen])
+
+
+def _rank(values: Doubles | Singles, share: float = 0.5) -> float:
+    """The value that this share of all lies below."""
+    place = int(share * (values.size - 1))
+    return float(np.partition(values, place, axis=None)[place])
 
 
 def _around(values: Doubles) -> Doubles:

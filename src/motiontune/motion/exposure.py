@@ -18,6 +18,16 @@ SHARES = np.linspace(0.05, 0.95, 19)
 UNEXPLAINED = 0.25
 # Smaller ones do not matter (logarithm), larger ones than this from frame to frame, or in all, leave too little
 LEAST, MOST, MOST_IN_ALL = 0.015, 1.1, 1.4
+# Two pictures are of one scene where, a gain apart, their levels differ by less than this share of their deviation;
+# where levels deviate by less than so many gray levels, a picture shows next to nothing
+ALIKE, BLANK = 0.15, 2.0
+
+
+def of_one_scene(one: Bytes, other: Bytes) -> bool:
+    """Whether two frames, uint8 [H, W], may show the same things, by how their brightness is distributed."""
+    before, after = _levels(one), _levels(other)
+    apart = np.abs(before - after * (before @ after) / max(float(after @ after), 1e-6)).mean()
+    return bool(before.std() > BLANK and apart < ALIKE * before.std())
 
 
 def levelled(frames: Sequence[Bytes]) -> list[Bytes]:

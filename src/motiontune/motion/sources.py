@@ -10,6 +10,7 @@ from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import Following, codec_motion, codec_unusable
+from motiontune.motion.exposure import of_one_scene
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
 from motiontune.motion.flow import compared, flow_motion, refined
@@ -34,7 +35,7 @@ NO_SOURCE = "none"
 
 USABLE, USABLE_SHARE = 0.3, 0.5
 """Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
-`auto` goes by the pixels from the start; where more have, but nothing of a pair is valid, there too."""
+`auto` goes by the pixels from the start; where more have, but nothing of a pair of one scene is valid, there too."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -74,12 +75,15 @@ def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
     except MotionUnavailable:
         return _refining(_blockmatch)(clip, grid, options, frames)
     usable = (vectors.confidence > USABLE).mean(axis=(1, 2))
-    pairs = [here for here, _ in neighbours(clip, options.direction)]
-    if pairs and usable[pairs].mean() < USABLE_SHARE:
+    pairs = dict(neighbours(clip, options.direction))
+    if pairs and usable[[*pairs]].mean() < USABLE_SHARE:
         return _refining(_blockmatch)(clip, grid, options, frames)
     field = refined(vectors, clip, grid, frames, preset)
-    # across a cut there are no usable vectors
-    doubtful = [here for here in pairs if usable[here] >= USABLE_SHARE and not field.valid[here].any()]
+    doubtful = [
+        here
+        for here, there in pairs.items()
+        if usable[here] >= USABLE_SHARE and not field.valid[here].any() and of_one_scene(frames[here], frames[there])
+    ]
     with contextlib.suppress(MotionUnavailable):  # no x264
         if doubtful:
             matched = blockmatch_motion(clip, grid, options.direction, frames, doubtful)
