@@ -179,6 +179,31 @@ def answer_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+FEW_ARMS = {
+    "ce, {} answers": "answers alone",
+    "projector, {} clips": "motion of the clips with answers, at the projector",
+    "projector, {} answers": "**motion of all clips**, at the projector",
+    "last_hidden, {} answers": "**motion of all clips**, at the last hidden states",
+}
+FEW = (64, 256, 1024, 4096)
+
+
+def few_table(rows: list[Row]) -> str:
+    """What a model of half a million weights answers right that got few answers, in per cent; empty where not run."""
+    found = {(row["arm"], row["task"]): row for row in rows if row["start"] == "tiny" and row["split"] == "in_domain"}
+    lines = [["which way", *(f"{number:,} answers" for number in FEW)]]
+    for task, about in (("which_way_4", ""), ("appearance", "colour and shape: ")):
+        for arm, title in FEW_ARMS.items():
+            cells = [found.get((arm.format(number), task)) for number in FEW]
+            shares = [
+                f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" if c else ""
+                for c in cells
+            ]
+            if any(shares):
+                lines.append([about + title, *shares])
+    return grid(lines)
+
+
 ENGINE_NAMES = {"ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp1": "FSDP1", "fsdp2": "FSDP2"}
 ENGINE_TESTS = {
     "test_what_an_engine_saved_is_predicted_and_merged_without_it": "predicted and merged after ZeRO-3, FSDP1, FSDP2",
@@ -250,6 +275,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/does_it_help.md": {
         "answers": lambda: answer_table(load("does_it_help/main")),
         "questions": lambda: question_table(load("does_it_help/main")),
+        "few": lambda: few_table(load("does_it_help/main")),
     },
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),

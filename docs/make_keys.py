@@ -13,7 +13,7 @@ HEAD = """\
 # The keys
 
 What motiontune adds to LLaMA-Factory's keys. `docs/make_keys.py` makes this page from the texts that
-`motiontune train --help` prints. Everything that `llamafactory-cli train` takes is taken as well.
+`motiontune train --help-all` prints. Everything that `llamafactory-cli train` takes is taken as well.
 [motion.md](motion.md) explains the sources of motion, [design.md](design.md) what is refused with what.
 
 | key | default | |

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 
 
@@ -22,5 +23,10 @@ os.environ.update(
 
 
 def pytest_unconfigure() -> None:
-    # a worker ends without its exit handlers
-    shutil.rmtree(_datasets_cache, ignore_errors=True)
+    # a worker ends without its exit handlers, which remove the folders of these modules otherwise
+    clips, training = (sys.modules.get(name) for name in ("make_clips", "training"))
+    folders = [_datasets_cache, *([clips.FOLDER] if clips else [])]
+    if training and training.session_folder.cache_info().currsize:
+        folders.append(training.session_folder())
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

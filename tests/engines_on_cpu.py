@@ -18,10 +18,6 @@ def prepare(engine: str) -> None:
     import transformers.training_args as training_args
 
     training_args.is_torch_bf16_gpu_available = lambda: True  # asked without `use_cpu`, which engines do not take
-    # transformers loads DDP's optimizer to the "cpu:0" of several processes, which torch does not know
-    torch.serialization.register_package(
-        0, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
-    )
     if engine.startswith("fsdp"):
         _shard()
     if engine.startswith("zero"):

@@ -1,6 +1,8 @@
 """What users get wrong: clips, data sets, motion files, heads, models and keys. One line says it, and what to do."""
 
+import contextlib
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from commands import refused_run, trained
 from make_clips import encode, encode_silence, remuxed
-from motiontune.errors import ConfigError
+from motiontune.errors import ClipError, ConfigError
 from training import (
     BOTH,
     MOTION,
@@ -82,6 +84,17 @@ def test_a_clip_that_cannot_be_opened_stops_the_run_before_training(kind, bad, c
     message = refused_run(capfd, **BOTH, **data(clips()[0], bad[kind], clips()[1]), output_dir=str(output))
     assert message == f"{bad[kind]}: {REASONS[kind]} (`motion_on_error: skip` leaves such samples out)"
     assert not output.exists()
+
+
+def test_a_pipe_or_folder_in_the_place_of_a_clip_is_named(tmp_path):
+    """LLaMA-Factory joins paths of files alone with `media_dir`."""
+    from motiontune.llamafactory.samples import check_sample
+
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, what in (("pipe.mp4", "is a pipe"), ("", "is a folder"), ("none.mp4", "")):
+        sample = {"prompt": [], "response": [], "videos": [name or tmp_path.name]}
+        with pytest.raises(ClipError, match=what) if what else contextlib.nullcontext():
+            check_sample(sample, str(tmp_path if name else tmp_path.parent))
 
 
 @pytest.mark.parametrize("keys", [{"motion_on_error": "raise"}, {"preprocessing_num_workers": 2}])

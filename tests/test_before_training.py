@@ -148,6 +148,12 @@ TORN = {
     "half the weights": cut("model.safetensors", 50_000),
     "half the optimizer": cut("optimizer.pt", 50_000),
     "zeros within the optimizer": zeros("optimizer.pt", 50_000, 10_000),
+    "zeros within the weights": zeros("model.safetensors", 50_000, 10_000),
+    "zeros within the head": zeros("motion_head.safetensors", 300, 100),
+    "zeros within the head's configuration": zeros("motion_head_config.json", 20, 10),
+    "no random state": without("rng_state.pth"),
+    "half the random state": cut("rng_state.pth", 5_000),
+    "zeros within the list": zeros("motiontune_checkpoint.json", 20, 10),
     "no optimizer": without("optimizer.pt"),
     "half the head": without("motion_head.safetensors"),
     "the other half": without("motion_head_config.json"),
@@ -169,11 +175,36 @@ def test_torn_checkpoints_are_told_from_whole_ones(how, stopped, tmp_path):
     passed = []
     assert resumable(str(tmp_path), True, passed.append) == str(before)
     assert len(passed) == 1 and passed[0].startswith(f"{last} is passed over: ")
-    with pytest.raises(ConfigError, match=f"^resume_from_checkpoint: {last}: .*; take {before}$"):
+    with pytest.raises(ConfigError, match=f"^resume_from_checkpoint: {last}: .*: take {before}$"):
         resumable(str(tmp_path), str(last), passed.append)
     TORN[how](before)
     with pytest.raises(ConfigError, match="^resume_from_checkpoint: no checkpoint is whole: "):
         resumable(str(tmp_path), True, passed.append)
+
+
+def test_the_list_of_a_checkpoint_is_of_what_a_resume_reads(stopped, tmp_path):
+    from motiontune.training.checkpoints import FILES, list_files, torn
+
+    checkpoint = shutil.copytree(stopped / "checkpoint-3", tmp_path / "checkpoint-3")
+    listed = json.loads((checkpoint / FILES).read_text())["files"]
+    assert {"model.safetensors", "motion_head.safetensors", "optimizer.pt", "rng_state.pth"} <= set(listed)
+    assert {name for name, (_, checksum) in listed.items() if checksum} == {
+        path.name for path in checkpoint.glob("*.s*s")
+    }
+    (checkpoint / "chat_template.jinja").write_text("again, by a callback")
+    assert not torn(checkpoint)
+    part = checkpoint / "pytorch_model_fsdp_0" / "__1_0.distcp"  # another process's: its size alone is kept
+    part.parent.mkdir()
+    part.write_bytes(b"12345")
+    list_files(checkpoint)
+    assert not torn(checkpoint)
+    part.write_bytes(b"1234")
+    assert torn(checkpoint).startswith("pytorch_model_fsdp_0/__1_0.distcp has 4 bytes, and had 5 (if that is meant")
+    (checkpoint / FILES).unlink()  # as earlier versions and plain LLaMA-Factory leave it
+    zeros("model.safetensors", 50_000, 10_000)(checkpoint)
+    assert not torn(checkpoint)
+    list_files(tmp_path / "checkpoint-4")
+    assert not (tmp_path / "checkpoint-4").exists()
 
 
 def test_a_second_training_into_one_folder_is_refused(capfd):
@@ -195,7 +226,8 @@ def test_a_checkpoint_that_lost_its_head_is_passed_over(stopped, tmp_path):
     from motiontune.training.checkpoints import resumable
 
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
-    without("motion_head.safetensors", "motion_head_config.json")(tmp_path / "checkpoint-3")
+    lost = "motion_head.safetensors", "motion_head_config.json", "motiontune_checkpoint.json"
+    without(*lost)(tmp_path / "checkpoint-3")
     passed = []
     assert resumable(str(tmp_path), True, passed.append) == str(tmp_path / "checkpoint-2")
     assert "its motion head is missing" in passed[0]

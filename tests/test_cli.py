@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -100,10 +104,17 @@ def test_help_lists_the_commands(capfd):
 
 
 @pytest.mark.parametrize("arguments", [["train"], ["train", "--help"], ["train", "cfg.yaml", "--help"]])
-def test_help_of_train_lists_motiontunes_keys_and_llamafactorys(arguments, capfd):
+def test_help_of_train_is_one_screen_of_motiontunes_keys(arguments, capfd):
     code, out, _ = command(capfd, *arguments)
+    assert code == 0 and len(out.splitlines()) < 42 and max(map(len, out.splitlines())) < 120
+    for key, default in KEYS.items():
+        assert re.search(rf"^{key} +{'null' if default is None else str(default).lower()}\. \w", out, re.M), key
+
+
+def test_all_help_of_train_has_motiontunes_keys_last(capfd):
+    code, out, _ = command(capfd, "train", "--help-all")
     assert code == 0
-    own, everything = out.split("\nAll keys:\n")
+    everything, own = out.split("\nmotiontune's own keys:\n")
     for key, default in KEYS.items():
         assert f"\n  {key}: {'null' if default is None else str(default).lower()}\n      " in own
         assert f"--{key} " in everything
@@ -228,27 +239,71 @@ def test_export_says_what_is_wrong(capfd):
 # ---- how a run is started, and how it ends ----
 
 
-def test_torchrun_starts_motiontunes_own_file(monkeypatch, capfd):
-    from llamafactory import launcher as theirs
+TORCHRUN = """#!{python}
+import json, os, pathlib, sys, time
+folder = pathlib.Path(__file__).parent
+(folder / "words.json").write_text(json.dumps(sys.argv[1:]))
+if os.environ["ENDS"] == "mistake":
+    pathlib.Path(os.environ["MOTIONTUNE_MISTAKE"]).write_text("dataset: 'toys' is not there")
+if os.environ["ENDS"] == "never":
+    print("started", flush=True)
+    time.sleep(60)
+sys.exit({{"well": 0, "mistake": 1, "fault": 3}}[os.environ["ENDS"]])
+"""
 
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """A program in the place of torchrun; the folder that it writes its arguments to."""
+    folder = fresh_folder()
+    folder.mkdir(parents=True)
+    (folder / "torchrun").write_text(TORCHRUN.format(python=sys.executable))
+    (folder / "torchrun").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))  # beside which torchrun is looked for
+    for name, value in {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29511", "ENDS": "well"}.items():
+        monkeypatch.setenv(name, value)
+    return folder
+
+
+def test_torchrun_starts_motiontunes_own_file(torchrun, monkeypatch, capfd):
     from motiontune.llamafactory import launcher
 
-    file, started = write_config(keys_for(**BOTH)), []
-
-    def run(line, **kwargs):
-        started.append(line)
-        return subprocess.CompletedProcess(line, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(theirs, "__file__", theirs.__file__)
-    for name, value in {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "MASTER_PORT": "29511"}.items():
-        monkeypatch.setenv(name, value)
-    assert command(capfd, "train", file, "max_steps=1")[0] == 0
-    assert started[0][0] == "torchrun" and "--nproc_per_node" in started[0]
-    assert started[0][-3:] == [launcher.__file__, str(file), "max_steps=1"]
+    file = write_config(keys_for(**BOTH, output_dir=str(fresh_folder() / "a folder")))
+    file = file.rename(file.with_name("of a user.yaml"))
+    assert command(capfd, "train", file, "max_steps=1", "run_name=one two")[0] == 0
+    words = json.loads((torchrun / "words.json").read_text())
+    assert "--nproc_per_node" in words and words[-4:] == [
+        launcher.__file__,
+        str(file),
+        "max_steps=1",
+        "run_name=one two",
+    ]
+    # a mistake that one of its processes found is the last that is shown
+    monkeypatch.setenv("ENDS", "mistake")
+    assert refused(capfd, "train", file) == "dataset: 'toys' is not there"
+    monkeypatch.setenv("ENDS", "fault")
+    assert command(capfd, "train", file)[0] == 3
     # a mistake shows before any process is started
+    (torchrun / "words.json").unlink()
     assert refused(capfd, "train", file, "motion_los=1").startswith("unknown key 'motion_los'")
-    assert len(started) == 1
+    monkeypatch.setenv("NNODES", "1:2")
+    assert refused(capfd, "train", file) == (
+        "NNODES must be a number above 0, and is '1:2': for a number that may change set RDZV_ID, MIN_NNODES and "
+        "MAX_NNODES"
+    )
+    assert not (torchrun / "words.json").exists()
+
+
+def test_torchrun_ends_with_the_process_that_started_it(torchrun, monkeypatch, capfd):
+    from motiontune.llamafactory import launcher
+
+    monkeypatch.setenv("ENDS", "never")
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        launcher._torchrun([str(torchrun / "torchrun")], dict(os.environ))
+    assert ended.value.returncode == -signal.SIGTERM and time.monotonic() - started < 30
 
 
 def test_a_failed_torchrun_ends_with_its_exit_code(monkeypatch):
@@ -352,4 +407,5 @@ def test_torchrun_trains_in_two_processes_and_ends_in_one_line():
     result = run_command(
         "-m", "motiontune.cli", "train", str(write_config(keys_for(**BOTH, dataset="toyy"))), env=env, check=False
     )
-    assert result.returncode != 0 and "motiontune: dataset: 'toyy' is not in " in result.stderr
+    assert result.returncode == 2
+    assert result.stderr.rstrip().splitlines()[-1].startswith("motiontune: dataset: 'toyy' is not in ")

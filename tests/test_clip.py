@@ -1,7 +1,9 @@
 """Frames, times and counts of clips, and what is said about those that cannot be read."""
 
 import math
+import os
 import pickle
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,12 @@ import pytest
 
 from make_clips import FOLDER, encode, encode_silence, pan, pan_clip, recoded, remuxed
 from motiontune.errors import ClipError
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import vectors_for
 from motiontune.video.clip import clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import VideoInfo, info_of, is_whole, probe
+from motiontune.video.container import VideoInfo, content_of, info_of, is_whole, probe
 from motiontune.video.frames import all_frames
+from motiontune.video.reader import FrameReader
 from real_clips import real_clip
 
 
@@ -173,10 +178,21 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("no film here\n" * 99)
     noise.write_bytes(np.random.default_rng(0).bytes(5000))
+    pipe, here, gone = tmp_path / "pipe.mp4", tmp_path / "socket.mp4", tmp_path / "link.mp4"
+    os.mkfifo(pipe)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(here))
+    server.close()
+    gone.symlink_to("nowhere.mp4")
     subtitles.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n")
     reasons = {
         tmp_path / "missing.mp4": "does not exist",
         tmp_path: "is a folder",
+        pipe: "is a pipe, not a file",
+        here: "is a socket, not a file",
+        gone: "is a link to nowhere.mp4, which does not exist",
+        text / "below.mp4": "cannot be read .Not a directory",
+        Path("/dev/null"): "is a device, not a file",
         empty: "is empty",
         text: "text file",
         noise: "cannot be read as a video",
@@ -184,7 +200,7 @@ def test_what_cannot_be_read_is_named_in_one_line(tmp_path: Path) -> None:
         encode_silence(tmp_path / "a.wav"): "no video stream",
     }
     for path, reason in reasons.items():
-        for read in (probe, read_clip):
+        for read in (probe, read_clip, content_of) if path in (pipe, here, gone, empty) else (probe, read_clip):
             with pytest.raises(ClipError, match=reason) as caught:
                 read(str(path))
             assert str(caught.value).startswith(f"{path}: ")
@@ -252,6 +268,18 @@ def test_an_avi_counts_times_at_which_there_is_no_frame(
     cut.write_bytes(data[: 2 * len(data) // 3])
     with pytest.raises(ClipError, match="ends after"):
         read_clip(str(cut), 8.0)
+
+
+@pytest.mark.parametrize("encoder", ["h264", "h264_1", "mpeg4_b"])
+def test_a_clip_keeps_its_times_in_an_avi_without_pts(encoder: str, tmp_path: Path) -> None:
+    """As `ffmpeg -c copy` writes it: a rate of 50 for 25 frames a second, and the time of decoding alone."""
+    path = str(encode(tmp_path / "sparse.avi", encoder, pan(41, 3.0, -1.5), rate=50, pts=range(0, 82, 2)))
+    info = probe(path)
+    assert info.counted and (info.frames, info.duration, round(info.average_rate, 9)) == (41, 1.64, 25)
+    for vectors in (False, True, vectors_for(MotionOptions("codec"), FrameReader().grid_of)):
+        clip = read_clip(path, 100.0, with_vectors=vectors)
+        np.testing.assert_array_equal(clip.indices, range(41))
+        np.testing.assert_allclose(clip.times, np.arange(41) / 25, atol=1e-9)
 
 
 def test_empty_packets_hold_no_frame(tmp_path: Path) -> None:

@@ -120,12 +120,14 @@ def test_two_processes_evaluate_and_predict_as_one():
         assert results(two[1], "predict")[key] == pytest.approx(value, rel=1e-5), key
 
 
-def test_one_process_resumes_what_two_began(data):
-    """Not two: transformers cannot load an optimizer to the device "cpu:0" that DDP on the CPU has."""
+def test_one_process_or_two_resume_what_two_began(data):
     keys = {**SGD, **data, **BOTH, "save_strategy": "steps", "save_steps": 1}
     (two,) = run_two(keys_for(per_device_train_batch_size=2, **keys))
-    one = run(per_device_train_batch_size=4, **keys, resume_from_checkpoint=str(two / "checkpoint-1"))
+    keys["resume_from_checkpoint"] = str(two / "checkpoint-1")
+    one = run(per_device_train_batch_size=4, **keys)
+    (again,) = run_two(keys_for(per_device_train_batch_size=2, **keys))
     assert distance(weights(one), weights(two)) < 1e-6
+    assert distance(weights(again), weights(two)) < 1e-6
     assert distance(weights(two), weights(two / "checkpoint-1")) > 1e-4
     assert losses(one)[1:] == pytest.approx(losses(two)[1:], rel=1e-5)
 
@@ -140,10 +142,10 @@ def test_the_file_that_torchrun_starts_runs_as_a_script():
 
 @pytest.mark.slow
 def test_the_command_starts_two_processes(data):
-    """As a user does it: torchrun through `motiontune train`."""
+    """As a user does it: torchrun through `motiontune train`, in folders whose names have spaces."""
     keys = {**SGD, **data, **MOTION, "eval_dataset": "toy", "do_eval": True, "do_train": True}
     one = run(per_device_train_batch_size=4, **keys)
-    two = keys_for(per_device_train_batch_size=2, **keys)
+    two = keys_for(per_device_train_batch_size=2, **keys, output_dir=str(fresh_folder() / "a folder" / "of two"))
     environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
     run_command("-m", "motiontune.cli", "train", str(write_config(two)), env=environment)
     two = Path(two["output_dir"])

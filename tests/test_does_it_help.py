@@ -23,7 +23,6 @@ import lessons
 import many
 import probes
 import start
-import tower
 import whole
 
 
@@ -238,34 +237,6 @@ def test_cells_are_trained_as_by_the_learner(
         learner.step()
     for (name, mine), theirs in zip(slot.model.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-3, msg=name)
-
-
-def test_dino_tower_is_dinov2() -> None:
-    from transformers import Dinov2Config, Dinov2Model
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
-
-    torch.manual_seed(0)
-    dino = Dinov2Model(
-        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=98, patch_size=14)
-    ).eval()
-    for parameter in dino.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    config = Qwen2VLVisionConfig(
-        depth=2, embed_dim=32, hidden_size=16, num_heads=2, mlp_ratio=4, hidden_act="gelu", dino_grid=7
-    )
-    config._attn_implementation = "sdpa"
-    mine = tower.DinoTower(config).eval()
-    result = mine.load_state_dict(start.to_qwen(dino.state_dict()), strict=False)
-    assert not result.unexpected_keys and all("merger.mlp" in name for name in result.missing_keys)
-    side, images = 56, torch.randn(3, 3, 56, 56)
-    n = side // 28
-    pairs = images[:, None].expand(-1, 2, -1, -1, -1).reshape(3, 2, 3, n, 2, 14, n, 2, 14)
-    pixels = pairs.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(3 * (2 * n) ** 2, -1)
-    with torch.no_grad():
-        hidden = mine(pixels, torch.tensor([[3, 2 * n, 2 * n]])).last_hidden_state
-        hidden = mine.merger.ln_q(hidden).view(3, n, n, 2, 2, 32).permute(0, 1, 3, 2, 4, 5).reshape(3, -1, 32)
-        theirs = dino(pixel_values=images).last_hidden_state[:, 1:]
-    torch.testing.assert_close(hidden, theirs, atol=2e-4, rtol=1e-4)
 
 
 def test_blocks_are_dequantised() -> None:

@@ -19,6 +19,7 @@ import torch
 from motiontune.errors import ConfigError, HeadError
 from motiontune.llamafactory.launcher import join_slurm
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
+from motiontune.training.checkpoints import FILES, torn
 from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
 from processes import ENGINES, EXAMPLES, run_two
 from training import (
@@ -131,6 +132,14 @@ def check_parts(checkpoint):
     check_processes(accelerator(), str(checkpoint))
 
 
+def check_list(checkpoint):
+    """All files of both processes are on it."""
+    listed = json.loads((checkpoint / FILES).read_text())["files"]
+    saved = [path for path in checkpoint.rglob("*") if path.suffix in (".safetensors", ".pt", ".pth", ".bin")]
+    assert saved and {path.relative_to(checkpoint).as_posix() for path in saved} <= set(listed)
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(listed) and not torn(checkpoint)
+
+
 def check_same(one, two, bounds, steps=slice(None)):
     for key in ("loss", "motion_loss", "ce_loss", "motion_valid"):
         assert losses(two, key) == pytest.approx(losses(one, key)[steps], rel=bounds["loss"]), key
@@ -179,6 +188,7 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         bounds = BF16_BOUNDS if kind.endswith("bf16") else BOUNDS
         check_split(engine, two)
         check_same(one, two, bounds)
+        check_list(two / "checkpoint-2")
         for name in (".", "checkpoint-2", "checkpoint-4"):
             assert distance(saved(one / name, kind), saved(two / name, kind)) < bounds["weights"], (kind, name)
             whole_head(two / name)
@@ -309,7 +319,7 @@ def test_a_checkpoint_that_was_cut_off_is_named():
     folder = fresh_folder() / "checkpoint-2"
     folder.mkdir(parents=True)
     with pytest.raises(
-        ConfigError, match=r"checkpoint-2: trainer_state.json is missing: its saving was stopped half-way"
+        ConfigError, match=r"checkpoint-2: trainer_state.json is missing. Its saving was stopped half-way"
     ):
         run(**BOTH, resume_from_checkpoint=str(folder))
 
@@ -395,7 +405,7 @@ def test_a_run_that_was_killed_goes_on(when, engine, processes):
     assert not (folder / "train_results.json").exists()
     assert (folder / "checkpoint-2/trainer_state.json").exists()
     if when == "saving":
-        with pytest.raises(ConfigError, match="checkpoint-4: .* its saving was stopped half-way"):
+        with pytest.raises(ConfigError, match="checkpoint-4: .* Its saving was stopped half-way"):
             run(**two, resume_from_checkpoint=str(folder / "checkpoint-4"))
         shutil.rmtree(folder / "checkpoint-4")
     if processes == 2:

@@ -2,6 +2,9 @@
 
 import gc
 import json
+import os
+import shutil
+import signal
 import tracemalloc
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 import training
 from commands import command, refused
+from faults import Faults
 from motiontune.commands.evaluate import measure_motion
 from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
@@ -69,6 +73,84 @@ def test_the_numbers_are_those_of_the_predictions(model, data, tmp_path, capfd):
     assert len(list((tmp_path / "plots").glob("*.png"))) == 2
     # the label "spinning a pen" does not follow its template, and no answer could be right
     assert result["text"]["template_recognised"]["value"] == 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("again", [False, True], ids=["fresh", "again"])
+def test_any_operation_on_files_may_fail(again, model, data, tmp_path, capfd):
+    """Of a whole run: it ends in one line, or all numbers are there; results are the old ones, new ones or none."""
+    faults, start = Faults(), tmp_path / "start"
+    options = ["--save-plots", "1", "--max-samples", "2"]
+    before, _ = evaluate(capfd, model, data, start, *options)
+    number, failed, refused_ones = 0, True, 0
+    while failed:
+        number += 1
+        out = tmp_path / f"{number}"
+        if again:
+            shutil.copytree(start, out)
+        arguments = [
+            "--model",
+            model,
+            "--dataset",
+            "held_out",
+            "--dataset-dir",
+            data,
+            "--out",
+            out,
+            *OPTIONS,
+            *options,
+        ]
+        with faults.at(number, out):
+            code, _, err = command(capfd, "evaluate", *arguments)
+        failed, result = faults.left <= 0, out / "evaluation.json"
+        assert code == 0 or (code == 2 and "Traceback" not in err and "No space left" in err), (number, err[-3000:])
+        refused_ones += code == 2
+        if result.exists():
+            found = json.loads(result.read_text())
+            assert found["motion"] == before["motion"] and found["text"] == before["text"], number
+        assert code == 2 or (result.exists() and (out / "plots").exists()), number
+        for file in [*out.rglob("*.json"), *out.rglob("*.jsonl")]:
+            [
+                json.loads(line)
+                for line in ([file.read_text()] if file.suffix == ".json" else file.open())
+                if line.strip()
+            ]
+        shutil.rmtree(out, ignore_errors=True)
+    print(f"{number - 1} operations, {refused_ones} of them ended the run")
+    assert refused_ones > 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_may_be_killed_before_any_operation_on_files(model, data, tmp_path, capfd):
+    """What is left can be read whole, and the same command then ends with the numbers of an undisturbed run."""
+    faults, options = Faults(), ["--save-plots", "1", "--max-samples", "2"]
+    before, _ = evaluate(capfd, model, data, tmp_path / "undisturbed", *options)
+    number, status = 0, signal.SIGKILL
+    while status:
+        number += 1
+        out = tmp_path / f"{number}"
+        child = os.fork()
+        if child == 0:
+            signal.alarm(120)  # should a lock that another thread held have come along
+            code = 1
+            try:
+                with faults.at(number, out, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+                    evaluate(capfd, model, data, out, *options)
+                code = 0
+            finally:
+                os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), number
+        for file in out.rglob("*.json"):
+            json.loads(file.read_text())
+        after, _ = evaluate(capfd, model, data, out, *options)
+        assert after["motion"] == before["motion"] and after["text"] == before["text"], number
+        assert len(list(out.glob("plots/*.png"))) == 1 and not list(out.rglob("*.part")), number
+        shutil.rmtree(out)
+    print(f"killed before {number - 1} operations")
+    assert number > 20
 
 
 def test_answers_and_templates_are_counted(data, tmp_path, capfd, monkeypatch):

@@ -1,7 +1,9 @@
 """`motiontune extract`: files that can be read again, pictures, names, and clips that fail."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -10,8 +12,9 @@ import pytest
 
 from commands import command, refused
 from make_clips import pan_clip
-from motiontune.commands.extract import extract
+from motiontune.commands.extract import extract, table
 from motiontune.commands.options import find_clips
+from motiontune.commands.predict import predict
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import FORMATS, find_motion, read_flo
@@ -137,6 +140,14 @@ def test_options_of_another_source_are_refused(tmp_path: Path, capfd: pytest.Cap
     assert message == "--raft-weights is only read with the source raft, not auto"
 
 
+def test_less_than_a_frame_a_second_is_a_rate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command(capfd, "extract", CLIPS[0], "--out", tmp_path, "--fps", "0.9")  # one frame of so short a clip
+    assert json.loads((tmp_path / "extract.json").read_text())["options"]["fps"] == 0.9
+    message = "--fps, --max-frames, --max-pixels, --patch and --merge must be positive"
+    for option in ("--fps", "--max-frames", "--max-pixels", "--merge"):
+        assert refused(capfd, "extract", CLIPS[0], "--out", tmp_path, option, "0") == message
+
+
 def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
@@ -251,12 +262,57 @@ def test_films_of_every_suffix_and_of_any_name_are_read(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(("length", "preview"), [(253, False), (253, True), (255, False)])
 def test_names_as_long_as_a_file_system_has_them(length: int, preview: bool, tmp_path: Path) -> None:
-    clip = tmp_path / ("n" * (length - 4) + ".gif")
+    folder, out = tmp_path / "clips", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.gif", "n" * (length - 4) + ".gif", "z.gif"):
+        (folder / name).write_bytes(CLIPS[0].read_bytes())
+    first, long, last = extract([str(folder)], str(out), preview=preview)
+    assert not first.problem and not last.problem and len(list(out.glob("[az].npz"))) == 2
+    said = long.problem.endswith("n.motion.png cannot be written: File name too long")
+    assert said if preview else not long.problem
+    assert len(list(out.glob("n*"))) == (not preview)
+    assert [row["problem"] for row in json.loads((out / "extract.json").read_text())["clips"]] == [
+        "",
+        long.problem,
+        "",
+    ]
+    model: Any = None
+    if preview:  # predict's films have names as long
+        (row,) = predict(model, [long.clip], str(tmp_path / "predicted"), "?")
+        assert row.problem.endswith("n.motion.mp4 cannot be written: File name too long")
+
+
+def test_names_with_line_breaks_stay_in_their_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip, bad = Path("a\nb\tc\x1b[1m\u2028.mp4"), os.fsdecode(b"\xff\n.mp4")
     clip.write_bytes(CLIPS[0].read_bytes())
-    arguments = [str(CLIPS[1]), str(clip)], str(tmp_path / "out")
-    if not preview:
-        assert not [row.problem for row in extract(*arguments) if row.problem]
-        return
-    with pytest.raises(OutputError, match=r"n\.motion\.png cannot be written: File name too long"):
-        extract(*arguments, preview=True)
-    assert not (tmp_path / "out").exists()
+    Path(bad).write_bytes(b"")
+    rows = extract(["."], "out")
+    assert sorted(row.problem for row in rows) == ["", "is empty (0 bytes)"]
+    shown = table(rows).encode()  # no half of a pair is left, which UTF-8 has not
+    assert len(shown.splitlines()) == 3 and rb"a\nb\tc\x1b[1m\u2028.mp4" in shown and rb"\udcff\n.mp4" in shown
+    assert len(find_motion(str(clip), "out")) == 1
+    capfd.readouterr()
+    assert (
+        refused(capfd, "extract", bad, "--out", tmp_path / "other")
+        == "1 of 1 clips gave no motion, see the table above"
+    )
+
+
+def test_names_of_clips_with_two_suffixes_do_not_meet(tmp_path: Path) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "out"
+    folder.mkdir()
+    clips = ["a.mp4", "a.webm", "a.mp4.mp4", "a.mp4.mp4.avi", "b.mp4", "A.webm.mp4"]
+    for name in clips:
+        (folder / name).write_bytes(CLIPS[0].read_bytes() + name.encode())  # each its own digest
+    rows = extract([str(folder)], str(out))
+    assert len(rows) == 6 and not [row.problem for row in rows if row.problem]
+    own = {Path(row.clip).name: [path.name for path in find_motion(row.clip, str(out))] for row in rows}
+    assert own == {**{name: [f"{name}.npz"] for name in clips}, "b.mp4": ["b.npz"]}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "b.mp4").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"b.mp4 would both be written to .*/b.mp4: give them in two calls"):
+        extract([str(folder), str(other)], str(out))

@@ -79,6 +79,15 @@ with write_whole({str(tmp_path / "000001.npz")!r}) as unfinished:
         process.send_signal(signal.SIGKILL)
     (left,) = names(tmp_path)
     assert left.startswith(".") and left.endswith(".part")
+    others = {f".{'0' * 8}-{'1' * 32}.part", f".{'1' * 32}.part", f"{left}.txt", left.lstrip("."), "a.part"}
+    for name in others:
+        (tmp_path / name).write_text("of another machine, or another's")
+    files._clear.cache_clear()
+    with write_whole(tmp_path / "a") as alive:
+        files._clear.cache_clear()  # as in another process: this one's file is locked
+        write_text(tmp_path / "b", "b")
+        alive.write_bytes(b"a")
+    assert set(names(tmp_path)) == {*others, "a", "b"}
 
 
 def test_threads_that_write_one_file_never_mix(tmp_path: Path) -> None:
@@ -233,7 +242,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch
     def refuse(*arguments: object, **keys: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)  # who runs the tests may be root
+    monkeypatch.setattr(files.os, "open", refuse)  # who runs the tests may be root
     with pytest.raises(OutputError, match=r"new cannot be written to: Permission denied"):
         claim(tmp_path / "new")
 

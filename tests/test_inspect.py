@@ -6,6 +6,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from commands import command, refused
 from make_clips import recoded
@@ -175,6 +176,14 @@ def test_what_belongs_to_a_run_is_left_out(capfd):
     keys = {"do_predict": True, "predict_with_generate": True, "dataset": None, "eval_dataset": "toy"}
     said, _ = inspect(capfd, **keys, train_on_video_tokens=True)
     assert "learns text" in said
+
+
+def test_what_a_training_would_refuse_here_is_said(capfd):
+    said, _ = inspect(capfd, **BOTH, bf16=True, use_cpu=None)
+    line = "bf16: there is no GPU here, and `motiontune train` stops; with `use_cpu: true` it trains."
+    assert (line in said) != torch.accelerator.is_available()
+    said, _ = inspect(capfd, **BOTH, bf16=True, use_cpu=True)
+    assert "there is no GPU" not in said
 
 
 def test_the_source_of_each_data_set_is_said(capfd):

@@ -8,6 +8,7 @@ import pytest
 import training
 from commands import command
 from motiontune import MotionModel
+from motiontune.evaluation.comparison import load_predictions
 from motiontune.video.clip import Sampling
 
 
@@ -89,6 +90,25 @@ def test_an_evaluation_samples_as_training_did(full, tmp_path, capfd):
     assert "clips are sampled" not in "".join(messages)
     keys = json.loads((tmp_path / "out" / "evaluation.json").read_text())["keys"]
     assert {key: keys[key] for key in KEPT} == KEPT
+
+
+def test_a_prediction_by_keys_and_an_extraction_sample_as_training_did(full, tmp_path, capfd):
+    keys = {**training.BOTH, **training.toy(4), "model_name_or_path": str(full), "do_predict": True}
+    keys |= {"eval_dataset": "toy", "predict_with_generate": True, "max_new_tokens": 1, "max_samples": 1}
+    del keys["dataset"]
+    with training.logged() as messages:
+        folder = training.run(**keys, video_fps=None, video_maxlen=None, video_max_pixels=56 * 56)
+    (line,) = [message for message in messages if "are sampled as" in message]
+    assert line == "Clips are sampled as in the model's training: video_fps 4.0, video_maxlen 6."
+    (line,) = [message for message in messages if "clips are sampled with" in message]
+    assert line.endswith("was trained with video_max_pixels 784: clips are sampled with video_max_pixels 3136 now.")
+    (predicted,) = load_predictions(folder / "motion_predictions")
+    assert predicted.predicted.shape[:3] == (6, 4, 4)  # frames and patches
+
+    code, _, _ = command(capfd, "extract", CLIP, "--model", full, "--out", tmp_path, "--source", "blockmatch")
+    about = json.loads((tmp_path / "extract.json").read_text())
+    assert code == 0 and about["clips"][0]["frames"] == 6
+    assert [about["options"][key] for key in ("fps", "max_frames", "max_pixels")] == [4.0, 6, 784]
 
 
 def test_of_an_old_head_the_notes_of_its_run_count(full, tmp_path):

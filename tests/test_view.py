@@ -373,8 +373,9 @@ def test_what_cannot_be_viewed(tmp_path, capfd, folder):
         assert f"127.0.0.1, --port {port}: " in refused(capfd, "view", "--port", port)
 
 
-def test_the_command_serves_until_it_is_interrupted(folder):
-    """In a process of its own, without a model: LLaMA-Factory is not loaded."""
+@pytest.mark.parametrize("ends", ["SIGINT", "SIGTERM"])
+def test_the_command_serves_until_it_is_interrupted(ends, folder, tmp_path):
+    """In a process of its own, without a model: LLaMA-Factory is not loaded. It leaves nothing."""
     import os
     import signal
     import subprocess
@@ -384,7 +385,7 @@ def test_the_command_serves_until_it_is_interrupted(folder):
         "import sys; from motiontune.cli import main\ntry: main()\nfinally: assert 'llamafactory' not in sys.modules"
     )
     arguments = ["view", str(folder / "moving.mp4"), "--dataset-dir", str(folder), "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(training.REPOSITORY / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(training.REPOSITORY / "src"), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
@@ -398,5 +399,7 @@ def test_the_command_serves_until_it_is_interrupted(folder):
         address = next(line for line in lines if "http" in line).split()[2]
         assert address.startswith("http://127.0.0.1:")
         assert ask_for(address)[0] == 200
-        process.send_signal(signal.SIGINT)
+        assert list(tmp_path.glob("motiontune-view-*"))
+        process.send_signal(signal.Signals[ends])
         assert process.wait(20) == 0 and "Traceback" not in process.stderr.read()
+        assert not list(tmp_path.glob("motiontune-view-*"))

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from clips import WAYS, Clips, Studio
 from torch import Tensor
-from tower import install_dino_tower
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from motiontune.grid import VideoGrid
 from motiontune.model.forward import MotionGradient, MotionObjective, attach_head
 from motiontune.model.head import MotionHead, MotionHeadConfig
 from motiontune.model.losses import MotionLossType
+from motiontune.model.tower import install_dino_tower
 from motiontune.motion.field import Direction, MotionField
 from motiontune.targets import PLAIN, HeadForm, field_to_targets
 
@@ -471,23 +471,6 @@ def _bits(parts: list[Tensor]) -> str:
 def accuracy(bits: str) -> float:
     """Share of ones."""
     return bits.count("1") / len(bits)
-
-
-def prepare_projector(start: Any, batch: Batch) -> None:
-    """Set the scale of a projector that was never trained: features normalised, output as large as word embeddings."""
-    visual, merger = start.model.visual, start.model.visual.merger
-    first, _, last = merger.mlp
-    with torch.no_grad():
-        raw = visual(batch.inputs["pixel_values_videos"], grid_thw=batch.inputs["video_grid_thw"]).last_hidden_state
-        features = merger.ln_q(raw)
-        mean, std = features.mean(0).repeat(merger.mlp[0].in_features // features.shape[1]), features.std(0)
-        for layer in (first, last):
-            torch.nn.init.normal_(layer.weight, 0.0, 0.02)
-            torch.nn.init.zeros_(layer.bias)
-        first.weight.div_(std.repeat(len(mean) // len(std)))
-        first.bias.sub_(first.weight @ mean)
-        words = start.get_input_embeddings().weight.pow(2).mean().sqrt()
-        last.weight.mul_(words / merger(raw).pow(2).mean().sqrt())
 
 
 def teach_stills(

@@ -45,11 +45,12 @@ from learning import (
     compile_layers,
     load_start,
     make_arm,
-    prepare_projector,
     teach_stills,
     test,
 )
 from start import FOLDER, UNSEEN_PHOTOS
+
+from motiontune.model.start import scale_projector
 
 
 TUNED = ("ce", "projector")
@@ -138,7 +139,8 @@ class Worker:
         self._load(untaught)
         start = self.loaded[1]
         if self.job.start != "tiny":
-            prepare_projector(start, self.collator(self.studio.render(64, "in_domain", "stills", -1)))
+            seen = self.collator(self.studio.render(64, "in_domain", "stills", -1)).inputs
+            scale_projector(start, seen["pixel_values_videos"], seen["video_grid_thw"])
         begin, losses = time.monotonic(), []
 
         def each_step(learner: Learner) -> bool:

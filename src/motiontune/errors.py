@@ -1,14 +1,24 @@
 """What goes wrong for reasons that a user can change, and how it is shown: in one line, without a traceback."""
 
 import difflib
+import errno
 import importlib.util
 import os
 import subprocess
 import sys
 import textwrap
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+
+
+def escaped(text: str) -> str:
+    """Show a name in one line: `\\n` for a line break, and so on for what a terminal or UTF-8 does not take."""
+    if text.isprintable():
+        return text
+    kinds = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in kinds else c for c in text)
 
 
 class MotiontuneError(Exception):
@@ -37,7 +47,7 @@ class ClipError(MotiontuneError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{escaped(self.path)}: {self.reason}"
 
 
 class MotionUnavailable(MotiontuneError):
@@ -90,6 +100,14 @@ def own_code() -> Iterator[None]:
         raise
 
 
+def in_want_of_room(error: BaseException | None) -> str:
+    """What to say of a full or read-only disk, whoever wrote to it; "" of other errors."""
+    kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    if not isinstance(error, OSError) or error.errno not in kinds:
+        return ""
+    return f"{error.filename or 'a file'} cannot be written: {error.strerror or os.strerror(error.errno)}"
+
+
 @contextmanager
 def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
     """Turn errors of the libraries underneath, where they come of what the user wrote, into a `ConfigError`.
@@ -122,7 +140,7 @@ def exit_with_message(run: Callable[[], object]) -> None:
     except MotiontuneError as error:
         if os.environ.get("LLAMAFACTORY_VERBOSITY") == "DEBUG":
             traceback.print_exc()
-        print(f"motiontune: {error}", file=sys.stderr)
+        print(f"motiontune: {escaped(str(error))}", file=sys.stderr)
         sys.exit(2)
     except subprocess.CalledProcessError as error:  # torchrun has printed what happened
         sys.exit(error.returncode)
@@ -130,6 +148,11 @@ def exit_with_message(run: Callable[[], object]) -> None:
         if (error.name or "").partition(".")[0] not in OF_THE_EXTRA:
             raise
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if not (message := in_want_of_room(error)):
+            raise
+        print(f"motiontune: {escaped(message)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

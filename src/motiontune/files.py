@@ -12,9 +12,9 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import re
 import stat
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,11 +64,11 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
             if os.path.exists(file) and _identity(file) in read:
                 raise OutputError(f"{file} is an input and would be written over: choose another output folder")
         _check_own(file)
-        with _refusing(file), contextlib.suppress(FileNotFoundError):
-            (there / file.name).lstat()  # which a name that is too long fails, though its folder is not made yet
+        if problem := name_problem([file]):
+            raise OutputError(problem)
     with _refusing(folder, "written to"):
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".claim-", suffix=".part") as probe:
-            capitals_count = not os.path.exists(there / Path(probe.name).name.upper())
+        with _unfinished(there) as probe:
+            capitals_count = not os.path.exists(there / probe.name.upper())
     names: dict[str, Path] = {}
     for file in files:
         other = names.setdefault(str(file) if capitals_count else str(file).casefold(), file)
@@ -78,6 +78,19 @@ def claim(folder: str | Path, files: Iterable[Path] = (), inputs: Iterable[str |
     for name, file in names.items():
         if name in folders:
             raise OutputError(f"{file} would be a file and the folder of another output: rename its clip")
+
+
+def name_problem(files: Iterable[Path]) -> str:
+    """Why some files cannot be written by their names, which are too long, or ""."""
+    for file in files:
+        there = next(place for place in file.absolute().parents if place.is_dir())
+        for path in (file, there / file.name):  # its folder may not be made yet
+            try:
+                path.lstat()
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    return f"{file} cannot be written: {error.strerror}"
+    return ""
 
 
 def _identity(path: str | Path) -> tuple[int, int]:
@@ -90,7 +103,8 @@ def write_whole(path: str | Path, *, listed: bool = True) -> Iterator[Path]:
     """Make a file in one step: write to the path that is given, and it takes the file's place at the end.
 
     Where writing fails, what was there before stays and nothing is left over. A process that is killed may leave
-    `.<letters>.part` behind, which no reader takes for a finished file. Workers and machines can share a folder.
+    `.<letters>.part` behind, which no reader takes for a finished file, and the next process on this machine that
+    writes into the folder removes. Workers and machines can share a folder.
 
     Args:
         path: the file. Its folder is made.
@@ -104,23 +118,86 @@ def write_whole(path: str | Path, *, listed: bool = True) -> Iterator[Path]:
         OutputError: if the file cannot be written, or another's is in the way.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.part")
+    with _writing(path, listed, empty=False) as unfinished:
+        yield unfinished
+
+
+@contextlib.contextmanager
+def _writing(path: Path, listed: bool, empty: bool) -> Iterator[Path]:
     if listed:
         _check_own(path)
     with _refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with _unfinished(path.parent) as unfinished:
             yield unfinished
+            if not empty and unfinished.stat().st_size == 0:
+                raise OSError(errno.ENODATA, "nothing was written")
             if listed:
                 _enter(path, unfinished)
             unfinished.replace(path)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """Make an empty file that is removed at the end, if it is there then, and locked until then.
+
+    It must be written in place: what another file replaces is locked no more.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    _clear(os.path.abspath(folder), os.getpid())
+    while True:
+        path = folder / f".{_machine()}-{uuid.uuid4().hex}.part"
+        place = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _lock(place)
+            if os.fstat(place).st_nlink:  # else `_clear` of another process came between
+                yield path
+                return
         finally:
-            unfinished.unlink(missing_ok=True)
+            os.close(place)
+            path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _clear(folder: str, process: int) -> None:
+    """Remove the unfinished files that killed processes of this machine left in a folder; once in a process.
+
+    A file that a process still writes is locked, wherever that process sees the folder.
+    """
+    name = re.compile(rf"\.{_machine()}-[0-9a-f]{{32}}\.part")
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+        for path in left:
+            with contextlib.suppress(OSError):  # removed by another process, or another user's
+                place = os.open(path, os.O_WRONLY)  # NFS locks no others
+                try:
+                    if _lock(place):
+                        os.unlink(path)
+                finally:
+                    os.close(place)
+
+
+def _lock(place: int) -> bool:
+    """Lock an open file until it is closed: False if another has it, or the file system knows no locks."""
+    try:
+        import fcntl  # which Windows has not
+
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def write_bytes(path: str | Path, data: bytes, *, listed: bool = True) -> None:
     """Write bytes as `write_whole` does."""
-    with write_whole(path, listed=listed) as unfinished:
+    with _writing(Path(path), listed, empty=not data) as unfinished:
         unfinished.write_bytes(data)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from motiontune.errors import escaped
+
 
 def text_table(
     rows: Sequence[Sequence[str]],
@@ -11,7 +13,7 @@ def text_table(
     rule: bool = False,
     measured: Sequence[Sequence[str]] | None = None,
 ) -> str:
-    """Lay rows out in columns with two spaces between them, no space at the end of a line.
+    """Lay rows out in columns with two spaces between them, no space at the end of a line; a cell stays in its line.
 
     Args:
         rows: cells of each line; lines may have different numbers of them.
@@ -20,6 +22,8 @@ def text_table(
         rule: draw a line below the first row.
         measured: the rows whose cells make columns as wide as they are; cells of others may be longer. None is all.
     """
+    rows = [[escaped(cell) for cell in row] for row in rows]
+    measured = None if measured is None else [[escaped(cell) for cell in row] for row in measured]
     count = max((len(row) for row in rows), default=0)
     align, least = align.ljust(count, "<"), [*least, *[0] * count][:count]
     cells = rows if measured is None else measured

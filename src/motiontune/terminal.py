@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from motiontune.errors import MotiontuneError, OutputError
+from motiontune.errors import MotiontuneError, OutputError, in_want_of_room
 
 
 FIRST_LINE = "# What motiontune's libraries printed. Runs into this folder follow each other.\n"
@@ -92,6 +92,7 @@ class Terminal:
         for handler, _ in _redirected(self._err, (self._stream,)):  # made meanwhile
             handler.setStream(self._err)
         ours = isinstance(error, Exception) and not isinstance(error, MotiontuneError)
+        ours &= not in_want_of_room(error)
         # a parser of arguments has printed what is wrong, and exits
         ours |= isinstance(error, SystemExit) and error.code not in (None, 0)
         if ours and self._shows:
@@ -119,12 +120,16 @@ class Terminal:
         if not self.quiet or self._file is None or self.log is not None:
             return
         self.check(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.name
         self._file.seek(0)
         before, began = self._file.read(), not path.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            log = path.open("a", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
         self._file.close()
-        self._file = path.open("a", encoding="utf-8", errors="replace")
+        self._file = log
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         self._file.write((FIRST_LINE if began else "") + f"\n# {now}, process {os.getpid()}\n" + before)
         self._file.flush()

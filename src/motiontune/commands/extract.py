@@ -5,7 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, find_clips
+from motiontune.commands.options import check_used, claim_outputs, find_clips
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError
-from motiontune.files import claim, write_text
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError, escaped
+from motiontune.files import write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
@@ -93,10 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=motion.min_confidence,
         help="as motion_min_confidence (default: %(default)s)",
     )
-    add("--fps", type=float, default=frames.fps, help="as video_fps (default: %(default)s)")
-    add("--max-frames", type=int, default=frames.max_frames, help="as video_maxlen (default: %(default)s)")
-    add("--max-pixels", type=int, default=frames.max_pixels, help="as video_max_pixels (default: %(default)s)")
-    add("--model", metavar="DIR", help="take sizes, patch and merge from this model (folder or hub)")
+    add("--fps", type=float, help=f"as video_fps (default: the model's training, or {frames.fps})")
+    add("--max-frames", type=int, help=f"as video_maxlen (default: the model's training, or {frames.max_frames})")
+    add("--max-pixels", type=int, help=f"as video_max_pixels (default: the model's training, or {frames.max_pixels})")
+    add("--model", metavar="DIR", help="take sampling, sizes, patch and merge from this model (folder or hub)")
     add("--patch", type=int, default=frames.patch, help="side of the model's patches in pixels (default: %(default)s)")
     add(
         "--merge",
@@ -112,7 +112,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         MotiontuneError: on a mistake in the options, or if some clip gave no motion.
     """
-    if arguments.fps <= 0 or min(arguments.max_frames, arguments.max_pixels, arguments.patch, arguments.merge) < 1:
+    sizes = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
+    sizes = {name: value for name, value in sizes.items() if value is not None}
+    if min(arguments.patch, arguments.merge, *sizes.values()) <= 0:
         raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
     if not 0 <= arguments.min_confidence < 1:
         raise ConfigError("--min-confidence must be 0 or more and below 1")
@@ -124,15 +126,20 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.min_confidence,
         raft_weights=arguments.raft_weights,
     )
-    sizes = arguments.fps, arguments.max_frames, arguments.max_pixels
-    frames = FrameReader(*sizes, arguments.patch, arguments.merge)
+    frames = FrameReader(**sizes, patch=arguments.patch, merge=arguments.merge)
     reader = None
     if arguments.model is not None:
         from motiontune.llamafactory.reader import ModelReader
 
-        reader = ModelReader(arguments.model, *sizes)
-        processor = reader.processor.video_processor
-        frames = replace(frames, patch=processor.patch_size, merge=processor.merge_size)
+        reader = ModelReader(arguments.model, **sizes)
+        sampling, processor = reader.sampling, reader.processor.video_processor
+        frames = FrameReader(
+            sampling.video_fps,
+            sampling.video_maxlen,
+            sampling.video_max_pixels or frames.max_pixels,
+            processor.patch_size,
+            processor.merge_size,
+        )
     rows = extract(arguments.clips, arguments.out, motion, frames, arguments.format, arguments.preview, reader)
     print(table(rows))
     failed = sum(bool(row.problem) for row in rows)
@@ -168,21 +175,22 @@ def extract(
     check_source(options.source)
     clips = find_clips(paths, out)
     pictures = (SHEET, FILM) if preview else ()
-    outputs = [file for place in clips for file in motion_files(place, form)]
-    outputs += [place.with_name(place.name + suffix) for place in clips for suffix in pictures]
-    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), pictures, ABOUT)
     if options.source == "file":
         check_unshared(clips.values(), options.motion_dir, {})
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for target, clip in bar:
-            bar.set_postfix_str(shorten_middle(Path(clip).name, 30))
+            bar.set_postfix_str(shorten_middle(escaped(Path(clip).name), 30))
+            if target in unnamed:
+                rows.append(Extracted(clip, problem=unnamed[target]))
+                continue
             try:
                 rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
             except OutputError:  # a full disk is full for every clip
                 raise
             except (MotiontuneError, OSError) as error:
-                rows.append(Extracted(clip, problem=str(error).removeprefix(f"{clip}: ")))
+                rows.append(Extracted(clip, problem=escaped(str(error)).removeprefix(f"{escaped(clip)}: ")))
     about: dict[str, Any] = {
         "options": asdict(options) | asdict(frames),
         "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
@@ -238,7 +246,7 @@ def table(rows: Sequence[Extracted]) -> str:
     lines: list[tuple[str, ...]] = [("clip", "codec", "refs", "frames", "valid", "motion px", "source", "seconds")]
     measured = lines[:1]
     for row in rows:
-        name = shorten_middle(row.clip, 48)
+        name = shorten_middle(escaped(row.clip), 48)
         if row.problem:
             lines.append((name, *(["-"] * 5), row.problem, "-"))
             measured.append((name,))  # a reason may be longer than its column

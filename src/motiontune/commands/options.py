@@ -3,12 +3,13 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
+from motiontune.files import claim, name_problem
 from motiontune.video.find import list_clips
 
 
@@ -99,22 +100,64 @@ class _Renamed(argparse.Action):
 def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
     """Name the clips that files and folders stand for: {where to write, without suffix: clip}.
 
-    That is the clip's name without its suffix, or where several clips share that name, with it.
+    That is the clip's name without its suffix, or with it, where another clip would be written to the same place.
 
     Args:
         paths: clips, and folders of clips.
         out: the output folder.
 
     Raises:
-        ConfigError: if there is none, or two would be written to the same place.
+        ConfigError: if there is none, or two have the same name.
     """
     clips = list_clips(paths, is_film)
-    shared = Counter(str(name.with_suffix("")).casefold() for name, _ in clips)
+    whole: set[Path] = set()  # the names that keep their suffix
+    while True:
+        targets = [name if name in whole else name.with_suffix("") for name, _ in clips]
+        counts = Counter(str(target).casefold() for target in targets)
+        shared = {name for (name, _), target in zip(clips, targets, strict=True) if counts[str(target).casefold()] > 1}
+        if shared <= whole:
+            break
+        whole |= shared  # `a.mp4.mp4` is one of them only once `a.mp4` keeps its suffix
     found: dict[Path, str] = {}
-    for name, clip in clips:
-        stem = name.with_suffix("")
-        target = Path(out) / (stem if shared[str(stem).casefold()] == 1 else name)
-        if target in found:
-            raise ConfigError(f"{clip} and {found[target]} would both be written to {target}: give them apart")
-        found[target] = clip
+    for target, (_, clip) in zip(targets, clips, strict=True):
+        place = Path(out) / target
+        if place in found:
+            raise ConfigError(
+                f"{clip} and {found[place]} would both be written to {place}: give them in two calls, with another "
+                f"--out for each, or one folder that has both"
+            )
+        found[place] = clip
     return found
+
+
+def claim_outputs(
+    out: str,
+    clips: Mapping[Path, str],
+    files_of: Callable[[Path], Sequence[Path]],
+    suffixes: Sequence[str],
+    about: str,
+) -> dict[Path, str]:
+    """Claim what will be written for clips, see `claim`.
+
+    Args:
+        out: the output folder.
+        clips: as `find_clips` returns them.
+        files_of: from a clip's place to its motion files.
+        suffixes: of what else is written for each clip.
+        about: name of the file about all of them.
+
+    Returns:
+        The clips for which nothing is claimed, as their outputs' names would be too long: {the clip's place: why}.
+
+    Raises:
+        OutputError: if a file is in the way.
+    """
+    files, unnamed = [Path(out, about)], {}
+    for place in clips:
+        mine = [*files_of(place), *(place.with_name(place.name + suffix) for suffix in suffixes)]
+        if problem := name_problem(mine):
+            unnamed[place] = problem
+        else:
+            files += mine
+    claim(out, files, clips.values())
+    return unnamed

@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import add_compare_with, add_reading, check_reading, find_clips, load_model
+from motiontune.commands.options import (
+    add_compare_with,
+    add_reading,
+    check_reading,
+    claim_outputs,
+    find_clips,
+    load_model,
+)
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
-from motiontune.errors import MotiontuneError, OutputError
+from motiontune.errors import MotiontuneError, OutputError, escaped
 from motiontune.evaluation.prediction import MotionPrediction
-from motiontune.files import claim, write_text
+from motiontune.files import write_text
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.sources import NO_SOURCE, check_source
 from motiontune.tables import shorten_middle, text_table
@@ -139,11 +146,14 @@ def predict(
         ConfigError: if there is no clip, two have one name, or there is no such source.
         OutputError: if a file is in the way of one that is to be written, or one cannot be written.
     """
-    clips = _clips_to_predict(paths, out, compare_with, show, form)
+    clips, unnamed = _clips_to_predict(paths, out, compare_with, show, form)
     rows = []
     with tqdm(clips.items(), unit="clip") as bar:
         for place, path in bar:
-            bar.set_postfix_str(shorten_middle(Path(path).name, 30))
+            bar.set_postfix_str(shorten_middle(escaped(Path(path).name), 30))
+            if place in unnamed:
+                rows.append(Predicted(path, problem=unnamed[place]))
+                continue
             start = time.perf_counter()
             try:
                 prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
@@ -151,24 +161,25 @@ def predict(
             except OutputError:  # a full disk is full for every clip
                 raise
             except (MotiontuneError, OSError) as error:
-                rows.append(Predicted(path, problem=str(error).removeprefix(f"{path}: ")))
+                rows.append(Predicted(path, problem=escaped(str(error)).removeprefix(f"{escaped(path)}: ")))
             else:
                 rows.append(_row(path, prediction, time.perf_counter() - start))
     about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
-    write_text(Path(out, ABOUT), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+    write_text(Path(out, ABOUT), text, "backslashreplace")  # of a name that is no UTF-8: JSON's own escapes
     return rows
 
 
-def _clips_to_predict(paths: Sequence[str], out: str, compare_with: str, show: Show, form: Format) -> dict[Path, str]:
-    """The clips by the places of what will be made of them, once nothing is in its way."""
+def _clips_to_predict(
+    paths: Sequence[str], out: str, compare_with: str, show: Show, form: Format
+) -> tuple[dict[Path, str], dict[Path, str]]:
+    """The clips by the places of what will be made of them, once nothing is in its way, and what has no such place."""
     clips = find_clips(paths, out)
-    outputs = [file for place in clips for file in motion_files(place, form)]
-    if show != "none":
-        outputs += [place.with_name(place.name + FILM) for place in clips]
-    claim(out, [*outputs, Path(out, ABOUT)], clips.values())
+    films = () if show == "none" else (FILM,)
+    unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), films, ABOUT)
     if compare_with == "file":
         check_unshared(clips.values(), None, {})
-    return clips
+    return clips, unnamed
 
 
 def _write(prediction: MotionPrediction, place: Path, show: Show, form: Format) -> None:
@@ -200,7 +211,7 @@ def _row(path: str, prediction: MotionPrediction, seconds: float) -> Predicted:
         source = prediction.target.source
     epe, zero = (round(numbers[key], 3) if key in numbers else None for key in ("epe", "epe_zero_motion"))
     frames = len(prediction.clip.frames)
-    note = prediction.problem.removeprefix(f"{path}: ")
+    note = escaped(prediction.problem).removeprefix(f"{escaped(path)}: ")
     return Predicted(path, prediction.text, frames, motion, source, epe, zero, round(seconds, 3), note)
 
 
@@ -210,6 +221,6 @@ def table(rows: Sequence[Predicted]) -> str:
     for row in rows:
         numbers = ("-" if n is None else f"{n:.2f}" for n in (row.mean_motion, row.epe, row.epe_zero_motion))
         answer = f"no prediction: {row.problem}" if row.problem else row.text + (row.note and f"  [{row.note}]")
-        name, frames = shorten_middle(row.clip, 40), str(row.frames or "-")
+        name, frames = shorten_middle(escaped(row.clip), 40), str(row.frames or "-")
         lines.append((name, frames, *numbers, f"{row.seconds:.2f}", printable(answer)))
     return text_table(lines, "<>>>>>")

@@ -1,4 +1,4 @@
-"""`motiontune prepare`: bring a data set into LLaMA-Factory's format."""
+"""`motiontune prepare`: bring a data set into LLaMA-Factory's format, or make one, or a model to begin with."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from motiontune.datasets.something_something import prepare, skipped_file
 from motiontune.errors import ConfigError
 
 
-DESCRIPTION = "Bring a data set into LLaMA-Factory's format, or make one."
+DESCRIPTION = "Bring a data set into LLaMA-Factory's format, or make one, or a small model to begin with."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--photos", type=Path, metavar="DIR", help="backgrounds (default: those of installed packages)")
     add("--backgrounds", type=Path, metavar="DIR", help="videos and photos for the split real_backgrounds")
     add("--workers", type=int, metavar="N", help="clips made at a time (default: one per CPU core)")
+    about = "a small Qwen2-VL out of a language model and a vision encoder, for experiments"
+    more = "Both keep what they compute; the projector between them is random, so the model must be trained."
+    add = names.add_parser("start", help=about, description=f"Make {about}. {more}").add_argument
+    models = "folder or hub name"
+    add("--language", required=True, metavar="NAME", help=f"{models}, or a GGUF file: llama, mistral or qwen2")
+    add("--vision", required=True, metavar="NAME", help=f"{models}: dinov2, or a Qwen2-VL whose encoder is taken")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder to write: the model_name_or_path of your YAML")
+    add("--seed", type=int, default=0, metavar="N", help="of the projector's weights (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,6 +57,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: if its files cannot be used, or on a number of workers below one.
     """
+    if arguments.dataset == "start":
+        _make_start(arguments)
+        return
     workers = arguments.workers
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, not {workers}")
@@ -70,6 +81,16 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"Left out of {split.split}: see {report.out / skipped_file(split.split)}")
         if not split.dataset:
             print(f"No data set was written for {split.split}: none of its clips is there")
+    print(f"\nIn the YAML:\n\n{report.yaml()}")
+
+
+def _make_start(arguments: argparse.Namespace) -> None:
+    from motiontune.model.start import write_start
+
+    report = write_start(arguments.language, arguments.vision, arguments.out, arguments.seed)
+    print(report.table())
+    if not report.stock:
+        print("\nmotiontune loads it (train, evaluate, predict, export); transformers alone refuses its encoder.")
     print(f"\nIn the YAML:\n\n{report.yaml()}")
 
 

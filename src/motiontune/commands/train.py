@@ -1,6 +1,7 @@
 """`motiontune train`: fine-tune as LLaMA-Factory does, with motion at the video tokens."""
 
 import argparse
+import contextlib
 import textwrap
 
 from motiontune.commands.options import add_keys, asks_for_keys
@@ -11,6 +12,7 @@ DESCRIPTION = """motiontune train cfg.yaml [key=value ...]      or      motiontu
 
 Takes everything that `llamafactory-cli train` takes, and motiontune's own keys. After a file, key=value overrides.
 --verbose prints what all libraries print, which goes to train.log in output_dir otherwise.
+motiontune's own keys, with their defaults:
 """
 TAKES_KEYS = True
 CONFIGURATIONS = (".yaml", ".yml", ".json")
@@ -26,10 +28,15 @@ def run(arguments: argparse.Namespace) -> None:
         ConfigError: on a file or a key that cannot be used.
     """
     words = arguments.arguments
+    if "--help-all" in words:
+        with contextlib.suppress(SystemExit):  # by which LLaMA-Factory's parser ends
+            _launch(["--help"])
+        _print_own_keys()
+        return
     if asks_for_keys(words):
         print(DESCRIPTION)
-        _print_own_keys()
-        _launch(["--help"])
+        _print_short_help()
+        return
     with run_terminal() as terminal:
         terminal.show(f"Reading {words[0]} ..." if words[0].endswith(CONFIGURATIONS) else "Reading the arguments ...")
         _launch(words)
@@ -44,8 +51,17 @@ def _launch(words: list[str]) -> None:
 def _print_own_keys() -> None:
     from motiontune.llamafactory.arguments import OWN_KEYS, help_of
 
-    print("motiontune's own keys:\n")
+    print("\nmotiontune's own keys:\n")
     for key, default in OWN_KEYS.items():
         print(f"  {key}: {'null' if default is None else str(default).lower()}")
         print(textwrap.fill(help_of(key), 100, initial_indent="      ", subsequent_indent="      "))
-    print("\nAll keys:\n")
+
+
+def _print_short_help() -> None:
+    from motiontune.llamafactory.arguments import OWN_KEYS, help_of
+
+    width = max(map(len, OWN_KEYS)) + 2
+    for key, default in OWN_KEYS.items():
+        about = f"{'null' if default is None else str(default).lower()}. {help_of(key)}"
+        print(f"{key:{width}}{textwrap.shorten(about, 119 - width, placeholder=' ...')}")
+    print("\n--help-all prints LLaMA-Factory's keys, and these in full")

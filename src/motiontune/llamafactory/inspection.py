@@ -17,7 +17,7 @@ from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError
 from motiontune.files import claim
 from motiontune.llamafactory.collator import MotionDataCollator
-from motiontune.llamafactory.install import get_train_args, install
+from motiontune.llamafactory.install import get_train_args, install, sample_as_trained
 from motiontune.llamafactory.names import quiet_transformers
 from motiontune.llamafactory.workflow import head_config, load_datasets, load_processor, target_settings
 from motiontune.motion.field import MotionField
@@ -60,6 +60,8 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
     install()
     with quiet_transformers():
         model_args, data_args, training_args, finetuning_args, _ = get_train_args(_to_look_at(args, str(out), samples))
+        if not args.get("do_train"):
+            sample_as_trained(model_args, args)
         config, tokenizer_module, template = load_processor(model_args, data_args)
         tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
         head = head_config(config, processor, data_args, finetuning_args)
@@ -116,6 +118,9 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
             print(f"  picture: {picture}")
     for line in batch["motion_skipped"].values():
         print(f"\nLeft out: {line}")
+    halves = [key for key in ("bf16", "fp16") if args.get(key) and not args.get("use_cpu")]
+    if halves and not torch.accelerator.is_available():
+        print(f"\n{halves[0]}: there is no GPU here, and `motiontune train` stops; with `use_cpu: true` it trains.")
 
 
 def _picture(out: str | Path, row: int) -> Path:

@@ -23,7 +23,9 @@ from motiontune.llamafactory.config import check_keys, clean_values, read_config
 from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
+from motiontune.model.hub import use_cache_without_network
 from motiontune.model.sparse_logits import use_sparse_logits
+from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
@@ -37,6 +39,7 @@ def install() -> None:
     if _originals:
         return
     mend_flash_attention()  # without a motion flag, too: LLaMA-Factory's own runs stop there
+    install_dino_tower()
     names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
         names.replace_in_tuner(
@@ -107,11 +110,34 @@ def get_train_args(args: Any = None) -> Any:
     args = clean_values(args, classes)
     given = given_keys(read_config(sys.argv[1:]) if args is None else args)
     check_replacements(given)
+    _look_for_hub(given)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
     model_args, data_args, training_args, finetuning_args, _ = groups
+    if not training_args.do_train:
+        sample_as_trained(model_args, given)
     check_together(model_args, data_args, training_args, finetuning_args, given)
     return groups
+
+
+def _look_for_hub(given: dict[str, Any]) -> None:
+    places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
+    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")))
+
+
+def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:
+    """Let an evaluation or prediction alone sample clips as the model's training did, where no key says otherwise."""
+    from motiontune.llamafactory.sampling import sampling_keys
+    from motiontune.llamafactory.workflow import head_places, hub_arguments
+
+    trained = sampling_keys(head_places(model_args), **hub_arguments(model_args))
+    taken = {key: value for key, value in trained.items() if key not in given and value != getattr(model_args, key)}
+    for key, value in taken.items():
+        setattr(model_args, key, value)
+    if taken:
+        names.get_logger(__name__).info_rank0(
+            f"Clips are sampled as in the model's training: {', '.join(f'{key} {taken[key]}' for key in taken)}."
+        )
 
 
 def get_infer_args(args: Any = None) -> Any:
@@ -119,6 +145,7 @@ def get_infer_args(args: Any = None) -> Any:
     args, classes = with_new_names(args), names.export_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
+    _look_for_hub(given_keys(read_config(sys.argv[1:]) if args is None else args))
     with mistakes("", *ARGUMENT_ERRORS):
         return _originals["get_infer_args"](args)
 

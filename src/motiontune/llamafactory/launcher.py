@@ -1,10 +1,18 @@
 """The file that torchrun starts in each process, and how it is started."""
 
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import MutableMapping
+from pathlib import Path
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, MotiontuneError
+
+
+MISTAKE = "MOTIONTUNE_MISTAKE"
+"""The variable that names a file, for a process of torchrun to write the user's mistake to that ended it."""
 
 
 def join_slurm(environment: MutableMapping[str, str]) -> None:
@@ -15,8 +23,8 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     Raises:
         ConfigError: where they cannot find each other. Each would train for itself, all into one folder.
     """
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks == 1 or "RANK" in environment or int(environment.get("NNODES", "1")) > 1:
+    tasks, nodes = _count(environment, "SLURM_STEP_NUM_TASKS"), _count(environment, "NNODES")
+    if tasks == 1 or "RANK" in environment or nodes > 1:
         return
     if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
         raise ConfigError(
@@ -26,6 +34,14 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
     environment.update(
         RANK=environment["SLURM_PROCID"], LOCAL_RANK=environment["SLURM_LOCALID"], WORLD_SIZE=str(tasks)
     )
+
+
+def _count(environment: MutableMapping[str, str], name: str) -> int:
+    number = environment.get(name, "1")
+    if not number.isdecimal() or not int(number):
+        elastic = ": for a number that may change set RDZV_ID, MIN_NNODES and MAX_NNODES" if name == "NNODES" else ""
+        raise ConfigError(f"{name} must be a number above 0, and is {number!r}{elastic}")
+    return int(number)
 
 
 def launch(argv: list[str]) -> None:
@@ -39,6 +55,8 @@ def launch(argv: list[str]) -> None:
 
     Raises:
         ConfigError: on a file or a key that no process could use, before any is started.
+        MotiontuneError: if a user's mistake ended one of torchrun's processes.
+        subprocess.CalledProcessError: if something else did.
     """
     join_slurm(os.environ)
     from llamafactory import launcher
@@ -55,22 +73,54 @@ def launch(argv: list[str]) -> None:
         sys.argv = ["motiontune", *argv]
         run_exp()
         return
-    names.point_launcher_at(__file__)
     # torchrun lies beside the interpreter, which is not on the path where the environment is not activated
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     sys.argv = ["motiontune", "train", *argv]
-    launcher.launch()  # which calls the tuner's `run_exp`, motiontune's own now, or torchrun on this file
+    with names.torchrun_by(lambda options, environment: _torchrun([*options, __file__, *argv], environment)):
+        launcher.launch()  # which calls the tuner's `run_exp`, motiontune's own now, or torchrun
 
 
-if __name__ == "__main__":
-    from motiontune.errors import exit_with_message
+def _torchrun(words: list[str], environment: dict[str, str]) -> None:
+    """Run torchrun until it ends. A signal to end this process goes to it, so that no process trains on alone."""
+    with tempfile.TemporaryDirectory(prefix="motiontune-torchrun-") as folder:
+        mistake = Path(folder) / "mistake.txt"
+        process = subprocess.Popen(words, env={**environment, MISTAKE: str(mistake)})
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # which the terminal has sent to all of them
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if code and mistake.exists():  # torchrun's own traceback has come after it
+            raise MotiontuneError(mistake.read_text(encoding="utf-8"))
+    if code:
+        raise subprocess.CalledProcessError(code, words)
+
+
+def train() -> None:
+    """Train as one of torchrun's processes.
+
+    Raises:
+        MotiontuneError: on a user's mistake, which is also left for the process that has started torchrun.
+    """
     from motiontune.terminal import run_terminal
 
-    def train() -> None:
-        """Train as one of torchrun's processes."""
+    try:
         with run_terminal():
             from motiontune.llamafactory.install import run_exp
 
             run_exp()
+    except MotiontuneError as error:
+        if MISTAKE in os.environ:
+            part = Path(f"{os.environ[MISTAKE]}.{os.getpid()}")
+            part.write_text(str(error), encoding="utf-8")
+            part.replace(os.environ[MISTAKE])
+        raise
+
+
+if __name__ == "__main__":
+    from motiontune.errors import exit_with_message
 
     exit_with_message(train)

@@ -6,6 +6,7 @@ is imported. So LLaMA-Factory is imported inside the functions here, and what ot
 
 import logging as stdlib_logging
 import os
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,7 @@ NAMES = [
          "placement_group bundle_idx rank world_size master_addr master_port", "num_cpus"),
     Name("llamafactory.train.trainer_utils", "get_ray_head_node_ip", "finds Ray's head node", ""),
     Name("llamafactory.launcher", "launch", "starts torchrun on its own file", "", mentions="__file__"),
+    Name("llamafactory.launcher", "subprocess", "starts torchrun itself"),
     Name("llamafactory.train.sft.workflow", "load_model", "makes logits sparse",
          "tokenizer model_args finetuning_args"),
     Name("llamafactory.train.sft.workflow", "eval_logit_processor", "measures accuracy without logits",
@@ -232,11 +234,31 @@ def sft_hooks(after_loading: Callable[[Any], None]) -> Iterator[None]:
         sft_workflow.load_model, sft_workflow.eval_logit_processor = originals
 
 
-def point_launcher_at(file: str) -> None:
-    """Make torchrun start `file` in each process: LLaMA-Factory's launcher names its own file."""
+@contextmanager
+def torchrun_by(run: Callable[[list[str], dict[str, str]], None]) -> Iterator[None]:
+    """While LLaMA-Factory's launcher runs: let `run` start torchrun, with a file and arguments of its own.
+
+    The launcher would start its own file, and cuts its line, with the user's arguments in it, at every space.
+
+    Args:
+        run: called with torchrun and its options, such as `["torchrun", "--nnodes", "1"]`, and the environment.
+    """
     from llamafactory import launcher
 
-    launcher.__file__ = file
+    file = "FILE"
+
+    class _Subprocess:
+        @staticmethod
+        def run(words: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
+            run(words[: words.index(file)], env)
+            return subprocess.CompletedProcess(words, 0)
+
+    before = launcher.__file__, launcher.subprocess
+    launcher.__file__, launcher.subprocess = file, _Subprocess
+    try:
+        yield
+    finally:
+        launcher.__file__, launcher.subprocess = before
 
 
 @contextmanager

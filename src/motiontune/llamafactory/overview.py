@@ -6,7 +6,7 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from motiontune.errors import ClipError, MotiontuneError
+from motiontune.errors import ClipError, MotiontuneError, escaped
 from motiontune.tables import text_table
 
 
@@ -114,7 +114,7 @@ def table(sets: Sequence[SetOverview]) -> str:
     lines = [text_table([TITLES, *(one.cells() for one in sets)], rule=True), LEGEND]
     for one in sets:
         for sample, tokens in islice(one.too_long, 10):
-            lines.append(f"{one.name}: {sample} has {tokens} tokens, cutoff_len cuts it to {one.cutoff}")
+            lines.append(f"{one.name}: {escaped(sample)} has {tokens} tokens, cutoff_len cuts it to {one.cutoff}")
         if len(one.too_long) > 10:
             lines.append(f"{one.name}: and {len(one.too_long) - 10} more")
     return "\n".join(lines)

@@ -9,11 +9,13 @@ from transformers import AutoConfig
 from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
+from motiontune.llamafactory.plugin import reading_settings
 from motiontune.llamafactory.sampling import sampling_keys
 from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
+from motiontune.model.hub import use_cache_without_network
 from motiontune.model.wrappers import fetch_file
-from motiontune.video.clip import Clip
+from motiontune.video.clip import Clip, Sampling
 from motiontune.video.vectors import Follower
 
 
@@ -51,6 +53,11 @@ class ModelReader:
         self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
         self.processor = self.tokenizer_module["processor"]
 
+    @property
+    def sampling(self) -> Sampling:
+        """How clips are sampled."""
+        return Sampling.from_keys(reading_settings(self.processor))
+
     def read(self, path: str, with_vectors: bool | Follower) -> Clip:
         """Decode a clip; see `read_clip`."""
         clip: Clip = self.template.mm_plugin.read(path, self.processor, with_vectors)
@@ -73,7 +80,9 @@ def model_keys(model: str, base: str | None = None, template: str | None = None)
     Raises:
         ConfigError: if there is no such model, or it has no video tokens.
     """
+    use_cache_without_network(model, base)
     where, adapter = _base_and_adapter(model, base)
+    use_cache_without_network(where)
     try:
         config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:

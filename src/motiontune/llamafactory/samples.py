@@ -29,6 +29,7 @@ from motiontune.model.families import patching_of
 from motiontune.motion.file import check_unshared
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
+from motiontune.video.container import check_file
 
 
 logger = get_logger(__name__)
@@ -80,7 +81,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
     def _encode(self, examples: dict[str, list[Any]], index: int) -> tuple[list[int], list[int]]:
         sample = sample_of(examples, index)
         with own_code():
-            check_sample(sample)
+            check_sample(sample, self.data_args.media_dir)
         input_ids, labels = encode_sample(self.inner, sample)
         if sample["videos"]:
             plugin = self.template.mm_plugin
@@ -107,16 +108,24 @@ def _question(prompt: list[dict[str, Any]]) -> str:
     return f"the sample {textwrap.shorten(str(prompt[0]['content']) if prompt else '', 80)!r}"
 
 
-def check_sample(sample: dict[str, Any]) -> None:
-    """Refuse a sample whose turns are no text, or whose videos name no file; `sample` as of `sample_of`.
+def check_sample(sample: dict[str, Any], media_dir: str | None = None) -> None:
+    """Refuse a sample whose turns are no text, or whose videos name no file.
+
+    Args:
+        sample: as of `sample_of`.
+        media_dir: where paths begin that are no files as they stand. LLaMA-Factory puts it before files alone.
 
     Raises:
-        ClipError: naming the sample.
+        ClipError: naming the sample, or what lies there.
     """
     for turn in [*sample["prompt"], *sample["response"]]:
         if not isinstance(turn["content"], str):
             raise ClipError(_question(sample["prompt"]), f"a turn is {turn['content']!r}, it must be text")
     check_videos(sample["videos"], _question(sample["prompt"]))
+    for path in (path for path in sample["videos"] if isinstance(path, str) and not os.path.lexists(path)):
+        place = os.path.join(media_dir or "", path)
+        if os.path.lexists(place):
+            check_file(place)
 
 
 def check_videos(videos: list[Any], sample: str = "a sample") -> None:

@@ -355,7 +355,7 @@ def load_counted_datasets(
     encoder = SupervisedDatasetProcessor(template, tokenizer_module["tokenizer"], processor, whole)
 
     def count_tokens(row: Any) -> int:
-        check_sample(sample := sample_of({key: [value] for key, value in row.items()}, 0))
+        check_sample(sample := sample_of({key: [value] for key, value in row.items()}, 0), data_args.media_dir)
         sample["response"] = sample["response"][:1] or [{"role": "assistant", "content": ""}]
         if len(sample["prompt"]) % 2 != 1:
             raise ValueError("a turn is missing")  # LLaMA-Factory drops such a sample

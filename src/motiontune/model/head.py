@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from motiontune.errors import HeadError, in_one_line
-from motiontune.files import write_text, write_whole
+from motiontune.files import write_bytes, write_text
 from motiontune.grid import VideoGrid
 from motiontune.model.families import family_of, patching_of
 from motiontune.model.wrappers import fetch_file
@@ -230,9 +230,8 @@ def save_head(head: MotionHead, folder: str | Path, state_dict: dict[str, Tensor
             f"{folder}: the motion head was not saved, its shapes are {shapes} and not {whole}: an engine has split "
             f"it over the processes; save through motiontune's trainer, or give save_pretrained the whole state_dict"
         )
-    with write_whole(Path(folder) / WEIGHTS_NAME, listed=False) as unfinished:
-        tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
-        save_file(tensors, unfinished, metadata={"format": "pt"})
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in weights.items()}
+    write_bytes(Path(folder) / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}), listed=False)
     write_text(Path(folder) / CONFIG_NAME, json.dumps(head.config.as_saved, indent=2) + "\n", listed=False)
     model = Path(folder) / SAFE_WEIGHTS_NAME
     if model.is_file():

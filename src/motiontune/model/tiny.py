@@ -191,6 +191,13 @@ def build_tiny(
     return out_dir
 
 
+def chat_template(family: Family) -> str:
+    """Return the chat template of a family's checkpoints made here."""
+    if family.default_system is None:
+        return CHAT_TEMPLATE
+    return f"{{%- set default_system = '{family.default_system}' -%}}\n{CHAT_TEMPLATE}"
+
+
 def _train_tokenizer(tokenizer_class: Any, texts: Iterable[str], vocab_size: int) -> Any:
     """Train a byte-level BPE that splits text as Qwen's does, and add Qwen's special tokens behind its entries."""
     qwen = tokenizer_class().backend_tokenizer
@@ -234,9 +241,7 @@ def _make_processor(family: Family, tokenizer: Any, min_pixels: int | None, max_
     mean_std = {} if number is None else {"image_mean": [number] * 3, "image_std": [number] * 3}
     images = Qwen2VLImageProcessor(size=size_for(Qwen2VLImageProcessor), patch_size=patch, **mean_std)
     videos = video_class(size=size_for(video_class), patch_size=patch)
-    template = CHAT_TEMPLATE
-    if family.default_system is not None:
-        template = f"{{%- set default_system = '{family.default_system}' -%}}\n{template}"
+    template = chat_template(family)
     tokenizer.chat_template = template
     processor: ProcessorMixin = getattr(transformers, family.processor)(
         images, tokenizer, videos, chat_template=template

@@ -45,6 +45,26 @@ def check_positions() -> None:
         )
 
 
+def build_encoders_by(stock: Any, choose: Callable[[Any], Any]) -> None:
+    """Let models build another vision encoder than their own where its configuration asks for it.
+
+    Args:
+        stock: transformers' class of the encoder; its own models get another one likewise.
+        choose: from the encoder's configuration to a subclass, or to None for the stock encoder.
+    """
+    original = stock._from_config.__func__
+    if hasattr(original, "chooses"):
+        return
+
+    @functools.wraps(original)
+    def from_config(cls: Any, config: Any, **kwargs: Any) -> Any:
+        return original((choose(config) if cls is stock else None) or cls, config, **kwargs)
+
+    made: Any = from_config
+    made.chooses = choose
+    stock._from_config = classmethod(made)
+
+
 class _NoSinks:
     """Stands for the attention sinks that a model does not have: in any dtype they are None."""
 

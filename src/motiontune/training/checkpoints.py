@@ -1,20 +1,32 @@
-"""Which checkpoint a run can be resumed from: one that was torn while it was saved is passed over, or refused."""
+"""Which checkpoint a run can be resumed from: one that was torn while it was saved, or damaged, is passed over.
+
+Beside each checkpoint's files lies a list of them, `motiontune_checkpoint.json`, written last: their bytes, and the
+CRC-32 of those that hold no checksum of their own. What torch saves is a zip file, which has one for each part.
+"""
 
 import json
 import os
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from motiontune.errors import ConfigError, in_one_line
+from motiontune.files import write_text
 from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 
 
 STATE = "trainer_state.json"
+FILES = "motiontune_checkpoint.json"
+"""The list of a checkpoint's files."""
 _FOLDER = re.compile(r"checkpoint-(\d+)")
+_WHY = "Its saving was stopped half-way, or it was damaged"
+_MEANT = f"(if that is meant, remove {FILES})"
+_WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
+"""What callbacks may write once more after the checkpoint, as LLaMA-Factory's does with the processor."""
 
 
 def checkpoints_of(output_dir: str) -> list[Path]:
@@ -46,18 +58,77 @@ def torn(checkpoint: str | Path) -> str:
                 pass
         except (OSError, SafetensorError) as error:
             return f"{file.name} cannot be read ({in_one_line(error)})"
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            return f"{file.name} cannot be read ({in_one_line(error)})"
     saved = [folder / name for name in ("optimizer.pt", "scheduler.pt")]
-    for file in saved:
-        if file.is_file() and _damaged(file):
-            return f"{file.name} cannot be read"
     if sum(file.is_file() for file in saved) == 1 and not any(folder.glob("global_step*")):
         lost = next(file for file in saved if not file.is_file())
-        return "" if any(folder.glob("optimizer*")) and lost.name == "optimizer.pt" else f"{lost.name} is missing"
+        if lost.name != "optimizer.pt" or not any(folder.glob("optimizer*")):
+            return f"{lost.name} is missing"
+    # at last, what reads whole files
+    return _changed(folder) or next((f"{file.name} cannot be read" for file in saved if _damaged(file)), "")
+
+
+def list_files(checkpoint: str | Path) -> None:
+    """Write the list of a checkpoint's files, once all processes have written theirs.
+
+    Each safetensors file in the folder itself is read for its checksum, as much as the main process has just written.
+    Of what lies in folders below, the parts of all processes, the bytes alone are kept.
+
+    Args:
+        checkpoint: its folder. Nothing is done where there is none.
+
+    Raises:
+        OutputError: if it cannot be written.
+        OSError: if a file cannot be read.
+    """
+    folder = Path(checkpoint)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.endswith(_WRITTEN_AGAIN))
+    listed = {}
+    for file in files:
+        has_none = file.suffix == ".safetensors" and file.parent == folder
+        listed[file.relative_to(folder).as_posix()] = [file.stat().st_size, _checksum(file) if has_none else None]
+    if files:
+        write_text(folder / FILES, json.dumps({"files": listed}, indent=1) + "\n", listed=False)
+
+
+def _changed(folder: Path) -> str:
+    """What is not as the checkpoint's list has it, or ""; of an earlier version's there is no list."""
+    if not (folder / FILES).is_file():
+        return ""
+    try:
+        listed = json.loads((folder / FILES).read_bytes())["files"]
+        for name, (size, _) in listed.items():
+            file = folder / name
+            if not file.is_file():
+                return f"{name} is missing {_MEANT}"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes, and had {size} {_MEANT}"
+        for name, (_, checksum) in listed.items():
+            if checksum is not None and _checksum(folder / name) != checksum:
+                return f"{name} is not what was saved, its checksum differs {_MEANT}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{FILES} or what it lists cannot be read ({in_one_line(error)})"
     return ""
+
+
+def _checksum(file: Path) -> str:
+    """The CRC-32 of a file: some gigabytes in a second, against bits that change by accident."""
+    value, buffer = 0, bytearray(1 << 20)
+    view = memoryview(buffer)
+    with open(file, "rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            value = zlib.crc32(view[:count], value)
+    return f"{value:08x}"
 
 
 def _damaged(file: Path) -> bool:
     """Whether what torch has saved is no whole zip file; the checksums of all its parts are compared."""
+    if not file.is_file():
+        return False
     try:
         with zipfile.ZipFile(file) as parts:
             return parts.testzip() is not None
@@ -90,7 +161,7 @@ def resumable(output_dir: str, wanted: Any, log: Any) -> str | None:
             problems[path] = problems[path] or "its motion head is missing"
         if not problems[path]:
             for passed, problem in list(problems.items())[:-1]:
-                log(f"{passed} is passed over: {problem}. The run that saved it was stopped while it did.")
+                log(f"{passed} is passed over: {problem}. {_WHY}.")
             return str(path)
     if not problems:
         raise ConfigError(f"resume_from_checkpoint: {output_dir} has no checkpoint: leave the key out to start anew")
@@ -99,4 +170,4 @@ def resumable(output_dir: str, wanted: Any, log: Any) -> str | None:
         raise ConfigError(f"resume_from_checkpoint: no checkpoint is whole: {listed}: remove them to start anew")
     whole = next((path for path in checkpoints_of(str(Path(wanted).parent)) if not torn(path)), None)
     advice = f"take {whole}" if whole else "start anew"
-    raise ConfigError(f"resume_from_checkpoint: {listed}: its saving was stopped half-way; {advice}")
+    raise ConfigError(f"resume_from_checkpoint: {listed}. {_WHY}: {advice}")

@@ -1,9 +1,11 @@
 """What DeepSpeed and FSDP ask of a motion head, and what of them is refused at the start of a run."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from motiontune.errors import ConfigError
@@ -92,6 +94,17 @@ def check_processes(accelerator: Any, checkpoint: str) -> None:
             f"resume_from_checkpoint: {checkpoint} was saved by {parts} processes of DeepSpeed, and this run has "
             f"{accelerator.num_processes}: start {parts}, or make a universal checkpoint of it (ds_to_universal)"
         )
+
+
+@functools.cache
+def know_cpus_of_processes() -> None:
+    """Let torch load to "cpu:0", the device of a process among several on the CPU, which it does not know.
+
+    transformers loads an optimizer to it. Every such run would end as it is resumed.
+    """
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
+    )
 
 
 def check_head_group(optimizer: Any, head: list[nn.Parameter], rate: float, learning_rate: float) -> None:

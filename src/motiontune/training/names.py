@@ -119,6 +119,8 @@ NAMES = [
     Name(_TRAINER, "prediction_step", "predicts motion", "model inputs prediction_loss_only ignore_keys"),
     Name(_TRAINER, "evaluation_loop", "adds its metrics", "dataloader description metric_key_prefix"),
     Name(_TRAINER, "save_model", "gathers the motion head", "output_dir _internal_call"),
+    Name(_TRAINER, "_save_checkpoint", "lists a checkpoint's files", "model trial"),
+    Name(_TRAINER, "_get_output_dir", "lists a checkpoint's files", "trial"),
     Name(
         _TRAINER,
         "_prepare_for_training",
@@ -130,6 +132,7 @@ NAMES = [
     Name(_TRAINER, "_load_from_checkpoint", "restores the motion head", "resume_from_checkpoint model"),
     Name(_TRAINER, "_load_best_model", "restores the motion head", ""),
     Name("transformers:PreTrainedModel", "_keys_to_ignore_on_save", "keeps the head out of the model's own file"),
+    Name("transformers:PreTrainedModel", "_from_config", "builds another vision encoder", "config kwargs"),
     Name("transformers:PreTrainedConfig", "_attn_implementation", "masks packed samples as the attention needs it"),
     Name(
         "transformers:PreTrainedTokenizerBase",

@@ -18,6 +18,7 @@ from motiontune.model.families import grids_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth
 from motiontune.model.head import MotionHeadConfig, load_head
 from motiontune.model.losses import IGNORE_INDEX
+from motiontune.model.tower import install_dino_tower
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import vectors_for
@@ -84,6 +85,7 @@ def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
     Raises:
         HeadError: if there is no motion head, or it cannot be read.
     """
+    install_dino_tower()
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(where, **options)
     head = load_head(where, **{key: options[key] for key in ("cache_dir", "revision", "token") if key in options})
     if head is None:

@@ -43,7 +43,8 @@ from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
-from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
+from motiontune.training.checkpoints import list_files
+from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
@@ -351,10 +352,19 @@ class MotionTrainerMixin(_Trainer):
             super().save_model(*args, **kwargs)
 
     @override
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, and then a list of its files, by which a damaged one is known when a run is resumed."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process has written its part
+        if self.args.should_save:
+            list_files(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
+
+    @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         self._progress = Progress(self.args.get_warmup_steps(max_steps))
         if resume_from_checkpoint is not None:
             check_processes(self.accelerator, resume_from_checkpoint)
+            know_cpus_of_processes()
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
             if self._has_adapter:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,10 +64,7 @@ def probe(path: str) -> VideoInfo:
 @contextlib.contextmanager
 def open_video(path: str) -> Iterator[Opened]:
     """Open a file and choose its video stream; every failure of FFmpeg inside becomes a `ClipError`."""
-    if not os.path.isfile(path):
-        raise ClipError(path, "is a folder, not a file" if os.path.isdir(path) else "does not exist")
-    if os.path.getsize(path) == 0:
-        raise ClipError(path, "is empty (0 bytes)")
+    check_file(path)
     try:
         # old AVI files carry titles in other encodings than UTF-8
         with av.open(as_url(path), "r", **_READING) as container:
@@ -77,12 +75,33 @@ def open_video(path: str) -> Iterator[Opened]:
         raise ClipError(path, f"cannot be read as a video ({in_words(error)})") from error
 
 
+def check_file(path: str) -> None:
+    """Refuse what is no file with something in it. Nothing is opened: a pipe would keep who opens it waiting.
+
+    Raises:
+        ClipError: that says what it is.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        link = f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "does not exist"
+        raise ClipError(path, link) from None
+    except (OSError, ValueError) as error:
+        raise ClipError(path, f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        raise ClipError(path, f"is {kinds.get(stat.S_IFMT(status.st_mode), 'a device')}, not a file")
+    if status.st_size == 0:
+        raise ClipError(path, "is empty (0 bytes)")
+
+
 def content_of(path: str) -> str:
     """A digest of a clip's content, read once per process while the file stays as it is.
 
     Raises:
         ClipError: if it cannot be read.
     """
+    check_file(path)
     try:
         return known_digest(path)
     except OSError as error:
@@ -209,9 +228,11 @@ def _count(container: InputContainer, stream: VideoStream, rate: float) -> tuple
                 pts.append(packet.pts)
             if packet.dts is not None:
                 dts.append(packet.dts)
+    if container.format.name == "avi":  # it has no pts; those that FFmpeg makes up end too early
+        pts = dts
     if len(pts) > 1 and dts == sorted(dts):  # else the clock was set back, as where files were joined
         span = max(pts) - min(pts)
-        duration = float(span * tick) * count / max(count - 1, 1)
+        duration = float(span * tick * count / max(count - 1, 1))  # of fractions: rounding must not cost a frame
     else:
         duration = float(length * tick)
     if rate > 0 and (duration <= 0 or abs(count / rate - duration) <= 2 * tick + 0.002):

@@ -56,10 +56,12 @@ class _Plan:
 
     Args:
         wanted: the sampled frames' places in the order of presentation.
+        by_dts: whether the file has no pts: FFmpeg makes up some by which frames can be told apart, no times.
     """
 
-    def __init__(self, wanted: set[int]) -> None:
-        self.wanted = wanted
+    def __init__(self, wanted: set[int], by_dts: bool) -> None:
+        self.wanted, self.by_dts = wanted, by_dts
+        self.decoded: list[int] = []  # dts of the packets that have been read, where these are the times
         self.shown: list[int] = []  # pts of the packets that have been read, sorted
         self.left_out: list[int] = []  # pts, sorted
 
@@ -77,6 +79,10 @@ class _Plan:
                 if pts is None:
                     raise _Irregular
                 bisect.insort(self.shown, pts)
+                if self.by_dts:
+                    if dts is None:
+                        raise _Irregular
+                    self.decoded.append(dts)
             waiting.append((packet, pts, disposable and not packet.is_discard))
             while waiting:
                 first, when, dispensable = waiting[0]
@@ -87,6 +93,11 @@ class _Plan:
                     bisect.insort(self.left_out, when)
                 else:
                     yield first
+
+    @property
+    def moments(self) -> list[int]:
+        """When each frame is shown, in ticks from some beginning; for those that have been read."""
+        return self.decoded if self.by_dts else self.shown
 
     def index_of(self, pts: int | None, decoded: int) -> int:
         """A frame's place in the order of presentation, after so many decoded ones.
@@ -130,11 +141,10 @@ def decode(
     leaving_out = has_any and (opened is None or bool(opened[1].codec_context.has_b_frames))
     for by_plan in (True, False):
         if leaving_out if by_plan else has_any and follower is not None:
-            plan = _Plan(set(indices.tolist())) if by_plan else None
             with contextlib.suppress(_Irregular):
-                return _decode_by(plan, info, indices, resize, bool(vectors), follower, opened)
+                return _decode_by(by_plan, info, indices, resize, bool(vectors), follower, opened)
             opened = None
-    return _decode_by(None, info, indices, resize, bool(vectors), None, opened)
+    return _decode_by(False, info, indices, resize, bool(vectors), None, opened)
 
 
 class _Following:
@@ -197,7 +207,7 @@ class _Following:
 
 
 def _decode_by(
-    plan: _Plan | None,
+    by_plan: bool,
     info: VideoInfo,
     indices: NDArray[np.int64],
     resize: Resize | None,
@@ -211,6 +221,8 @@ def _decode_by(
     source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
     with ThreadPoolExecutor(1) as resizer, source as (container, stream):
         collector = following = None
+        by_dts = container.format.name == "avi"  # which has no pts
+        plan = _Plan(wanted, by_dts) if by_plan else None
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
         # what is damaged in H.264 as it lay in memory, instead of concealing it.
         stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
@@ -225,13 +237,14 @@ def _decode_by(
         if follower is not None and collector is not None:
 
             def pts_of(index: int) -> float | None:
-                return decoded.pts[index] if plan is None else _seconds(plan.shown[index], stream)
+                return decoded.pts[index] if plan is None else _seconds(plan.moments[index], stream)
 
             following = _Following(follower, collector, pts_of)
         if not info.counted:
             with contextlib.suppress(av.error.FFmpegError):  # a file that starts without a key frame has no such place
                 container.seek(0)
         count, ended = 0, True
+        earlier: list[int] = []  # the last dts
         try:
             for frame in _frames(container, stream, collector, plan):
                 pts = frame.pts if collector is None else collector.pts_of(frame)
@@ -241,7 +254,7 @@ def _decode_by(
                     size = f"{frame.width}x{frame.height} at frame {index}"
                     raise ClipError(info.path, f"changes its frame size from {info.width}x{info.height} to {size}")
                 if plan is None:
-                    decoded.pts.append(_seconds(pts, stream))
+                    decoded.pts.append(_seconds(_next(earlier, frame.dts) if by_dts else pts, stream))
                 if index in wanted:
                     images.append(resizer.submit(_image, frame, resize))
                     if decoded.collector is not None and len(images) == 1:
@@ -264,7 +277,7 @@ def _decode_by(
         if plan is not None:
             if ended and count + len(plan.left_out) != len(plan.shown):
                 raise _Irregular
-            decoded.pts = [_seconds(pts, stream) for pts in plan.shown]
+            decoded.pts = [_seconds(pts, stream) for pts in plan.moments]
         if following is not None:
             if not increase(decoded.pts):
                 raise _Irregular
@@ -278,6 +291,20 @@ def _image(frame: av.VideoFrame, resize: Resize | None) -> NDArray[np.uint8]:
     """A decoded frame in RGB, resized."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     return image if resize is None else resize(image)
+
+
+def _next(earlier: list[int], dts: int | None) -> int | None:
+    """The dts of the packet with which a decoder gave a frame; of the last frames, with none, as far on as before.
+
+    Args:
+        earlier: those of the two frames before, which are kept here.
+        dts: the frame's own.
+    """
+    if dts is None and len(earlier) > 1:
+        dts = 2 * earlier[-1] - earlier[-2]
+    if dts is not None:
+        earlier[:] = [*earlier[-1:], dts]
+    return dts
 
 
 def _seconds(pts: int | None, stream: VideoStream) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from motiontune.datasets.dataset_info import ClipOfSample, columns_of, load_info, read_clips
 from motiontune.drawing.films import is_film
-from motiontune.errors import ConfigError, MotiontuneError, nearest
+from motiontune.errors import ConfigError, MotiontuneError, escaped, nearest
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MOVING_PIXELS, MotionField
 from motiontune.motion.options import MotionOptions
@@ -229,4 +229,4 @@ def choose(
 
 def reason(path: str, error: Exception) -> str:
     """An error's message about a clip, without the clip's path."""
-    return str(error).removeprefix(f"{path}: ")
+    return escaped(str(error)).removeprefix(f"{escaped(path)}: ")

@@ -9,12 +9,13 @@ import contextlib
 import io
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from motiontune.errors import ConfigError
@@ -88,7 +89,7 @@ def serving(
     model: Model | None = None,
     host: str = _LOCAL,
     port: int | None = None,
-) -> Iterator[tuple[str, Thread]]:
+) -> Iterator[tuple[str, threading.Thread]]:
     """Serve the page from a thread while the context lasts.
 
     Args:
@@ -132,7 +133,7 @@ def serving(
             page.has_launched = True  # else Gradio 5.50 takes the path of any file for that of an uploaded one
             config = uvicorn.Config(_Guard(app), log_level="warning", timeout_graceful_shutdown=1)
             server = uvicorn.Server(config)
-            thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
             thread.start()
             while thread.is_alive() and not server.started:
                 time.sleep(0.02)
@@ -176,7 +177,9 @@ def view(
     host: str = _LOCAL,
     port: int | None = None,
 ) -> None:
-    """Serve the page until Ctrl+C; the arguments are those of `serving`."""
+    """Serve the page until Ctrl+C or SIGTERM; the arguments are those of `serving`."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else it would leave its folder behind
     print("motiontune view: loading Gradio", flush=True)
     with serving(library, reader, settings, model, host, port) as (address, thread):
         print(f"motiontune view: {address}   (Ctrl+C ends it)", flush=True)

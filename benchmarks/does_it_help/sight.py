@@ -1,0 +1,202 @@
+"""Can the pretrained encoder see motion, and can it learn to, without the decoder? Looks, on a tuning seed.
+
+    python benchmarks/does_it_help/sight.py probe --apart 0 0.5 2 --out benchmarks/does_it_help/results/sight
+    python benchmarks/does_it_help/sight.py train --apart 2 --rate 3e-4 --out benchmarks/does_it_help/results/sight
+
+`start.py build` comes first. `probe` trains nothing: it fits ridge regression from the features of a token's patches,
+after some of the layers, to the token's motion. `train` trains encoder, projector and head on motion alone, 32 clips a
+step; it goes on where an earlier call of the same `--apart` and `--rate` ended. Both append rows to OUT/rows.jsonl.
+
+The encoder's two frames of a token have equal weights at first. `--apart S` adds S times the same kernels, mixed by a
+random rotation, to the second frame's and takes it from the first's: what stands still is seen as before.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clips import Clips, Studio
+from learning import ARMS, SETTINGS, Collator, load_start, make_arm, make_optimizer
+from run import environment
+from start import FOLDER, UNSEEN_PHOTOS
+from torch import Tensor
+from torch.nn import functional as F
+
+from motiontune.model.start import scale_projector
+
+
+SETTING = replace(SETTINGS["smollm2"], frames=4, batch=32, length=48)
+SEED = 100  # which no run uses
+PROBED_CLIPS, TEST_CLIPS, CHUNK = 2048, 256, 64
+PROBED_LAYERS = (1, 2, 4, 8, 12)
+RIDGE = 3000.0
+EVERY, KEPT = 25, 50  # steps between tests, and between checkpoints
+
+
+class Sight:
+    """The encoder of the start, its clips and its targets.
+
+    Args:
+        apart: how far the two frames' kernels lie apart.
+        folder: of the start.
+    """
+
+    def __init__(self, apart: float, folder: Path) -> None:
+        torch.set_num_threads(1)
+        photos = torch.from_numpy(np.load(folder / "model" / "photos.npy"))
+        self.studio = Studio(photos, UNSEEN_PHOTOS, SETTING.side, SETTING.frames, "cpu")
+        self.collator = Collator(folder / "model", SETTING, "cpu")
+        self.grid = self.collator.grid(SETTING.frames)
+        start = load_start(folder / "model", "cpu")
+        seen = self.collator(self.studio.render(64, "in_domain", "stills", -1)).inputs
+        scale_projector(start, seen["pixel_values_videos"], seen["video_grid_thw"])
+        model = make_arm(start, ARMS["projector"], SETTING)
+        self.visual, self.head = model.model.visual, model.motion_head
+        torch.manual_seed(0)
+        kernel = self.visual.patch_embed.proj.weight.data  # [width, colours * frames * patch * patch]
+        rotation = torch.linalg.qr(torch.randn(len(kernel), len(kernel)))[0]
+        sign = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
+        mixed = (rotation @ kernel).view(len(kernel), 3, 2, -1)
+        self.visual.patch_embed.proj.weight.data = kernel + apart * (mixed * sign).flatten(1)
+
+    def clips(self, count: int, number: int) -> Clips:
+        """Make clips that are asked nothing."""
+        return self.studio.render(count, "in_domain", "which_way", number, asked=False)
+
+    def see(self, clips: Clips) -> Any:
+        """Encode clips, in bfloat16."""
+        thw = torch.tensor([[self.grid.frames // self.grid.temporal_patch, self.grid.rows, self.grid.cols]])
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.visual(self.collator.patches(clips.frames), grid_thw=thw.expand(len(clips.frames), -1))
+
+    def errors(self, predicted: Tensor, targets: Tensor, mask: Tensor) -> dict[str, float]:
+        """Compare with the motion of what moves: pixels, those of predicting none, and the cosine."""
+        found, wanted = (values.unflatten(-1, (-1, 2)) for values in (predicted, targets))
+        moving = (wanted.norm(dim=-1) > 0) & mask[:, ::2]
+        found, wanted = found[moving], wanted[moving]
+        unit = self.grid.patch * SETTING.scale
+        return {
+            "epe": round((found - wanted).norm(dim=-1).mean().item() * unit, 4),
+            "epe_zero": round(wanted.norm(dim=-1).mean().item() * unit, 4),
+            "cosine": round(F.cosine_similarity(found, wanted, dim=-1).mean().item(), 4),
+        }
+
+
+def probe(sight: Sight) -> list[dict[str, Any]]:
+    """Fit ridge regression after some layers, on three of four clips; test on the rest."""
+    seen: dict[int, list[Tensor]] = {layer: [] for layer in PROBED_LAYERS}
+    hooks: list[Any] = []
+    for number, block in enumerate(sight.visual.blocks):
+        if number + 1 in seen:
+            keep = seen[number + 1].append
+            hooks.append(block.register_forward_hook(lambda *call, keep=keep: keep(call[2][:, 1:])))
+    targets, masks = [], []
+    with torch.no_grad():
+        for number in range(PROBED_CLIPS // CHUNK):
+            clips = sight.clips(CHUNK, 1_000_003 * SEED + number)
+            sight.see(clips)
+            wanted, mask = sight.collator.targets(clips, sight.grid)
+            targets.append(wanted)
+            masks.append(mask)
+    for hook in hooks:
+        hook.remove()
+    wanted, mask, rows = torch.cat(targets), torch.cat(masks), []
+    train = len(wanted) * 3 // 4
+    for layer, parts in seen.items():
+        features = torch.cat([part.flatten(0, 1).float() for part in parts])
+        x = F.layer_norm(features, features.shape[-1:]).view(len(wanted), -1)
+        x = torch.cat([(x - x.mean(0)) / (x.std(0) + 1e-6), torch.ones(len(x), 1)], 1)
+        ridge = torch.zeros(x.shape[1], wanted.shape[1])
+        for column in range(0, wanted.shape[1], 2):  # both numbers of a patch are valid together
+            if (valid := mask[:train, column]).any():
+                known = x[:train][valid]
+                factor = torch.linalg.cholesky(known.T @ known + RIDGE * torch.eye(x.shape[1]))
+                pair = slice(column, column + 2)
+                ridge[:, pair] = torch.cholesky_solve(known.T @ wanted[:train][valid][:, pair], factor)
+        rows.append({"layer": layer} | sight.errors(x[train:] @ ridge, wanted[train:], mask[train:]))
+    return rows
+
+
+def train(sight: Sight, rate: float, steps: int, kept: Path) -> list[dict[str, Any]]:
+    """Train on motion alone; return the tests, those of an earlier call first.
+
+    Args:
+        sight: changed in place.
+        rate: of the encoder; the projector has five times, the head ten times as much.
+        steps: in all.
+        kept: the checkpoint.
+    """
+    visual, head = sight.visual, sight.head
+    projector = list(visual.merger.mlp.parameters())
+    encoder = [value for name, value in visual.named_parameters() if "merger.mlp" not in name]
+    rates = (5 * rate, rate, 10 * rate)
+    groups = list(zip((projector, encoder, list(head.parameters())), rates, strict=True))
+    optimizer = make_optimizer(groups, SETTING.memory)
+    trained = torch.nn.ModuleList([visual, head])
+    curve: list[dict[str, Any]] = []
+    if kept.exists():
+        saved = torch.load(kept)
+        trained.load_state_dict(saved["weights"])
+        optimizer.load_state_dict(saved["optimizer"])
+        curve = saved["curve"]
+    begin = curve[-1]["step"] if curve else 0
+    before = curve[-1]["cpu_seconds"] if curve else 0.0
+    clock = time.process_time()
+    test = [sight.clips(CHUNK, -3 * 1_000_003 + number) for number in range(TEST_CLIPS // CHUNK)]
+    aims = [torch.cat(parts) for parts in zip(*(sight.collator.targets(c, sight.grid) for c in test), strict=True)]
+    for step in range(begin, steps + 1):
+        if step % EVERY == 0 and (step > begin or not curve):
+            with torch.no_grad():
+                found = torch.cat([head(sight.see(clips).pooler_output.float()) for clips in test])
+            seconds = round(before + time.process_time() - clock, 1)
+            curve.append({"step": step} | sight.errors(found, *aims) | {"cpu_seconds": seconds})
+            print(curve[-1], flush=True)
+            if step > begin and (step % KEPT == 0 or step == steps):
+                saved = {"weights": trained.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve}
+                torch.save(saved, kept.with_suffix(".part"))
+                os.replace(kept.with_suffix(".part"), kept)
+        if step == steps:
+            break
+        clips = sight.clips(SETTING.batch, 1_000_003 * SEED + step)
+        targets, mask = sight.collator.targets(clips, sight.grid)
+        for group, full in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = full * min(1.0, (step + 1) / SETTING.warmup)
+        predicted = head(sight.see(clips).pooler_output.float())
+        F.smooth_l1_loss(predicted[mask], targets[mask]).backward()
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return curve
+
+
+def main() -> None:
+    """Look, and append what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["probe", "train"])
+    parser.add_argument("--apart", type=float, nargs="+", default=[0.0], help="of the two frames' kernels")
+    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the encoder")
+    parser.add_argument("--steps", type=int, default=300, help="multiple of 50")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the start; checkpoints are written there")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for apart in arguments.apart:
+        sight = Sight(apart, arguments.folder)
+        row: dict[str, Any] = {"command": arguments.command, "apart": apart}
+        if arguments.command == "probe":
+            row |= {"layers": probe(sight)}
+        else:
+            kept = arguments.folder / f"sight-{apart:g}-{arguments.rate:g}.pt"
+            row |= {"rate": arguments.rate, "curve": train(sight, arguments.rate, arguments.steps, kept)}
+        with (arguments.out / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row | environment("cpu")) + "\n")
+
+
+if __name__ == "__main__":
+    main()
