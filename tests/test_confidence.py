@@ -118,12 +118,12 @@ def test_two_vectors_that_exclude_each_other() -> None:
 
 
 def test_a_pair_of_which_little_fits_is_a_cut() -> None:
-    confidence, known = np.float32([[0.9, 0.2, 0.1, 0.0]]), np.array([[True, True, True, False]])
-    alike = np.ones((1, 4))
-    assert not across_no_cut(confidence, confidence, known, alike).any()
-    assert (across_no_cut(confidence, confidence, known & (confidence != np.float32(0.1)), alike) == confidence).all()
-    # plain patches tell of no cut
-    assert (across_no_cut(confidence, confidence, known, np.array([[9.0, 1, 1, 1]])) == confidence).all()
+    confidence, known = np.float32([[0.9, 0.2, 0.1, 0.8]]), np.array([[True, True, True, False]])
+    shown = np.array([[1.0, 9.0, 9.0, 9.0]])
+    assert not across_no_cut(confidence, confidence, known, shown).any()
+    # what is unknown does not count, and plain patches tell of no cut
+    assert (across_no_cut(confidence, confidence, np.ones_like(known), shown) == confidence).all()
+    assert (across_no_cut(confidence, confidence, known, np.array([[2.0, 9, 1, 9]])) == confidence).all()
 
 
 def test_frames_are_levelled_where_the_exposure_drifts() -> None:

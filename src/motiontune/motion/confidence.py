@@ -39,6 +39,9 @@ REPEATS, CERTAIN = 1.2, 2.0
 PLAIN = 0.5
 # A source's own confidence counts from here on
 LEAST_OWN = 0.05
+# Across a cut less than this share of what a picture shows rather fits than not: 0 to 0.05 in real clips, where a thing
+# that moves fast before a bare wall, and is most of what is to be seen, leaves 0.04 to 0.5
+CUT = 0.1
 
 # Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
 # these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
@@ -174,10 +177,10 @@ def exclusive(winner: Singles, loser: Singles) -> Singles:
 
 
 def across_no_cut(confidence: Singles, fits: Singles, known: NDArray[np.bool_], contrast: Doubles) -> Singles:
-    """The same where most of a pair's vectors, weighted by what their patches show, rather fit than not; else the
+    """The same where enough of a pair's vectors, weighted by what their patches show, rather fit than not; else the
     scene has changed, what passes does so by accident, and nothing of the pair is valid."""
     shown = contrast * known
-    return confidence if 2 * (shown * (fits > 0.5)).sum() >= shown.sum() else np.zeros_like(confidence)
+    return confidence if (shown * (fits > 0.5)).sum() >= CUT * shown.sum() else np.zeros_like(confidence)
 
 
 def probability(evidence: Doubles) -> Singles:
