@@ -113,6 +113,7 @@ def shaken(count: int = 81) -> tuple[list[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize("direction", ["past", "future"])
 @pytest.mark.parametrize(
     ("encoder", "suffix", "far", "share"),
+    # vectors across h264_open's second key frame are off by 1.9 px, which is near
     [("h264_1b", ".mp4", 0.5, 0.9), ("h264_open", ".mkv", 2.0, 0.8), ("mpeg2_b", ".ts", 1.5, 0.6)],
 )
 def test_a_camera_that_shakes(encoder: str, suffix: str, far: float, share: float, direction: Direction) -> None:

@@ -90,7 +90,7 @@ def samples_of(
         for vectors, own, known, followed, on_purpose in candidates:
             chosen = scored & known
             near = np.linalg.norm(vectors - true["vectors"][pair], axis=-1) < NEAR
-            evidence = compared.evidence(-vectors, own)[0]
+            evidence = compared.evidence(-vectors, own)
             evidence[..., -1] = np.where(followed, 0.0, compared.repeats)
             found["evidence"].append(evidence[chosen].astype(np.float32))
             found["near"].append((near & ~true["cut"][pair])[chosen])

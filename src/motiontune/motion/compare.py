@@ -204,18 +204,18 @@ def repeats_of(small: Bytes) -> Singles:
         small: uint8 [R * SMALL, C * SMALL], the picture, made smaller.
 
     Returns:
-        float32 [2, R, C]: the mean squared difference at half of the way over that at the end, both and 1, for the
-        place where this is the most; and how far away that is, in patches.
+        float32 [R, C]: the mean squared difference at half of the way over that at the end, both and 1, for the
+        place where this is the most.
     """
     rows, cols = small.shape[0] // SMALL, small.shape[1] // SMALL
-    found = np.zeros((2, rows, cols), np.float32)
+    found = np.zeros((rows, cols), np.float32)
     half = (rows + 1) // 2
     # a pattern repeats on both sides: what is in the lower half is compared with what is above it
     most = _most(small)
     for picture, way, number in ((small, slice(None), half), (small[::-1], slice(None, None, -1), rows - half)):
-        upper = np.zeros((2, number, cols), np.float32)
+        upper = np.zeros((number, cols), np.float32)
         look_around(np.ascontiguousarray(picture), np.ascontiguousarray(most[way]), upper)
-        found[:, way][:, :number] = upper
+        found[way][:number] = upper
     return found
 
 
@@ -230,11 +230,11 @@ def _most(small: Bytes) -> Singles:
     return np.asarray(4 * np.maximum(square - mean * mean, 0)[middle, middle], np.float32)
 
 
-@compiled("void(uint8[:,::1], float32[:,::1], float32[:,:,::1])")
+@compiled("void(uint8[:,::1], float32[:,::1], float32[:,::1])")
 def look_around(small: Bytes, most: Singles, found: Singles) -> None:
     """Write what `repeats_of` returns of the upper rows of patches."""
     height, width = small.shape
-    rows, cols = found.shape[1:]
+    rows, cols = found.shape
     deep = min(rows + 1, height // SMALL)  # windows of 3 x 3 patches reach a row further
     ways = 2 * FURTHEST + 1
     apart = np.empty((FURTHEST + 1, ways, rows, cols), np.float32)
@@ -279,12 +279,8 @@ def look_around(small: Bytes, most: Singles, found: Singles) -> None:
                 continue
             # beside and to the left is as beside and to the right
             half_way = FURTHEST + (abs(dx) // 2) * (-1 if dx < 0 and dy > 1 else 1)
-            distance = np.float32(math.sqrt(dx * dx + dy * dy) / SMALL)
             for i in range(rows):
-                near, far, best, at = apart[dy // 2, half_way, i], apart[dy, way, i], found[0, i], found[1, i]
+                near, far, best = apart[dy // 2, half_way, i], apart[dy, way, i], found[i]
                 for j in range(cols):
                     barrier = min(near[j], most[i, j]) if near[j] < np.float32(np.inf) else np.float32(0)
-                    ratio = (barrier + np.float32(1)) / (far[j] + np.float32(1))
-                    better = ratio > best[j]
-                    best[j] = ratio if better else best[j]
-                    at[j] = distance if better else at[j]
+                    best[j] = max(best[j], (barrier + np.float32(1)) / (far[j] + np.float32(1)))

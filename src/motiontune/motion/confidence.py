@@ -39,8 +39,8 @@ REPEATS, CERTAIN = 1.2, 2.0
 PLAIN = 0.5
 # A source's own confidence counts from here on
 LEAST_OWN = 0.05
-# Across a cut less than this share of what a picture shows rather fits than not: 0 to 0.05 in real clips, where a thing
-# that moves fast before a bare wall, and is most of what is to be seen, leaves 0.04 to 0.5
+# Across a cut less than this share of what a picture shows rather fits than not: 0 to 0.05 in real clips. A thing that
+# moves fast before a bare wall, and is most of what is to be seen, leaves 0.04 to 0.5
 CUT = 0.1
 
 # Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
@@ -63,12 +63,10 @@ class Compared:
     Args:
         probable: float32 [R, C], the probability that each vector is true.
         fits: float32 [R, C], the same if nothing repeated.
-        left: float32 [R, C], the mean squared difference of brightness that is left.
     """
 
     probable: Singles
     fits: Singles
-    left: Singles
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Pair:
     def repeats(self) -> Doubles:
         """How well each patch fits other places of its own picture, but none on the way there, from 0 to `CERTAIN`,
         float64 [R, C]: the vector may lead to another one of a pattern's places."""
-        found = np.log(np.maximum(repeats_of(self.small)[0], 1.0).astype(np.float64))
+        found = np.log(np.maximum(repeats_of(self.small), 1.0).astype(np.float64))
         return np.asarray(np.clip(found - REPEATS, 0, CERTAIN), np.float64)
 
     def compare(self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False) -> Compared:
@@ -123,22 +121,21 @@ class Pair:
             followed: bool [R, C], which vectors were followed through the frames in between, in steps too short to
                 take one place of a pattern for the next.
         """
-        evidence, left = self.evidence(flow, own)
+        evidence = self.evidence(flow, own)
         fits = probability(evidence)
-        doubled = (self.repeats > 0) & ~np.broadcast_to(followed, left.shape)
+        doubled = (self.repeats > 0) & ~np.broadcast_to(followed, fits.shape)
         if not doubled.any():
-            return Compared(fits, fits, left)
+            return Compared(fits, fits)
         several = evidence[doubled]
         several[:, -1] = self.repeats[doubled]
         # of places that fit alike one is true
         alone = np.minimum(probability(several), (1 / (1 + several[:, -1] / CERTAIN)).astype(np.float32))
         probable = fits.copy()
         probable[doubled] = np.minimum(alone, fits[doubled])
-        return Compared(probable, fits, left)
+        return Compared(probable, fits)
 
-    def evidence(self, flow: Singles, own: Singles) -> tuple[Doubles, Singles]:
-        """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0); and the
-        difference that is left, see `compare`."""
+    def evidence(self, flow: Singles, own: Singles) -> Doubles:
+        """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0)."""
         sums, number = sums_of(self.here, self.there, flow, self.patch), float(pixels_of(self.patch))
         mean, found_mean = sums[..., 0] / number, sums[..., 2] / number
         variance = np.maximum(sums[..., 1] / number - mean * mean, 0)
@@ -166,7 +163,7 @@ class Pair:
             np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
             np.zeros_like(left),  # the place of `repeats`
         )
-        return np.stack(kinds, axis=-1), left.astype(np.float32)
+        return np.stack(kinds, axis=-1)
 
 
 def exclusive(winner: Singles, loser: Singles) -> Singles:
