@@ -31,6 +31,8 @@ ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
 ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
+TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
+TRAINING_RUNS = FOLDER / "training_curves/results/runs.json"
 QUESTIONS_RUNS = [FOLDER / "does_it_help/results" / name for name in ("tiny_questions", "tiny_questions_longer")]
 Row = dict[str, Any]
 METHODS = {"lora": "LoRA", "full": "full"}
@@ -383,6 +385,24 @@ def plot_questions(rows: list[Row], path: Path) -> None:
         figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=4, frameon=False)
 
 
+def plot_training(runs: dict[str, list[Row]], path: Path) -> None:
+    """What a good run and bad ones log: the error over moving patches, in training and on held-out clips."""
+    curves = {
+        "epe_moving": ("training", "-", "#1f6f8b"),
+        "eval_epe_moving": ("held-out clips", "-", "#b5493a"),
+        "eval_epe_moving_zero_motion": ("no motion, held-out clips", ":", "black"),
+    }
+    with drawn(path, 2.7) as figure:
+        for axis, name in side_by_side(figure, {name: name for name in runs}):
+            for key, (label, style, colour) in curves.items():
+                points = [(row["step"], row[key]) for row in runs[name] if key in row]
+                axis.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.3, label=label)
+            axis.set(xlabel="steps", ylim=(0, None))
+        first = figure.axes[0]
+        first.set_ylabel("end-point error,\nmoving patches, px")
+        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+
 def main() -> None:
     """Write all of it."""
     tables.main()
@@ -390,6 +410,7 @@ def main() -> None:
         path.write_text(current(path), "utf-8")
     plot(load("train_step/cpu-answers"), PLOT)
     plot_answers(cells_of(FOLDER / "does_it_help/results/tiny"), ANSWERS_PLOT)
+    plot_training(json.loads(TRAINING_RUNS.read_text("utf-8"))["runs"], TRAINING_PLOT)
     plot_questions([row for folder in QUESTIONS_RUNS if folder.exists() for row in cells_of(folder)], QUESTIONS_PLOT)
 
 

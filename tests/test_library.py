@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from make_clips import pan_clip
 from motiontune.datasets.dataset_info import ClipOfSample, make_sample, read_clips, templates_of, write_dataset
 from motiontune.drawing.panels import difference
 from motiontune.errors import ClipError, ConfigError
+from motiontune.evaluation.comparison import MotionComparison
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
 from motiontune.video.reader import FrameReader
 from motiontune.viewer.controls import Films, Settings, Viewer
-from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of
+from motiontune.viewer.library import FILES, Library, Limits, Measured, choose, kinds_of, short_names
+from motiontune.viewer.recorded import Recorded, is_recorded
 from motiontune.viewer.views import clip_view, error_curve, sources_view
 
 
@@ -227,19 +230,95 @@ def test_measuring_that_is_stopped_begins_no_other_clip(tmp_path):
 # ---- views ----
 
 
-def frames_of(path: Path) -> tuple[np.ndarray, float]:
+def predictions(folder: Path, wrong: float, reader: FrameReader = READER) -> Path:
+    """What evaluate leaves of two clips, the second of which is predicted worse; the error is the same everywhere."""
+    paths = [str(training.clips()[i]) for i in (0, 2)]
+    (folder / "motion_predictions").mkdir(parents=True)
+    for number, path in enumerate(paths):
+        clip = reader.read(path, False)
+        grid = reader.grid_of(clip)
+        target = np.full((grid.frames, grid.rows, grid.cols, 2), 3.0, np.float32)
+        valid = np.ones(target.shape[:3], bool)
+        valid[[0, *range(len(clip.frames), grid.frames)]] = False
+        shift = np.array([wrong * (number + 1), 0], np.float32)
+        times = np.append(clip.times, [clip.times[-1]] * (grid.frames - len(clip.times)))
+        one = MotionComparison(target + shift, target, valid, times, grid, path, "codec", "past")
+        one.save(folder / "motion_predictions" / f"{number:06d}.npz")
+    rows = [json.dumps({"prompt": "What?", "predict": f"{wrong:g} {i}", "label": f"Label {i}."}) for i in (0, 1)]
+    (folder / "generated_predictions.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps({"keys": {"video_fps": reader.fps}}))
+    return folder
+
+
+def test_two_folders_of_predictions_stand_side_by_side(tmp_path):
+    folders = [predictions(tmp_path / name, wrong) for name, wrong in (("a/run", 1.0), ("b/run", 2.0))]
+    models = [Recorded(str(folder)) for folder in folders]
+    names = short_names([str(folder) for folder in folders])
+    assert names == ["a/run", "b/run"] and is_recorded(str(folders[0])) and not is_recorded(str(tmp_path))
+    (tmp_path / "films").mkdir()
+    library = Library(None, (), {name: model.clips for name, model in zip(names, models, strict=True)})
+    page = Viewer(library, READER, Settings(OPTIONS, names[0]), Films(tmp_path / "films"), models)
+    assert not page.asks
+    name, chosen, trouble = page.begin("")
+    assert (name, chosen.number, trouble) == ("a/run", 0, "")
+    assert page.begin(page.clip_of_row("b/run", 1).link)[1].clip == models[1].clips[1]
+    assert "there is no clip x.mp4 in a/run" in page.begin("?dataset=a/run&clip=x.mp4")[2]
+    *_, (view, line, facts, film, details, one, other) = page.open(chosen, "arrows", "auto")
+    assert (
+        (one, other, line) == ("1 0", "2 0", "") and "Label 0." in facts and chosen.link.replace("&", "&amp;") in facts
+    )
+    assert [panel.title for panel in view.panels] == [
+        "target: codec",
+        "a/run",
+        "b/run",
+        "clip",
+        "a/run: error, 0 to 2.0 px",
+        "b/run: error, 0 to 2.0 px",
+    ]
+    assert "a/run: end-point error <strong>1.00 px</strong> (no motion 4.24)" in details
+    assert "b/run: end-point error <strong>2.00 px</strong>" in details and "download=" in film
+
+    def order(by: str) -> list[str]:
+        table, _ = page.rows("a/run", "all", "", 1, 50, "auto", by, chosen)
+        assert "<tr data-row=0 aria-selected=true>" in table and ">2.00</td>" in table
+        return re.findall(r"data-row=(\d)", table)
+
+    assert order("the data set's order") == order("error, smallest first") == ["0", "1"]
+    assert order("error, largest first") == order("error against no motion, largest first") == ["1", "0"]
+    assert "nothing to sort by" in page.rows("a/run", "all", "", 1, 50, "auto", "motion, most first")[1]
+
+
+def test_predictions_on_other_frames_do_not_stand_beside(tmp_path):
+    folders = [predictions(tmp_path / "a", 1.0), predictions(tmp_path / "b", 2.0, FrameReader(fps=4.0))]
+    models = [Recorded(str(folder)) for folder in folders]
+    (tmp_path / "films").mkdir()
+    library = Library(None, (), {"a": models[0].clips, "b": models[1].clips})
+    page = Viewer(library, READER, Settings(OPTIONS, "a"), Films(tmp_path / "films"), models)
+    *_, (view, line, _, _, details, _, _) = page.open(page.first("a"), "arrows", "auto")
+    assert "b sees other frames or patches" in line and "b: end-point error <strong>2.00 px</strong>" in details
+    assert [panel.title for panel in view.panels] == ["target: codec", "a", "a: error, 0 to 1.0 px"]
+    gone = replace(models[0].clips[0], answer="other")
+    with pytest.raises(ClipError, match="is not among the predictions of"):
+        models[0].predict(gone)
+
+
+def frames_of(path: Path) -> tuple[np.ndarray, list[float]]:
+    """The pictures of a film, and when each is shown."""
     with av.open(str(path)) as film:
-        pictures = np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
-        return pictures, float(film.streams.video[0].average_rate)
+        frames = list(film.decode(video=0))
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.time for frame in frames]
 
 
 @pytest.mark.parametrize("show", ["arrows", "colours", "none"])
 def test_the_film_of_a_clip_has_the_models_frames(show, tmp_path):
     view, measured = clip_view(str(pan_clip("h264", ".mp4")), FrameReader(fps=4.0), OPTIONS)
-    pictures, rate = frames_of(view.draw(tmp_path / "film.mp4", show))
+    times = view.draw(tmp_path / "film.mp4", show)
+    pictures, shown = frames_of(tmp_path / "film.mp4")
     assert len(pictures) == measured.frames == len(view.clip.frames)
-    assert rate == pytest.approx(1 / np.median(np.diff(view.clip.times)), rel=0.01)
-    plain, _ = frames_of(view.draw(tmp_path / "plain.mp4", "none"))
+    np.testing.assert_array_equal(times, view.clip.times)
+    np.testing.assert_allclose(shown, times - times[0], atol=1e-4)  # at the clip's own speed
+    view.draw(tmp_path / "plain.mp4", "none")
+    plain, _ = frames_of(tmp_path / "plain.mp4")
     changed = np.abs(pictures.astype(int) - plain).mean((1, 2, 3))
     assert changed[0] < 8 and (changed[1:].min() > 2) == (show != "none")
 
@@ -251,7 +330,8 @@ def test_all_sources_stand_side_by_side(tmp_path):
     by_name = {row.source: row.measured for row in rows}
     assert "vp9" in by_name["codec"].problem and by_name["blockmatch"].source == "blockmatch"
     assert by_name["auto"].source == "blockmatch+flow" and by_name["flow"].mean_motion > 1
-    pictures, _ = frames_of(view.draw(tmp_path / "film.mp4", "arrows"))
+    view.draw(tmp_path / "film.mp4", "arrows")
+    pictures, _ = frames_of(tmp_path / "film.mp4")
     assert pictures.shape[1:3] == (2 * (26 + 240), 3 * 240)
 
 

@@ -92,6 +92,29 @@ def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
     assert (tmp_path / "questions.svg").read_bytes() == figures.QUESTIONS_PLOT.read_bytes()
 
 
+def test_the_gallery_shows_what_its_script_draws_and_only_clips_that_may_be_shown(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    gallery, page = importlib.import_module("make_gallery"), (ROOT / "docs" / "gallery.md").read_text()
+    names = re.findall(r"\]\((gallery_\d+\.jpg)\)", page)
+    assert names == [f"gallery_{number:02d}.jpg" for number in range(1, len(gallery.MOMENTS) + 1)]
+    assert sum((ROOT / "docs" / name).stat().st_size for name in names) < 1_500_000
+    licences = page[page.index("## The clips") : page.index("The other clips")]
+    assert {name for name, _ in gallery.MOMENTS} == set(re.findall(r"`(\S+\.\w+)`", licences))
+
+
+def test_the_plot_of_training_runs_is_that_of_its_result(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    runs = json.loads(figures.TRAINING_RUNS.read_text())["runs"]
+    figures.plot_training(runs, tmp_path / "runs.svg")
+    assert (tmp_path / "runs.svg").read_bytes() == figures.TRAINING_PLOT.read_bytes()
+    good, flat, heart = ([row for row in rows if "eval_epe_moving" in row][-1] for rows in runs.values())
+    assert good["eval_epe_moving"] < 0.7 * good["eval_epe_moving_zero_motion"]
+    assert flat["eval_epe_moving"] > 0.98 * flat["eval_epe_moving_zero_motion"]
+    trained = [row for row in runs["learned by heart"] if "epe_moving" in row][-1]
+    assert trained["epe_moving"] < 0.5 * heart["eval_epe_moving"]
+
+
 def test_the_page_of_keys_is_that_of_their_help(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     make_keys = importlib.import_module("make_keys")

@@ -73,6 +73,8 @@ def test_init_writes_over_nothing_of_others(tmp_path, capfd):
     for name in (
         "qwen2vl_predict.yaml",
         "plain_trainer.py",
+        "motion_of_a_clip.ipynb",
+        "train_predict_look.ipynb",
         "engines/zero2.json",
         "lmms_eval/motion_questions/_common_yaml",
     ):

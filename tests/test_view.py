@@ -52,7 +52,7 @@ def address(folder) -> Iterator[str]:
     # as slow as a model that is not tiny, so that the browser can show the answer's pieces one by one
     model.model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
     settings = Settings(MotionOptions(), "toy", "What happens?", max_new_tokens=48)
-    with serving(Library(str(folder)), model.reader, settings, model, port=0) as (address, _):
+    with serving(Library(str(folder)), model.reader, settings, [model], port=0) as (address, _):
         yield address
 
 
@@ -100,13 +100,16 @@ class Browser:
     def reload(self, address: str) -> None:
         self.driver.get(address)
         self.wait("document.querySelectorAll('#clips tbody td').length > 1")
+        self.wait(PLAYS)  # the first clip is opened: what is chosen before that would be opened twice
 
     def choose(self, name: str) -> None:
         """Click on a clip in the table, and wait for its film or for what is wrong with it."""
         self.wait(f"document.querySelector('#clips').innerText.includes({name!r})")
+        before = self.js("document.querySelector('#film video')?.getAttribute('src')")
         cells = self.driver.find_elements("css selector", "#clips tbody td")
         next(cell for cell in cells if cell.text.strip() == name).click()
-        plays = f"{PLAYS} && document.querySelector('#facts').innerText.includes({name!r})"
+        other = f"document.querySelector('#film video').getAttribute('src') != {json.dumps(before)}"
+        plays = f"{PLAYS} && {other} && document.querySelector('#facts').innerText.includes({name!r})"
         self.wait(f"document.querySelector('#line .mt-error')?.innerText.includes({name!r}) || ({plays})")
 
     def requests(self) -> set[str]:
@@ -286,6 +289,72 @@ def test_files_are_dropped(browser, address, tmp_path):
     browser.wait("document.querySelector('.mt-curve svg')")
 
 
+OPENED = "document.querySelector('.mt-name')?.innerText"
+
+
+def test_the_first_clip_is_open_at_once_and_a_link_opens_another(browser, address):
+    browser.driver.get(address)
+    browser.wait(f"{PLAYS} && {OPENED} == 'moving.mp4'")
+    browser.wait("location.search == '?dataset=toy&row=0&clip=moving.mp4'")
+    assert browser.js("document.querySelector('#clips [aria-selected] td').innerText") == "0"
+    browser.driver.get(f"{address}?dataset=toy&row=0&clip=still.mp4")  # rows may have moved since: the name decides
+    browser.wait(f"{PLAYS} && {OPENED} == 'still.mp4'")
+    browser.driver.get(f"{address}?dataset=toy&clip=none.mp4")
+    browser.wait("document.querySelector('#trouble .mt-error')?.innerText.includes('no clip none.mp4 in toy')")
+
+
+def test_arrow_keys_go_from_clip_to_clip_and_from_frame_to_frame(browser, address):
+    press = "document.querySelector('h1').dispatchEvent(new KeyboardEvent('keydown', {key: %r, bubbles: true}))"
+    browser.driver.get(address)
+    browser.wait(f"{PLAYS} && {OPENED} == 'moving.mp4'")
+    browser.js(press % "ArrowDown")
+    browser.wait(f"{PLAYS} && {OPENED} == 'still.mp4'")
+    browser.js(press % "ArrowUp")
+    browser.wait(f"{PLAYS} && {OPENED} == 'moving.mp4'")
+    pause_at(browser, 4)
+    browser.js(press % "ArrowRight")
+    browser.wait("document.querySelector('.mt-time').innerText.startsWith('frame 5 of')")
+    browser.js(press % "ArrowLeft")
+    browser.wait("document.querySelector('.mt-time').innerText.startsWith('frame 4 of')")
+
+
+def test_every_frame_is_shown_and_the_film_is_downloaded(browser, address):
+    browser.driver.get(address)
+    before = film(browser)
+    browser.click("#every input")
+    film(browser, before)
+    browser.wait("document.querySelector('.mt-time').innerText.includes('of 16')")
+    link = browser.js("(a => [a.href, a.download])(document.querySelector('.mt-bar a'))")
+    assert link[1] == "moving.motion.mp4"
+    with urllib.request.urlopen(link[0]) as answer:
+        assert answer.read(12)[4:8] == b"ftyp"
+
+
+INSIDE = """(() => { const page = document.documentElement, table = document.querySelector('#clips');
+  return page.scrollWidth <= innerWidth && table.scrollWidth <= table.clientWidth; })()"""
+
+
+@pytest.mark.parametrize("width", [1500, 1000, 800, 420])
+def test_the_page_fits_windows_of_every_width(browser, address, width):
+    size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.reload(address)
+        browser.wait(f"{PLAYS} && {OPENED} == 'moving.mp4'")
+        assert browser.js(INSIDE), width
+        end = "document.querySelector('.mt-bar').getBoundingClientRect().bottom"
+        if width == 1500:
+            assert browser.js(end) <= 1000
+        browser.driver.execute_script("scrollTo(0, 0); document.querySelectorAll('#clips [data-row]')[1].click()")
+        browser.wait(f"{PLAYS} && {OPENED} == 'still.mp4'")
+        seen = (
+            "(r => r.top >= 0 && r.top + 200 <= innerHeight)(document.querySelector('#film').getBoundingClientRect())"
+        )
+        browser.wait(seen)
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_labels_are_text_and_nothing_else(browser, address):
     browser.reload(address)
     browser.choose("still.mp4")
@@ -347,7 +416,7 @@ def test_a_forged_upload_is_not_opened(address, folder, tmp_path):
     for path in (outside, folder / "moving.mp4", "/etc/passwd", "http://127.0.0.1:9/x.mp4"):
         said = run_event(address, event, {"path": str(path), "meta": {"_type": "gradio.FileData"}})
         assert said["success"] is False, said
-        shown = run_event(address, opened, None, "arrows", "auto")
+        shown = run_event(address, opened, None, "arrows", "auto", False)
         assert shown["success"] and "Choose a clip in the table" in json.dumps(shown)  # nothing was chosen
 
 
@@ -364,6 +433,7 @@ def test_what_cannot_be_viewed(tmp_path, capfd, folder):
     assert "none of the 1 clips of 'gone' is there" in message
     (tmp_path / "dataset_info.json").unlink()
     assert "'radar' is none of" in refused(capfd, "view", "--target", "radar")
+    assert "--beside is for a second model" in command(capfd, "view", "--beside", "m")[2]
     assert "only read with the source file, not auto" in refused(capfd, "view", "--motion-dir", tmp_path)
     assert "is no model" in refused(capfd, "view", "--model", tmp_path)
     code, _, err = command(capfd, "view", "--template", "qwen2_vl")

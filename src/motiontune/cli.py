@@ -68,6 +68,8 @@ def run_command(name: str, words: list[str]) -> None:
     if name in SLOW and not HELP & set(words):
         check_extra(name)
     waits = not HELP & set(words) and "torch" not in sys.modules
+    if name == "view" and not any(word.startswith("--model") for word in words):
+        waits = False  # a viewer without a model loads none of them
     if name in SLOW and words and waits and os.environ.get("RANK", "0") == "0":
         print(f"motiontune {name}: loading torch, transformers and LLaMA-Factory ...", file=sys.stderr, flush=True)
     command = importlib.import_module(f"motiontune.commands.{name}")

@@ -74,6 +74,11 @@ def load_model(arguments: argparse.Namespace) -> "MotionModel":
     )
 
 
+def load_beside(model: str, arguments: argparse.Namespace) -> "MotionModel":
+    """Load a second model, with what the options of `add_reading` say of the sampling alone."""
+    return load_model(argparse.Namespace(**{**vars(arguments), "model": model, "base": None, "template": None}))
+
+
 def add_compare_with(parser: argparse.ArgumentParser, help: str) -> None:
     """Add `--compare-with`, and its old name `--target`, which prints one line about the new one."""
     parser.add_argument("--compare-with", metavar="SOURCE", default="auto", help=f"{help} (default: %(default)s)")

@@ -28,6 +28,7 @@ _SPACING, _PREVIEW_SPACING = 20, 16  # pixels between arrows
 _TEXT, _LINE, _LEGEND = 15, 20, 40
 _HEAD = _LINE + 6
 _OPACITY = 0.65  # of colours; the frame stays visible below
+_CLOCK = 90000  # of films whose pictures have times: ticks per second, as MPEG has them
 _MAX_RATE = 240  # frames per second; a header that promises more is wrong
 
 FILM, SHEET = ".motion.mp4", ".motion.png"
@@ -39,7 +40,13 @@ Picture = NDArray[np.uint8]
 
 
 def write_film(
-    path: str | Path, pictures: Iterable[Picture], rate: float, quality: int = 25, *, listed: bool = True
+    path: str | Path,
+    pictures: Iterable[Picture],
+    rate: float,
+    quality: int = 25,
+    *,
+    times: NDArray[np.float64] | None = None,
+    listed: bool = True,
 ) -> int:
     """Write pictures as H.264 in MP4, whole or not at all.
 
@@ -48,6 +55,7 @@ def write_film(
         pictures: uint8 [h, w, 3], RGB, all of one size. An odd last row or column is cut off: H.264 has none.
         rate: pictures per second.
         quality: x264's `crf`: lower is better and larger.
+        times: float64 [n], increasing, seconds: when each picture is shown, where they are not evenly spread.
         listed: as in `motiontune.files.write_whole`.
 
     Returns:
@@ -64,12 +72,17 @@ def write_film(
         # PyAV's types do not tell a stream of video from others by the codec's name
         stream: Any = film.add_stream("libx264", rate=frame_rate, options=options)
         stream.pix_fmt = "yuv420p"
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, _CLOCK)
         for picture in pictures:
             even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
             if count == 0:  # the encoder is opened with the first picture, and has its size from then on
                 stream.height, stream.width = even.shape[:2]
             planes = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420)  # faster than the encoder does it
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            if times is not None:
+                frame.pts, frame.time_base = round((times[count] - times[0]) * _CLOCK), Fraction(1, _CLOCK)
+            film.mux(stream.encode(frame))
             count += 1
         if count == 0:
             raise ValueError(f"{path}: a film needs a picture")
@@ -98,6 +111,7 @@ def write_overlay(
     *,
     text: str | None = None,
     columns: int | None = None,
+    times: NDArray[np.float64] | None = None,
     listed: bool = True,
 ) -> int:
     """Write frames with motion drawn on them, the panels side by side and a text below.
@@ -111,6 +125,7 @@ def write_overlay(
         patch: side of a patch in pixels of the frame that the vectors are in.
         text: stands below, with the colour wheel; None for neither.
         columns: panels in a row; None puts all into one.
+        times: as in `write_film`.
         listed: as in `motiontune.files.write_whole`.
 
     Returns:
@@ -120,7 +135,7 @@ def write_overlay(
         ValueError: without a frame.
     """
     columns = min(columns or len(panels), len(panels))
-    return write_film(path, _overlaid(iter(frames), panels, patch, text, columns), rate, listed=listed)
+    return write_film(path, _overlaid(iter(frames), panels, patch, text, columns), rate, times=times, listed=listed)
 
 
 def write_sampled_overlay(
@@ -150,7 +165,8 @@ def write_sampled_overlay(
     width, height = (frames.shape[2], frames.shape[1]) if size is None else size
     size = frame_size(width, height, min(columns or len(panels), len(panels)), _SAMPLED_WIDTH)
     sized = (np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8) for frame in frames)
-    more: Any = {"text": text, "columns": columns, "listed": listed}
+    shown = times if len(times) < 2 or (np.diff(times) > 0).all() else None  # a frame may be repeated
+    more: Any = {"text": text, "columns": columns, "times": shown, "listed": listed}
     return write_overlay(path, enumerate(sized), _rate_of(times), panels, patch, **more)
 
 

@@ -29,7 +29,7 @@ from motiontune.runs.folder import (
     read_texts,
 )
 from motiontune.runs.page import ReportClip, write_report
-from motiontune.video.clip import FPS, MAX_FRAMES, read_clip
+from motiontune.video.clip import FPS, MAX_FRAMES, Clip, read_clip
 from motiontune.video.decode import Resize
 
 
@@ -155,7 +155,13 @@ def _clip(section: str, key: Key, file: Path, texts: Sequence[tuple[str, str]], 
 def sampled_frames(
     comparison: MotionComparison, keys: Mapping[str, Any], resize: Resize | None = None
 ) -> NDArray[np.uint8] | None:
-    """The frames of a predicted clip, or None where it is gone or is not the one that was predicted.
+    """The frames of `sampled_clip`, or None as there."""
+    clip = sampled_clip(comparison, keys, resize)
+    return None if clip is None else clip.frames
+
+
+def sampled_clip(comparison: MotionComparison, keys: Mapping[str, Any], resize: Resize | None = None) -> Clip | None:
+    """A predicted clip, read as it was then, or None where it is gone or is not the one that was predicted.
 
     Args:
         comparison: the clip's.
@@ -170,7 +176,7 @@ def sampled_frames(
         return None
     count = len(clip.times)
     same = 0 <= grid.frames - count < grid.temporal_patch
-    return clip.frames if same and np.allclose(clip.times, comparison.times[:count], atol=1e-3) else None
+    return clip if same and np.allclose(clip.times, comparison.times[:count], atol=1e-3) else None
 
 
 def _pictures(folder: Path) -> dict[str, NDArray[np.uint8]]:

@@ -74,12 +74,18 @@ class Library:
     Args:
         dataset_dir: the folder of `dataset_info.json`; None for no data sets.
         paths: clips, and folders of clips.
+        predicted: more lists of clips, by name: those of folders of predictions.
 
     Raises:
         ConfigError: if there is no `dataset_info.json`, or no clip in a path.
     """
 
-    def __init__(self, dataset_dir: str | None, paths: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        dataset_dir: str | None,
+        paths: Sequence[str] = (),
+        predicted: Mapping[str, Sequence[ClipOfSample]] | None = None,
+    ) -> None:
         self.dataset_dir = dataset_dir
         self._clips: dict[str, list[ClipOfSample]] = {}
         self._named: set[str] = set()
@@ -87,6 +93,8 @@ class Library:
         self.measured: dict[tuple[str, MotionOptions], Measured] = {}
         if paths:
             self._keep(FILES, [ClipOfSample(path, "", "") for _, path in list_clips(paths, is_film)])
+        for name, clips in (predicted or {}).items():
+            self._keep(name, list(clips))
         self.names = [*self._clips]
         if dataset_dir is not None:
             # a data set without videos has nothing to show
@@ -225,6 +233,16 @@ def choose(
         if (kind == "all" or (clip.path in measured and kind in kinds_of(measured[clip.path], limits)))
         and all(word in f"{clip.path} {clip.answer}".lower() for word in wanted)
     ]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The ends of paths that tell them apart, such as the folders' own names where these differ."""
+    parts = [Path(name).parts or (name,) for name in names]
+    for count in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(part[-count:]) for part in parts]
+        if len(set(short)) == len(short):
+            return short
+    return list(names)
 
 
 def reason(path: str, error: Exception) -> str:

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from motiontune.viewer.controls import Films, Settings, Viewer
 from motiontune.viewer.layout import build
 from motiontune.viewer.library import Library
 from motiontune.viewer.model import Model
+from motiontune.viewer.recorded import Recorded
 
 
 GRADIO = "5.50.0"
@@ -86,7 +87,7 @@ def serving(
     library: Library,
     reader: Reader,
     settings: Settings,
-    model: Model | None = None,
+    models: Sequence[Model | Recorded] = (),
     host: str = _LOCAL,
     port: int | None = None,
 ) -> Iterator[tuple[str, threading.Thread]]:
@@ -96,7 +97,7 @@ def serving(
         library: the clips.
         reader: reads them.
         settings: how the page begins.
-        model: None for target motion alone.
+        models: at most two, side by side; none for target motion alone.
         host: the address to listen at.
         port: None is the first free one from 7860.
 
@@ -123,7 +124,7 @@ def serving(
 
             check(NAMES, "gradio", GRADIO, f"pip install gradio=={GRADIO}")
             library.folders.append(uploads.resolve())
-            page = build(Viewer(library, reader, settings, Films(drawn), model))
+            page = build(Viewer(library, reader, settings, Films(drawn), models))
             app = FastAPI(openapi_url=None)
             app.mount("/films", StaticFiles(directory=drawn))
             if host == _LOCAL:  # no name of another site may be made to lead here
@@ -173,7 +174,7 @@ def view(
     library: Library,
     reader: Reader,
     settings: Settings,
-    model: Model | None = None,
+    models: Sequence[Model | Recorded] = (),
     host: str = _LOCAL,
     port: int | None = None,
 ) -> None:
@@ -181,7 +182,7 @@ def view(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # else it would leave its folder behind
     print("motiontune view: loading Gradio", flush=True)
-    with serving(library, reader, settings, model, host, port) as (address, thread):
+    with serving(library, reader, settings, models, host, port) as (address, thread):
         print(f"motiontune view: {address}   (Ctrl+C ends it)", flush=True)
         if host != _LOCAL:
             print(
