@@ -175,7 +175,6 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     DOCS / "motion.md": {
         "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
-        "rooms-x264": lambda: conditions_table(load("conditions-before"), load("conditions"), "x264 crf23"),
         "accuracy": lambda: docs_table(load("accuracy")),
         "speed": lambda: speed_table(load("speed")),
     },
