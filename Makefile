@@ -16,13 +16,14 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-engines test-configurations test-versions clips figures lint format types lock clean
+.PHONY: help env demo test test-slow test-engines test-configurations test-versions test-trainers clips figures lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
 	@echo 'make test       run the tests; test-slow runs the ones that take long, test-engines all engines'
 	@echo 'make test-configurations   draw configurations and data for half an hour (MOTIONTUNE_MINUTES)'
 	@echo 'make test-versions   test clips and motion with the oldest and newest allowed versions, and each Python that is here'
+	@echo 'make test-trainers   test TRL, oldest and newest, and ms-swift, each in an environment of its own (gigabytes)'
 	@echo 'make clips      fetch the real clips that some tests use'
 	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
 	@echo 'make lint       check style; format repairs it; types checks types'
@@ -50,6 +51,9 @@ test-configurations: $(STAMP)
 
 test-versions: | $(UV)
 	'$(PYTHON)' tests/versions.py --uv '$(UV)' $(ARGS)
+
+test-trainers: | $(UV)
+	'$(PYTHON)' tests/trainers.py --uv '$(UV)' $(ARGS)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)

@@ -44,6 +44,11 @@ class Sampling:
         given = {one.name: keys[one.name] for one in fields(cls) if keys.get(one.name) is not None}
         return cls(**{name: type(getattr(cls, name))(value) for name, value in given.items()})
 
+    @property
+    def by_processor(self) -> "Sampling":
+        """The same, where the model's processor alone resizes."""
+        return replace(self, video_max_pixels=None, video_min_pixels=None)
+
     def change(self, trained: "Sampling", where: str) -> str:
         """A line about what differs from a training's sampling, or "".
 
