@@ -37,6 +37,7 @@ COMMANDS = [
     "export",
     "prepare",
     "schema",
+    "completion",
     "demo",
 ]
 
