@@ -12,12 +12,12 @@ from motiontune.errors import check_extra, exit_with_message
 from motiontune.terminal import take_verbose
 
 
-SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "schema", "demo")
+SLOW = ("train", "inspect", "predict", "evaluate", "view", "webui", "export", "schema", "demo")
 """Commands that load torch, and LLaMA-Factory."""
 
 HELP = {"-h", "--help", "--help-all"}
 
-LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
+LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
 
 

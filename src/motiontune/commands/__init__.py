@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": "predict text and motion of clips, as files and films",
     "evaluate": "measure a model's text and motion over a data set, with intervals",
     "view": "look through clips, their motion and a model's, in the browser",
+    "webui": "start LLaMA-Factory's page in the browser, to train there with motion",
     "report": "write one page about a run: curves, metrics, best and worst clips, configuration",
     "export": "merge an adapter into its model and carry the motion head along",
     "prepare": "bring a data set (something-something) into LLaMA-Factory's format, or make one (motion-questions)",
