@@ -76,7 +76,7 @@ def names_page(package: str, places: dict[str, str]) -> str:
     """A page of what users import from a package."""
     parts = [f"# {package}\n\nWhat `from {package} import ...` has.\n"]
     room = f"{package}." if package == "motiontune" else "motiontune.training."
-    parts += [f"## {name}\n\n::: {room}{places[name]}.{name}\n" for name in sorted(places)]
+    parts += [f"::: {room}{places[name]}.{name}\n" for name in sorted(places)]
     return "\n".join(parts)
 
 

@@ -70,7 +70,7 @@ class Clip:
     """The sampled frames of one video, without padding. Another shape or dtype of an array is a ValueError.
 
     Args:
-        path: the file, as the user named it ("<frames>" for a list of images).
+        path: the file, as the user named it (`<frames>` for a list of images).
         frames: uint8 [frames, height, width, 3] RGB, after the first resize (LLaMA-Factory's) where one was given.
         times: float64 [frames], seconds from the first frame of the stream, from pts.
         indices: int64 [frames], which frame of the stream each is, in the order of presentation. An index that
