@@ -272,7 +272,7 @@ def torchrun_by(run: Callable[[list[str], dict[str, str]], None]) -> Iterator[No
 @contextmanager
 def webui_trains() -> Iterator[None]:
     """Let the WebUI run, and show, `motiontune train` in place of `llamafactory-cli train`, which has not the keys."""
-    from llamafactory.webui import runner
+    import llamafactory.webui.runner as runner
 
     start, show = runner.Popen, runner.gen_cmd
 
