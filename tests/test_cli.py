@@ -33,10 +33,12 @@ COMMANDS = [
     "predict",
     "evaluate",
     "view",
+    "webui",
     "report",
     "export",
     "prepare",
     "schema",
+    "completion",
     "demo",
 ]
 
@@ -98,7 +100,7 @@ def test_help_lists_the_commands(capfd):
     assert code == 2 and all(f"\n  {name} " in err for name in COMMANDS)
     code, _, err = command(capfd, "trian")
     assert code == 2 and "invalid choice: 'trian'" in err and "Traceback" not in err
-    for name in ("chat", "webui"):
+    for name in ("chat", "webchat"):
         code, _, err = command(capfd, name, "cfg.yaml")
         assert code == 2 and err == f"motiontune: {name} is a command of LLaMA-Factory: llamafactory-cli {name}\n"
 

@@ -131,3 +131,13 @@ def test_the_page_of_keys_is_that_of_their_help(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     make_keys = importlib.import_module("make_keys")
     assert make_keys.PAGE.read_text("utf-8") == make_keys.page()
+
+
+def test_the_notebook_takes_as_long_as_it_states():
+    measured = json.loads((ROOT / "benchmarks/demo/results/notebook.json").read_text())
+    text = (ROOT / measured["notebook"]).read_text("utf-8")
+    assert (
+        f"{measured['processor_seconds']:.0f} s of processor time" in text
+        and f"STEPS = {measured['steps']}\\n" in text
+    )
+    assert f"{measured['processor_seconds'] / 60:.1f} minutes of one core" in (ROOT / "examples/README.md").read_text()

@@ -218,13 +218,16 @@ def alone_in(folder: str | Path) -> Iterator[None]:
     """Keep a second process from doing the same in a folder meanwhile; a process that ends, however, lets it go.
 
     Args:
-        folder: it must exist. Where its file system knows no locks, nothing is kept away.
+        folder: it must exist. Where its file system or the platform knows no locks, nothing is kept away.
 
     Raises:
         OutputError: if another process is in it.
     """
-    import fcntl  # which Windows has not
-
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
     place = os.open(folder, os.O_RDONLY)
     try:
         try:
