@@ -16,15 +16,17 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-scale test-engines test-configurations test-versions clips figures lint format types lock clean
+.PHONY: help env demo test test-slow test-scale test-engines test-configurations test-versions test-trainers clips figures site lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
 	@echo 'make test       run the tests; test-slow runs the ones that take long, test-scale extraction of many clips, test-engines all engines'
 	@echo 'make test-configurations   draw configurations and data for half an hour (MOTIONTUNE_MINUTES)'
 	@echo 'make test-versions   test clips and motion with the oldest and newest allowed versions, and each Python that is here'
+	@echo 'make test-trainers   test TRL, oldest and newest, and ms-swift, each in an environment of its own (gigabytes)'
 	@echo 'make clips      fetch the real clips that some tests use'
 	@echo 'make figures    write the tables and plots of the documentation from benchmarks/*/results'
+	@echo 'make site       build the site of the documentation in build/site; ARGS=--no-notebooks does not run the notebooks'
 	@echo 'make lint       check style; format repairs it; types checks types'
 	@echo 'make lock       write requirements.lock again (ARGS=--upgrade for newer versions)'
 	@echo 'make clean      remove the environment and what was built; clips stay'
@@ -54,11 +56,20 @@ test-configurations: $(STAMP)
 test-versions: | $(UV)
 	'$(PYTHON)' tests/versions.py --uv '$(UV)' $(ARGS)
 
+test-trainers: | $(UV)
+	'$(PYTHON)' tests/trainers.py --uv '$(UV)' $(ARGS)
+
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)
 
 figures: $(STAMP)
 	$(BIN)/python benchmarks/figures.py
+
+# mkdocs has an environment of its own: it reads the sources, and needs none of what they import
+site: $(STAMP) build/site-venv/stamp
+	$(BIN)/python docs/make_site.py $(ARGS)
+	NO_MKDOCS_2_WARNING=1 build/site-venv/bin/mkdocs build --quiet --strict
+	@echo 'build/site/index.html; with the search: $(BIN)/python -m http.server --directory build/site'
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -87,6 +98,11 @@ $(STAMP): requirements.lock pyproject.toml | $(UV)
 	$(UV) pip install --python $(BIN)/python --no-deps -r requirements.lock \
 		|| { '$(PYTHON)' -m venv $(VENV) && $(BIN)/python -m pip install --no-deps -r requirements.lock; }
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+build/site-venv/stamp: pyproject.toml | $(UV)
+	test -x build/site-venv/bin/python || $(UV) venv --python '$(PYTHON)' build/site-venv
+	$(UV) pip install --quiet --python build/site-venv/bin/python --group docs
 	@touch $@
 
 # Into a folder of its own, which Debian's externally managed Python allows; without pip, through an environment.

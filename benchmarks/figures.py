@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent / "motion"))
 sys.path.insert(0, str(Path(__file__).parent / "does_it_help"))
 
 import tables
-from aggregate import cells_of
+from aggregate import breakthroughs, cells_of
 from tables import grid, with_table
 
 
@@ -31,6 +31,7 @@ ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
 ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
+READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
 TRAINING_RUNS = FOLDER / "training_curves/results/runs.json"
 QUESTIONS_RUNS = [FOLDER / "does_it_help/results" / name for name in ("tiny_questions", "tiny_questions_longer")]
@@ -167,17 +168,70 @@ ANSWERS = {  # arm, rate of learning, steps
 
 def answer_table(rows: list[Row]) -> str:
     """What a model of half a million weights answers right, in per cent, with intervals over seeds and clips."""
+    return shares_table([row for row in rows if row["run"] == "tiny"], ANSWERS)
+
+
+READER = {  # arm, rate of learning, steps
+    ("ce", 3e-5, 1500): "answers alone",
+    ("ce", 1e-4, 1500): "answers alone, learning rate 1e-4",
+    ("shuffled", 1e-4, 1500): "with the motion of other clips (placebo)",
+    ("projector", 1e-4, 1500): "**with motion**, at the projector",
+    ("last_hidden", 1e-4, 1500): "**with motion**, at the last hidden states",
+}
+
+
+def reader_table(rows: list[Row]) -> str:
+    """What a decoder that can read answers right behind a new encoder, as in `answer_table`."""
+    return shares_table([row for row in rows if row["run"] == "reader"], READER)
+
+
+TRIALS = {
+    ("projector", 5e-4, 2000): "motion at the projector, exact",
+    ("noise 0.5", 5e-4, 2000): "an error of each patch, 0.5 px",
+    ("noise 1", 5e-4, 2000): "an error of each patch, 1 px",
+    ("clip noise 1", 5e-4, 2000): "an error that a clip's patches share, 1 px",
+    ("gaps 0.3", 5e-4, 2000): "30 % of the patches without a target",
+    ("projector, a third", 5e-4, 3000): "motion in the first third of 3,000 steps alone",
+    ("last_hidden, a third", 5e-4, 3000): "the same, at the last hidden states",
+    ("projector, future", 5e-4, 2000): "motion to the next frame",
+    ("last_hidden, future", 5e-4, 2000): "the same, at the last hidden states",
+    ("delta", 5e-4, 8000): "from differences in time, 8,000 steps",
+    ("pooled", 5e-4, 2000): "direction of the mean over tokens",
+    ("deltadirect", 5e-4, 8000): "DeltaDirect's head, 8,000 steps",
+    ("deltadirect_100", 5e-4, 8000): "DeltaDirect's head, weight 100, 8,000 steps",
+}
+
+
+def trial_table(rows: list[Row]) -> str:
+    """What half a million weights answer right where targets, time or the head's form differ, and when they do."""
+    rows = [row for row in rows if row["run"] == "tiny_follow_up"]
+    reached: dict[Any, list[Row]] = {}
+    for row in breakthroughs(FOLDER / "does_it_help/results/tiny_follow_up"):
+        reached.setdefault((row["arm"], row["rate"], row["steps"]), []).append(row["breakthrough"])
+    more = {
+        key: "never" if None in found else " to ".join(f"{n:,}" for n in sorted({min(found), max(found)}))
+        for key, found in reached.items()
+    }
+    return shares_table(rows, TRIALS, ("half right after steps", more))
+
+
+def shares_table(
+    rows: list[Row], titles: dict[tuple[str, float, int], str], more: tuple[str, dict[Any, str]] | None = None
+) -> str:
+    """Right answers of some cells in per cent, with intervals over seeds and clips.
+
+    Args:
+        rows: of main.json.
+        titles: arm, learning rate and steps of each line, and what it is called.
+        more: a column behind, its title and what stands there.
+    """
     columns = (("which_way_4", "in_domain"), ("which_way_4", "unseen_photos"), ("appearance", "in_domain"))
-    found: dict[Any, Row] = {}
-    for row in rows:
-        if row["start"] == "tiny":
-            key = (row["arm"], row["learning_rate"], row["steps"])
-            found[(*key, row["task"], row["split"])] = row
-    lines = [["trained on", "seeds", "which way", "unseen photos", "colour and shape"]]
-    for key, title in ANSWERS.items():
+    found = {(row["arm"], row["learning_rate"], row["steps"], row["task"], row["split"]): row for row in rows}
+    lines = [["trained on", "seeds", "which way", "unseen photos", "colour and shape", *(more[:1] if more else ())]]
+    for key, title in titles.items():
         cells = [found[(*key, *column)] for column in columns]
         shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
-        lines.append([title, str(len(cells[0]["seeds"])), *shares])
+        lines.append([title, str(len(cells[0]["seeds"])), *shares, *([more[1][key]] if more else ())])
     return grid(lines)
 
 
@@ -192,7 +246,11 @@ FEW = (64, 256, 1024, 4096)
 
 def few_table(rows: list[Row]) -> str:
     """What a model of half a million weights answers right that got few answers, in per cent; empty where not run."""
-    found = {(row["arm"], row["task"]): row for row in rows if row["start"] == "tiny" and row["split"] == "in_domain"}
+    found = {
+        (row["arm"], row["task"]): row
+        for row in rows
+        if row["run"] == "tiny_follow_up" and row["split"] == "in_domain"
+    }
     lines = [["which way", *(f"{number:,} answers" for number in FEW)]]
     for task, about in (("which_way_4", ""), ("appearance", "colour and shape: ")):
         for arm, title in FEW_ARMS.items():
@@ -278,6 +336,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "answers": lambda: answer_table(load("does_it_help/main")),
         "questions": lambda: question_table(load("does_it_help/main")),
         "few": lambda: few_table(load("does_it_help/main")),
+        "reader": lambda: reader_table(load("does_it_help/main")),
+        "trials": lambda: trial_table(load("does_it_help/main")),
     },
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),
@@ -351,7 +411,9 @@ def plot_answers(rows: list[Row], path: Path) -> None:
         titles = {"which_way_4": "which way (chance 25 %)", "appearance": "colour and shape"}
         for axis, key in side_by_side(figure, titles):
             for arm, (label, colour) in CURVES.items():
-                found = [row["curve"] for row in rows if (row["arm"], row["rate"], row["steps"]) == (arm, 5e-4, 2000)]
+                found = [row["curve"] for row in rows if row["arm"] == arm]
+                if not found:
+                    continue
                 steps = [point["step"] for point in found[0]]
                 values = np.array([[100 * point[key] for point in curve] for curve in found])
                 axis.plot(steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seeds)")
@@ -360,6 +422,15 @@ def plot_answers(rows: list[Row], path: Path) -> None:
         figure.axes[0].set_ylabel("right answers, %")
         figure.axes[0].axhline(25, color="black", linewidth=0.6, linestyle=":")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+
+
+def answers_to_plot() -> dict[Path, list[Row]]:
+    """The cells that each plot of `plot_answers` shows."""
+    results = FOLDER / "does_it_help/results"
+    return {
+        ANSWERS_PLOT: [row for row in cells_of(results / "tiny") if (row["rate"], row["steps"]) == (5e-4, 2000)],
+        READER_PLOT: [row for row in cells_of(results / "reader") if row["phase"] == "main"],
+    }
 
 
 def plot_questions(rows: list[Row], path: Path) -> None:
@@ -409,7 +480,8 @@ def main() -> None:
     for path in TABLES:
         path.write_text(current(path), "utf-8")
     plot(load("train_step/cpu-answers"), PLOT)
-    plot_answers(cells_of(FOLDER / "does_it_help/results/tiny"), ANSWERS_PLOT)
+    for path, rows in answers_to_plot().items():
+        plot_answers(rows, path)
     plot_training(json.loads(TRAINING_RUNS.read_text("utf-8"))["runs"], TRAINING_PLOT)
     plot_questions([row for folder in QUESTIONS_RUNS if folder.exists() for row in cells_of(folder)], QUESTIONS_PLOT)
 

@@ -33,6 +33,7 @@ def run_two(
     engine: str = "ddp",
     fails: bool = False,
     before: "Callable[[int], None] | None" = None,
+    processes: int = 2,
     **changed: Any,
 ) -> list[Any]:
     """Run experiments one after the other in two processes.
@@ -42,6 +43,7 @@ def run_two(
         engine: of `ENGINES`, whose keys are added to each experiment's.
         fails: return what went wrong instead of failing.
         before: called in each process, with its rank.
+        processes: another number of them.
         changed: keys over those of the engine.
 
     Returns:
@@ -54,8 +56,8 @@ def run_two(
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         problems = manager.list()
-        more = (port, experiments, {**ENGINES[engine], **changed}, engine, before, problems)
-        workers = [context.Process(target=_work, args=(rank, *more)) for rank in (0, 1)]
+        more = (processes, port, experiments, {**ENGINES[engine], **changed}, engine, before, problems)
+        workers = [context.Process(target=_work, args=(rank, *more)) for rank in range(processes)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -71,13 +73,21 @@ def run_two(
 
 
 def _work(
-    rank: int, port: int, experiments: list[dict[str, Any]], engine_keys: Any, engine: str, before: Any, problems: Any
+    rank: int,
+    processes: int,
+    port: int,
+    experiments: list[dict[str, Any]],
+    engine_keys: Any,
+    engine: str,
+    before: Any,
+    problems: Any,
 ) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     try:
         engines_on_cpu.prepare(engine)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # LLaMA-Factory ends the process group with the run, and DeepSpeed keeps groups of the first one
         torch.distributed.destroy_process_group = lambda *args: None

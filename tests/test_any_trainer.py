@@ -1,6 +1,7 @@
 """A model with a head trains in a Trainer that knows nothing of motion, and its checkpoints have the head."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
-from motiontune.errors import HeadError
+from motiontune.errors import ConfigError, HeadError
 from motiontune.model import MotionHead, MotionHeadConfig, MotionObjective, attach_head, load_head, save_head
 from motiontune.model.losses import motion_loss_sum
 from motiontune.model.tiny import build_tiny
+from training import CAPTIONS, REPOSITORY, clips
 
 
 @pytest.fixture(scope="module")
@@ -136,19 +138,41 @@ def test_accumulated_batches_are_their_mean(folder, batches, tmp_path):
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_trls_trainer_trains_it_too(folder, batches, lora, tmp_path):
-    trl = pytest.importorskip("trl")
-    model = make_model(folder, lora, with_logits=True)
-    skip = {"dataset_kwargs": {"skip_prepare_dataset": True}, "bf16": False, "max_length": None}
-    processor = AutoProcessor.from_pretrained(folder)
+def test_the_documentations_plain_trainer(folder, tmp_path):
+    """The two programs of docs/trainers.md, one after the other; an unreadable clip is a warning."""
+    page = (REPOSITORY / "docs" / "trainers.md").read_text("utf-8")
+    train_it, load_it = re.findall(r"```python\n(.*?)```", page, re.S)
+    arguments = {"max_steps": 2, "report_to": "none", "use_cpu": True, "per_device_train_batch_size": 2}
+    arguments |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no", "disable_tqdm": True}
+    samples = [(str(clip), "What happens?", text) for clip, text in zip(clips()[:3], CAPTIONS, strict=False)]
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    names = {"model_name": str(folder), "folder": str(tmp_path / "out"), "samples": samples, "arguments": arguments}
+    names |= {"clip": samples[0][0]}
+    train_it = train_it.replace("train_dataset=samples,", "train_dataset=samples, eval_dataset=samples,")
+    exec(train_it, names)
+    logs = names["trainer"].state.log_history
+    assert [entry["eval_loss"] for entry in logs if "eval_loss" in entry]
+    trained = names["model"]
+    assert trained.motion_head.weight.any()
+    before, _ = names["mt"].predict(trained, names["trainer"].data_collator, names["clip"], "What?", max_new_tokens=4)
+    exec(load_it.replace('"What happens?", max_new_tokens=32', '"What?", max_new_tokens=4'), names)
+    assert names["text"] == before and names["model"] is not trained
+    torch.testing.assert_close(names["model"].motion_head.weight, trained.motion_head.weight)
+    assert names["collator"].sampling.video_fps == 4.0
 
-    def trainer(**arguments):
-        return trl.SFTTrainer(**arguments, processing_class=processor)
+    rows = [{"video": str(broken), "question": "What?", "answer": "It stops."}, samples[0]]
+    with pytest.warns(UserWarning, match="left out of a batch: .*broken.mp4"):
+        batch = names["trainer"].data_collator(rows)
+    assert all(isinstance(value, torch.Tensor) for value in batch.values()) and not (batch["labels"][0] != -100).any()
 
-    train(model, batches, tmp_path, trainer, args=trl.SFTConfig, **skip)
-    head = load_head(tmp_path / "checkpoint-2")
-    assert head.weight.any() and torch.equal(head.weight, model.motion_head.weight)
+
+def test_a_forward_that_leaves_the_motion_out_is_refused(folder, batches):
+    """As newer versions of TRL have one: transformers' models take any keyword without a word."""
+    model = make_model(folder, lora=False)
+    batch = {name: value for name, value in batches[0].items() if name != "labels"}
+    with pytest.raises(ConfigError, match="learn no motion: put MotionTrainerMixin"):
+        model.model(**batch)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

@@ -34,10 +34,12 @@ COMMANDS = [
     "predict",
     "evaluate",
     "view",
+    "webui",
     "report",
     "export",
     "prepare",
     "schema",
+    "completion",
     "demo",
 ]
 
@@ -45,7 +47,7 @@ KEYS = {
     "train_on_video_tokens": False,
     "motion_source": "auto",
     "motion_quality": "balanced",
-    "motion_min_confidence": 0.3,
+    "motion_min_confidence": 0.7,
     "motion_direction": "past",
     "motion_dir": None,
     "motion_raft_weights": None,
@@ -100,7 +102,7 @@ def test_help_lists_the_commands(capfd):
     assert code == 2 and all(f"\n  {name} " in err for name in COMMANDS)
     code, _, err = command(capfd, "trian")
     assert code == 2 and "invalid choice: 'trian'" in err and "Traceback" not in err
-    for name in ("chat", "webui"):
+    for name in ("chat", "webchat"):
         code, _, err = command(capfd, name, "cfg.yaml")
         assert code == 2 and err == f"motiontune: {name} is a command of LLaMA-Factory: llamafactory-cli {name}\n"
 

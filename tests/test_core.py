@@ -19,6 +19,7 @@ NEED = {
     "predict": ["clip.mp4", "--model", "nowhere"],
     "evaluate": ["--model", "nowhere", "--dataset", "none"],
     "view": ["."],
+    "webui": [],
     "demo": [],
 }
 BLOCK = without("llamafactory", "gradio", "peft", "trl", "datasets")

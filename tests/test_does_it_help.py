@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from motiontune.model import forward
+from motiontune.model.losses import supervised_positions
 from motiontune.model.tiny import build_tiny
 from motiontune.targets import tokens_to_vectors
 
@@ -200,6 +202,26 @@ def test_whole_batches_have_the_losses_and_gradients_of_the_model(
         found.append([output.ce_sum, output.motion_sum, *(p.grad for p in model.parameters())])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+def test_answers_of_any_length_are_found_without_looking_for_each() -> None:
+    labels = torch.full((3, 9), learning.IGNORE)
+    for row, (begin, tokens) in enumerate([(4, 2), (3, 4), (5, 1)]):
+        labels[row, begin : begin + tokens] = 7
+    found = whole._answer_positions(labels, 4)
+    counted = found[labels.flatten()[found + 1] != learning.IGNORE]
+    assert counted.tolist() == supervised_positions(labels).tolist()
+
+
+def test_an_encoder_may_have_its_own_rate(folder: Path, collator: learning.Collator) -> None:
+    model = learning.make_arm(learning.load_start(folder, "cpu"), learning.ARMS["projector"], collator.setting)
+    setting = replace(collator.setting, encoder_rate=5.0, head_rate=15.0)
+    groups = learning.arm_groups(model, 2.0, setting)
+    rates = {id(parameter): rate for some, rate in groups for parameter in some}
+    assert len(rates) == sum(len(some) for some, _ in groups) == len(list(model.parameters()))
+    assert {rates[id(p)] for p in model.model.visual.parameters()} == {10.0}
+    assert {rates[id(p)] for p in model.motion_head.parameters()} == {30.0}
+    assert {rates[id(p)] for p in model.model.language_model.parameters()} == {2.0}
 
 
 def test_cells_are_trained_as_by_the_learner(

@@ -366,6 +366,30 @@ def test_what_an_engine_saved_is_predicted_and_merged_without_it(engine):
     )
 
 
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("engine", "processes", "kinds"),
+    [  # with one process torch's FSDP1 cannot save an adapter, resumed or not
+        ("fsdp1", 1, ("full",)),
+        ("fsdp1", 4, ("full", "lora")),
+        ("fsdp2", 1, ("full", "lora")),
+        ("fsdp2", 4, ("full", "lora")),
+    ],
+)
+def test_fsdp_goes_on_with_another_number_of_processes(engine, processes, kinds):
+    """What FSDP saved is whole, so that it can be split anew: the run ends as one of one process."""
+    for kind in kinds:
+        keys, size = keys_of(kind)
+        keys = {key: value for key, value in keys.items() if key not in BEST}
+        (folder,) = run_two(keys_for(per_device_train_batch_size=size // 2, **keys), engine=engine)
+        shutil.rmtree(folder / "checkpoint-4")
+        again = {**keys, "output_dir": str(folder), "resume_from_checkpoint": str(folder / "checkpoint-2")}
+        run_two(keys_for(per_device_train_batch_size=size // processes, **again), engine=engine, processes=processes)
+        whole = one_process(kind)
+        assert distance(weights(folder / "checkpoint-4"), weights(whole / "checkpoint-4")) < 1e-6
+        assert losses(folder)[-2:] == pytest.approx(losses(whole)[-2:], rel=1e-5)
+
+
 def die(rank, when):
     """Kill processes as `kill -9` does: of one rank or of all in the third step, or of the first within a save."""
     from transformers import Trainer

@@ -258,3 +258,11 @@ def test_rows_of_other_lengths_and_cells_that_stand_out() -> None:
     rows = [("name", "what", "s"), ("a", "x", "1"), ("b", "too long a reason", "2"), (), ("a title",)]
     assert text_table(rows, measured=rows[:2]) == "name  what  s\na     x     1\nb     too long a reason  2\n\na title"
     assert text_table([]) == ""
+
+
+def test_without_locks_nothing_is_kept_away(tmp_path, monkeypatch):
+    """Windows has no `fcntl`."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with files.alone_in(tmp_path), files.alone_in(tmp_path):
+        write_text(tmp_path / "a.txt", "one")
+    assert (tmp_path / "a.txt").read_text() == "one"

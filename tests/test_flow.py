@@ -6,16 +6,16 @@ import pytest
 from make_clips import pan, texture
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField
-from motiontune.motion.flow import PRESETS, refined
+from motiontune.motion.flow import PRESETS, compared, refined
 from motiontune.motion.flow import flow_motion as flow_of_frames
-from motiontune.motion.patches import gray_frames, verified
+from motiontune.motion.patches import gray_frames
 from motiontune.video.clip import Clip, clip_from_frames, read_clip
 from real_clips import real_clip
 
 
 def flow_motion(clip: Clip, grid: VideoGrid, direction: Direction = "past", preset: str = "medium") -> MotionField:
     frames = gray_frames(clip, grid)
-    return verified(flow_of_frames(clip, grid, direction, frames, preset), clip, grid, frames).above(0.3)
+    return compared(flow_of_frames(clip, grid, direction, frames, preset), clip, grid, frames).above(0.8)
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
@@ -51,7 +51,7 @@ def test_refinement_fills_holes_mends_errors_and_keeps_large_motion(direction: D
     confidence[here, 3:5, 3:5] = 0
     vectors[here, 3:5, 6] = -way
     first = MotionField.from_confidence(vectors, confidence, np.array([0.0, 0.5]), "told", direction)
-    field = verified(refined(first, clip, grid, frames), clip, grid, frames).above(0.3)
+    field = refined(first, clip, grid, frames).above(0.8)
     errors = np.linalg.norm(field.vectors[here] - way, axis=-1)
     assert field.source == "told+flow" and not field.valid[1 - here].any()
     assert field.valid[here, 3:5, 3:7].all() and errors[3:5, 3:7].max() < 0.5

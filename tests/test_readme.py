@@ -68,6 +68,17 @@ def test_motion_helps_a_small_model_to_answer():
         assert min(row["low"] for row in with_motion) > max(row["high"] for row in alone) + 0.2
 
 
+def test_motion_helps_a_pretrained_decoder_to_answer():
+    """The same of the decoder that can read, at the projector."""
+    rows = json.loads((ROOT / "benchmarks/does_it_help/results/main.json").read_text())["rows"]
+    rows = [row for row in rows if row["run"] == "reader" and row["task"] == "which_way_4" and row["steps"] == 1500]
+    for split in ("in_domain", "unseen_photos", "unseen_objects", "unseen_speeds"):
+        here = {(row["arm"], row["learning_rate"]): row for row in rows if row["split"] == split}
+        helped = here.pop(("projector", 1e-4))
+        assert len(helped["seeds"]) == 3 and len(here) == 4
+        assert helped["low"] > max(row["high"] for row in here.values()) + 0.2
+
+
 def test_learning_motion_costs_less_than_llamafactorys_text():
     rows = json.loads((ROOT / "benchmarks/train_step/results/cpu-prototype.json").read_text())["rows"]
     row = next(row for row in rows if row["kind"] == "motion+CE" and row["method"] == "lora" and row["checkpointing"])
@@ -85,8 +96,9 @@ def test_the_plot_of_costs_is_that_of_its_result(monkeypatch, tmp_path):
 def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     figures = importlib.import_module("figures")
-    figures.plot_answers(figures.cells_of(ROOT / "benchmarks/does_it_help/results/tiny"), tmp_path / "plot.svg")
-    assert (tmp_path / "plot.svg").read_bytes() == figures.ANSWERS_PLOT.read_bytes()
+    for path, cells in figures.answers_to_plot().items():
+        figures.plot_answers(cells, tmp_path / path.name)
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     rows = [row for folder in figures.QUESTIONS_RUNS if folder.exists() for row in figures.cells_of(folder)]
     figures.plot_questions(rows, tmp_path / "questions.svg")
     assert (tmp_path / "questions.svg").read_bytes() == figures.QUESTIONS_PLOT.read_bytes()
@@ -119,3 +131,13 @@ def test_the_page_of_keys_is_that_of_their_help(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     make_keys = importlib.import_module("make_keys")
     assert make_keys.PAGE.read_text("utf-8") == make_keys.page()
+
+
+def test_the_notebook_takes_as_long_as_it_states():
+    measured = json.loads((ROOT / "benchmarks/demo/results/notebook.json").read_text())
+    text = (ROOT / measured["notebook"]).read_text("utf-8")
+    assert (
+        f"{measured['processor_seconds']:.0f} s of processor time" in text
+        and f"STEPS = {measured['steps']}\\n" in text
+    )
+    assert f"{measured['processor_seconds'] / 60:.1f} minutes of one core" in (ROOT / "examples/README.md").read_text()

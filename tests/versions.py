@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -29,10 +30,10 @@ ENVIRONMENTS = [("3.11", "lowest-direct"), ("3.11", "highest"), ("3.12", "highes
 NAMES = "files grid clip codec blockmatch flow follow consensus motion_file sources core".split()
 
 
-def core_dependencies() -> list[str]:
-    """What the package asks for, without what takes gigabytes."""
+def dependencies(without: Collection[str] = ()) -> list[str]:
+    """What the package asks for, without some of it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return [text for text in project["dependencies"] if re.split(r"[<>=]", text)[0] not in WITHOUT]
+    return [text for text in project["dependencies"] if re.split(r"[<>=]", text)[0] not in without]
 
 
 def run(uv: list[str], python: str, resolution: str, work: Path) -> str:
@@ -42,7 +43,7 @@ def run(uv: list[str], python: str, resolution: str, work: Path) -> str:
     subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, venv], **quiet)
     interpreter = venv / "bin" / "python"
     into = [*uv, "pip", "install", "--quiet", "--python", interpreter]
-    subprocess.run([*into, "--resolution", resolution, *core_dependencies()], **quiet)
+    subprocess.run([*into, "--resolution", resolution, *dependencies(WITHOUT)], **quiet)
     subprocess.run([*into, *TOOLS], **quiet)
     subprocess.run([*into, "--no-deps", "--editable", ROOT], **quiet)
     listed = subprocess.run([*uv, "pip", "list", "--python", interpreter], capture_output=True, text=True).stdout

@@ -1,6 +1,6 @@
 """From cells to the tables and the plot.
 
-    python benchmarks/does_it_help/aggregate.py benchmarks/does_it_help/results/{gpu,tiny,tiny_follow_up}
+    cd benchmarks/does_it_help/results && python ../aggregate.py gpu tiny tiny_follow_up tiny_questions reader
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and with --curves curves.svg, and beside the folders
@@ -82,7 +82,7 @@ Groups = dict[Group, dict[int, dict[str, Any]]]  # for each seed its row
 def read(folder: Path) -> tuple[dict[str, Any], Groups]:
     """Read what is known of a run, and its groups of cells: for each seed its row."""
     plan = json.loads((folder / "plan.json").read_text())
-    about = {"start": plan["job"]["start"]} | {
+    about = {"run": folder.name, "start": plan["job"]["start"]} | {
         key: plan["environment"][key] for key in ("date", "machine", "versions")
     }
     groups: Groups = defaultdict(dict)

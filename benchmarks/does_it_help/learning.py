@@ -99,6 +99,7 @@ class Setting:
         rates: learning rates that are tried for an arm.
         length: positions of a sequence; shorter ones are filled up.
         head_rate: of the motion head, in learning rates of the model.
+    encoder_rate: of the encoder and the projector, likewise.
         scale: of the motion targets, in patches.
         warmup: steps until the full learning rate.
         decay: share of the steps at the end in which it falls to 0.
@@ -116,6 +117,7 @@ class Setting:
     rates: tuple[float, ...]
     length: int
     head_rate: float = 10.0
+    encoder_rate: float = 1.0
     scale: float = 0.1
     warmup: int = 20
     decay: float = 0.2
@@ -145,6 +147,15 @@ SETTINGS = {
     ),
 }
 SETTINGS["questions"] = replace(SETTINGS["tiny"], length=60)
+# the encoder learns at the rate of the tiny model, the decoder, which can read, at a fifth of it
+SETTINGS["reader"] = replace(
+    SETTINGS["tiny"],
+    rates=(3e-5, 1e-4, 3e-4),
+    head_rate=15.0,
+    encoder_rate=5.0,
+    stills_rate=1e-4,
+    half=True,
+)
 
 
 class Batch(NamedTuple):
@@ -399,10 +410,12 @@ def autocast(device: torch.device, setting: Setting) -> Any:
 
 
 def arm_groups(model: Any, rate: float, setting: Setting) -> list[tuple[list[Any], float]]:
-    """All weights at one rate, the motion head at its own."""
-    head = list(model.motion_head.parameters())
-    own = {id(parameter) for parameter in head}
-    return [([p for p in model.parameters() if id(p) not in own], rate), (head, setting.head_rate * rate)]
+    """All weights at one rate, the motion head at its own, and so the encoder where the setting has it so."""
+    groups = [(list(model.motion_head.parameters()), setting.head_rate * rate)]
+    if setting.encoder_rate != 1:
+        groups.append((list(model.model.visual.parameters()), setting.encoder_rate * rate))
+    own = {id(parameter) for some, _ in groups for parameter in some}
+    return [([p for p in model.parameters() if id(p) not in own], rate), *groups]
 
 
 @torch.no_grad()

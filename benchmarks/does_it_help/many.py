@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from clips import COLOURS, PLACES, SHAPES, WAYS, Clips, Studio, every_question
-from learning import IGNORE, Arm, Cell, Collator, Setting, arm_groups, make_arm
+from learning import IGNORE, Arm, Cell, Collator, Setting, arm_groups, autocast, make_arm
 from probes import linear_probe, stages
 from torch import Tensor
 from whole import make_whole
@@ -76,16 +76,11 @@ class QuestionTable:
         collator: makes the tokens.
         frames: F.
         listed: for each row its text, its options, and the number of the right one.
-
-    Raises:
-        ValueError: if an answer is not one token and its end.
     """
 
     def __init__(self, collator: Collator, frames: int, listed: list[tuple[str, tuple[str, ...], int]]) -> None:
         tokens = collator.grid(frames).num_tokens
         rows = [collator.encode(text, options[answer], tokens) for text, options, answer in listed]
-        if any(len(ids) != begin + 2 for ids, begin in rows):
-            raise ValueError("an answer is more than one token and its end")
         length, device = collator.setting.length, collator.device
         ids = torch.full((len(rows), length), collator.tokenizer.pad_token_id)
         options = torch.full((len(rows), max(len(some) for _, some, _ in listed)), -1)
@@ -93,9 +88,10 @@ class QuestionTable:
         for number, ((row, _), (_, some, _)) in enumerate(zip(rows, listed, strict=True)):
             ids[number, : len(row)] = torch.tensor(row)
             options[number, : len(some)] = torch.tensor([first[word] for word in some])
-        begins = torch.tensor([begin for _, begin in rows])
+        begins, ends = torch.tensor([begin for _, begin in rows]), torch.tensor([len(ids) for ids, _ in rows])
+        self.labelled = int((ends - begins).max())
         at = torch.arange(length)
-        answered = (at >= begins[:, None]) & (at < begins[:, None] + 2)
+        answered = (at >= begins[:, None]) & (at < ends[:, None])
         self.ids = ids.to(device)
         self.labels = ids.masked_fill(~answered, IGNORE).to(device)
         self.begins, self.options = begins.to(device), options.to(device)
@@ -354,11 +350,11 @@ class Slot:
         self.events: deque[Any] = deque()
         with torch.cuda.stream(self.stream):
             self.model = make_arm(start, arm, setting).train()
-            make_whole(self.model, lab.collator.grid(setting.frames), lab.questions.video_begin)
-            groups = [
-                {"params": some, "lr": torch.zeros((), device=device)}
-                for some, _ in arm_groups(self.model, 1.0, setting)
-            ]
+            begin, labelled = lab.questions.video_begin, lab.questions.labelled
+            make_whole(self.model, lab.collator.grid(setting.frames), begin, labelled)
+            listed = arm_groups(self.model, 1.0, setting)
+            self.factors = [factor for _, factor in listed]
+            groups = [{"params": some, "lr": torch.zeros((), device=device)} for some, _ in listed]
             cuda = device == "cuda"
             self.optimizer = torch.optim.AdamW(
                 groups, weight_decay=0.0, betas=(0.9, setting.memory), fused=True, capturable=cuda
@@ -400,10 +396,11 @@ class Slot:
         # share_of_rate of learning.py, on the device
         up, down = (self.step + 1) / setting.warmup, (self.steps - self.step) / (setting.decay * self.steps)
         share = torch.minimum(up, down).clamp(max=1.0)
-        for group, factor in zip(self.optimizer.param_groups, (1.0, setting.head_rate), strict=True):
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
             group["lr"].copy_(self.rate * factor * share)
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.model(**inputs)
+        with autocast(self.step.device, setting):
+            output = self.model(**inputs)
         text = output.ce_sum / (inputs["labels"] != IGNORE).sum()
         motion = output.motion_sum / inputs["motion_mask"].sum().clamp(min=1)
         weight = arm["weight"] * (self.step < arm["until"] * self.steps)
@@ -431,11 +428,12 @@ class Slot:
         inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form, self.arm["ahead"])
         targets, mask = inputs.pop("motion_targets"), inputs.pop("motion_mask")
         asked = lab.exams.question[self.rows]
-        hidden = self.model.model(**inputs)[0]
-        at = torch.arange(len(hidden), device=hidden.device)
-        logits = self.model.lm_head(hidden[at, questions.begins[asked] - 1]).float()
-        steps = self.model.motion_steps(inputs["video_grid_thw"])
-        motion = self.model.motion_at(self.model.video_positions(inputs["input_ids"]), steps)
+        with autocast(self.step.device, lab.setting):
+            hidden = self.model.model(**inputs)[0]
+            at = torch.arange(len(hidden), device=hidden.device)
+            logits = self.model.lm_head(hidden[at, questions.begins[asked] - 1]).float()
+            steps = self.model.motion_steps(inputs["video_grid_thw"])
+            motion = self.model.motion_at(self.model.video_positions(inputs["input_ids"]), steps)
         options, answers, nowhere = questions.options[asked], questions.answers[asked], questions.nowhere[asked]
         scores = logits.gather(1, options.clamp(min=0)).masked_fill(options < 0, -torch.inf)
         loss = torch.nn.functional.cross_entropy(scores, answers, reduction="none")

@@ -36,6 +36,8 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
 
 from motiontune.model.start import (
     IMAGENET,
@@ -91,6 +93,7 @@ DINO = {"depth": 12, "embed_dim": 384, "num_heads": 6, "mlp_ratio": 4, "hidden_a
     "patch_size": 14,
     "dino_grid": 37,
 }
+SMALL = {"depth": 2, "embed_dim": 64, "num_heads": 4, "mlp_ratio": 2, "hidden_act": "quick_gelu", "patch_size": 14}
 PART_BYTES = 48 * 2**20
 
 
@@ -260,12 +263,13 @@ def write_folders(folder: Path) -> None:
 # ---- what is built from it ----
 
 
-def build(folder: Path, out: Path) -> Path:
+def build(folder: Path, out: Path, small: bool = False) -> Path:
     """Put the pack's parts together and write the checkpoint: model, tokenizer, processor; and `photos.npy`.
 
     Args:
         folder: where `pack.0`, `pack.1`, ... lie.
         out: the checkpoint's folder.
+        small: with a small Qwen2-VL encoder of random weights instead of the pretrained one.
 
     Raises:
         SystemExit: if a part or a weight is missing.
@@ -287,10 +291,19 @@ def build(folder: Path, out: Path) -> Path:
     tokenizer = make_words(words)
     known = len(tokenizer)
     language = Language(SMOLLM2, weights["language"], make_tokenizer(tokenizer), known)
-    vision = Vision(DINO, weights["vision"], IMAGENET)
+    vision = draw_small(0) if small else Vision(DINO, weights["vision"], IMAGENET)
     make_model(language, vision).save_pretrained(out)
     make_processor(language.tokenizer, vision).save_pretrained(out)
     return out
+
+
+def draw_small(seed: int) -> Vision:
+    """Draw a small Qwen2-VL encoder of random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**SMALL, hidden_size=SMOLLM2["hidden_size"]))
+    weights = {name: value for name, value in tower.state_dict().items() if "merger.mlp" not in name}
+    return Vision(SMALL, weights, IMAGENET)
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -265,12 +265,15 @@ class Process:
         slot = free.pop() if free else Slot(self.lab, self.start, arm, self.graphs)
         row = yield from slot.work(cell, arm, self.state(cell), self.pool(cell), until)
         if cell.phase == "stills" and row["done"] == cell.steps:
-            state = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
-            file = self.folder / f"{self.course.start}-{cell.seed}" / "taught.pt"
-            torch.save(state, file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
+            self.keep(cell, {n: value for n, value in slot.model.state_dict().items() if "motion_head" not in n})
         free.append(slot)
         return row
+
+    def keep(self, cell: Cell, state: dict[str, Tensor]) -> None:
+        """Keep what a seed's stills have taught."""
+        file = self.folder / f"{self.course.start}-{cell.seed}" / "taught.pt"
+        torch.save(state, file.with_suffix(".part"))
+        os.replace(file.with_suffix(".part"), file)
 
     def run(self, cells: list[Cell], at_once: int, until: float) -> Iterator[dict[str, Any]]:
         """Train cells, some at a time; yields each one's row at its end. What cannot end in time is left out."""

@@ -5,6 +5,7 @@ are known beforehand, so that a step can be recorded as a CUDA graph, and a CPU 
 their names and what comes out are those of transformers' model; `tests/test_does_it_help.py` holds it to that.
 """
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -58,13 +59,14 @@ class WholeModel(Qwen2VLModel):
         return visual.merger(hidden.flatten(0, 1))
 
 
-def make_whole(model: Any, grid: VideoGrid, begin: int) -> None:
-    """Let a model with a motion head take whole batches, in place, and every answer be one word and its end.
+def make_whole(model: Any, grid: VideoGrid, begin: int, labelled: int = 2) -> None:
+    """Let a model with a motion head take whole batches, in place.
 
     Args:
         model: after `attach_head`.
         grid: of each clip.
         begin: position of the first video token.
+        labelled: tokens of the longest answer, with its end.
     """
     inner = model.model
     inner.__class__ = type("WholeModel", (WholeModel,), {"grid": grid, "begin": begin})
@@ -73,7 +75,7 @@ def make_whole(model: Any, grid: VideoGrid, begin: int) -> None:
         angles = torch.cat([angles, angles], -1)
         inner.turns = (angles.cos(), angles.sin())
     model.video_positions = lambda input_ids: _places(input_ids, begin, grid.num_tokens)
-    forward.supervised_positions = _answer_positions
+    forward.supervised_positions = partial(_answer_positions, count=labelled)
 
 
 def _places(input_ids: Tensor, begin: int, tokens: int) -> Tensor:
@@ -81,8 +83,8 @@ def _places(input_ids: Tensor, begin: int, tokens: int) -> Tensor:
     return (rows + torch.arange(begin, begin + tokens, device=input_ids.device)).flatten()
 
 
-def _answer_positions(labels: Tensor) -> Tensor:
-    """Find the positions that predict the two labelled tokens of each row, int64 [2 * B]."""
+def _answer_positions(labels: Tensor, count: int) -> Tensor:
+    """Find the positions that predict so many tokens of each row, first labelled ones first, int64 [count * B]."""
     first = (labels != IGNORE).int().argmax(1).clamp(min=1) - 1  # a row without an answer: tokens that count nowhere
     rows = torch.arange(len(labels), device=labels.device) * labels.shape[1]
-    return (rows[:, None] + first[:, None] + torch.arange(2, device=labels.device)).flatten()
+    return (rows[:, None] + first[:, None] + torch.arange(count, device=labels.device)).flatten()

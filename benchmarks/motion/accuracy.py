@@ -9,12 +9,13 @@ Frames are nine, half a second apart, or ten that follow each other ("adjacent")
 
 A patch is scored where at least half of it is visible in the other frame and one layer makes three quarters of that;
 its truth is the median flow of its visible pixels. Figures of "valid" patches are at motiontune's default
-`min_confidence`, those of "all" take every vector that there is, and zero where there is none. Times are of one
-thread and without decoding.
+`min_confidence`, those of "all" take every vector that there is, and zero where there is none. Times are
+the processor's, of one thread and without decoding.
 """
 
 import argparse
 import functools
+import json
 import os
 import tempfile
 import time
@@ -59,6 +60,8 @@ VARIANTS: tuple[tuple[str, str | None], ...] = (
     ("flow", "best"),
     *((name, None) for name in PEERS),
 )
+
+VARIANT_SOURCES = tuple(dict.fromkeys(name for name, _ in VARIANTS))
 
 
 @dataclass(frozen=True)
@@ -237,13 +240,13 @@ def _run(case: Case, source: str, quality: str | None) -> Scores:
     """
     if source == "naive":
         displayed_vectors(case.clip.path)  # decoding, which is not timed
-    started = time.perf_counter()
+    started = time.process_time()  # of all threads; what runs beside this one does not count
     if source in PEERS:
         field = PEERS[source](case.clip, case.grid)
     else:
         options = MotionOptions(source=source, quality=quality or "balanced", min_confidence=0)  # type: ignore[arg-type]
         field = motion_of(case.clip, case.grid, options)
-    return score(field, case.truth, time.perf_counter() - started)
+    return score(field, case.truth, time.process_time() - started)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -251,10 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--encodings", nargs="+", choices=ENCODINGS, default=list(ENCODINGS), metavar="NAME")
-    parser.add_argument("--sources", nargs="+", default=list(dict.fromkeys(name for name, _ in VARIANTS)))
+    parser.add_argument("--sources", nargs="+", default=list(VARIANT_SOURCES))
     parser.add_argument("--scenes", nargs="+", default=[*SCENES, *PANS], metavar="NAME")
     parser.add_argument("--gap", nargs="+", choices=GAPS, default=list(GAPS))
     parser.add_argument("--cache", type=Path, help="keep encoded clips in this folder")
+    parser.add_argument("--keep", type=Path, help="results whose rows of other sources (peers, say) stay as they are")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(1)
@@ -265,7 +269,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     variants = [variant for variant in VARIANTS if variant[0] in args.sources and variant[0] not in unknown]
     with tempfile.TemporaryDirectory() as folder:
         rows, summaries = measure(args.seeds, args.scenes, args.encodings, args.gap, variants, args.cache or folder)
-    write_results(args.out, {"seed": args.seeds}, {"summaries": summaries, "rows": rows})
+    about: dict[str, Any] = {"seed": args.seeds}
+    if args.keep:
+        kept = json.loads(args.keep.read_text("utf-8"))
+        summaries += [row for row in kept["summaries"] if row["source"] not in args.sources]
+        rows += [row for row in kept["rows"] if row["source"] not in args.sources]
+        about["kept_from"] = {"date": kept["date"], "sources": [s for s in VARIANT_SOURCES if s not in args.sources]}
+    write_results(args.out, about, {"summaries": summaries, "rows": rows})
     for gap in args.gap:
         print(table(summaries, gap))
 

@@ -52,16 +52,22 @@ ENCODINGS: dict[str, Encoding] = {
     "vp8": Encoding("libvpx", ".mkv", {"crf": "20", "b": "3M", "deadline": "realtime", "cpu-used": "6"}),
 }
 
+# Something-Something's (VP9) and a phone's own, for the rooms
+ROOM_ENCODINGS: dict[str, Encoding] = {
+    "vp9 crf38": Encoding("libvpx-vp9", ".webm", {"crf": "38", "b": "0", "deadline": "good", "cpu-used": "4"}),
+    "x264 crf23": _x264(crf="23"),
+    "x264 veryslow": _x264(crf="23", preset="veryslow"),
+}
 # For pans whose vectors are to be as true as an encoder can make them
 PRECISE: dict[str, Encoding] = {"x264 refs1 bf0 qp18": _x264(refs="1", bf="0", qp="18")}
 
 
 def encode(frames: Iterable[NDArray[np.uint8]], name: str, path: Path, rate: int = 30) -> Path:
-    """Write RGB frames [height, width, 3] in one of `ENCODINGS` (or `PRECISE`) to a path of any name.
+    """Write RGB frames [height, width, 3] in one of `ENCODINGS` (or the others) to a path of any name.
 
     In one thread, so that a file does not depend on the machine.
     """
-    encoding = (ENCODINGS | PRECISE)[name]
+    encoding = (ENCODINGS | PRECISE | ROOM_ENCODINGS)[name]
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(encoding.encoder, rate=rate, options=encoding.options)
         stream.codec_context.thread_count = 1

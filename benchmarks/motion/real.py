@@ -26,7 +26,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.pairs import neighbours
-from motiontune.motion.patches import gray_frames, verified
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import SOURCES
 from motiontune.video.clip import Clip
 
@@ -47,9 +47,9 @@ def difference(
 
 
 def compensated(clip: Clip, grid: VideoGrid, field: MotionField) -> dict[str, Any]:
-    """The figures of a field with direction past, before its patches were compared."""
+    """The figures of a field with direction past, made with `min_confidence=0`."""
     frames = gray_frames(clip, grid)
-    valid = verified(field, clip, grid, frames).above(MotionOptions().min_confidence).valid
+    valid = field.above(MotionOptions().min_confidence).valid
     pairs = neighbours(clip, "past")
     errors = np.stack([difference(frames[i], frames[j], -field.vectors[i], grid) for i, j in pairs])
     chosen = np.stack([valid[i] for i, _ in pairs])

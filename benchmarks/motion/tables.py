@@ -109,6 +109,52 @@ def speed_table(results: dict[str, Any]) -> str:
     return grid(lines)
 
 
+def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str) -> str:
+    """`auto` in difficult light, before the confidence was a probability and now: a row for each condition."""
+    keys = ("epe_valid", "valid_share", "outliers_valid", "wrong_and_sure", "moving_epe_valid", "ece")
+    heads = ("EPE valid, px", "valid", "valid off by > 3 px", "wrong and sure", "EPE of what moves by itself", "ece")
+    found = [
+        {row["condition"]: row for row in results["rows"] if _is_auto(row) and row["encoding"] == encoding}
+        for results in (before, now)
+    ]
+    lines = [[encoding, *heads]]
+    for condition in found[0]:
+        pairs = [[_figure(key, one[condition][key]) for one in found] for key in keys]
+        lines.append(
+            [condition, *(f"{one} -> **{other}**" if one != "-" or other != "-" else "-" for one, other in pairs)]
+        )
+    return grid(lines)
+
+
+def _is_auto(row: dict[str, Any]) -> bool:
+    return (row["source"], row["quality"]) == ("auto", "balanced")
+
+
+def _figure(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key in ("valid_share", "outliers_valid", "wrong_and_sure"):
+        return f"{value:.1%}"
+    return f"{value:.3f}" if key == "ece" else f"{value:.2f}"
+
+
+def reliability(results: dict[str, Any], path: Path) -> None:
+    """The share of vectors within 3 px against their confidence, a line for each source, over all conditions."""
+    with mpl.rc_context({"svg.hashsalt": "motiontune", "svg.fonttype": "none", "font.size": 9}):
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        for axis, encoding in zip(figure.subplots(1, 2, sharey=True), ("vp9 crf38", "x264 crf23"), strict=True):
+            axis.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":")
+            for row in results["rows"]:
+                if row["condition"] == "all" and row["encoding"] == encoding and row["bins"]:
+                    mean, near, _ = zip(*row["bins"], strict=True)
+                    axis.plot(mean, near, "o-", markersize=3, linewidth=0.9, label=f"{_name(row)} ({row['ece']:.3f})")
+            axis.set(title=encoding, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+            axis.grid(alpha=0.25, linewidth=0.4)
+            axis.legend(fontsize=6)
+        figure.axes[0].set_ylabel("share within 3 px")
+        figure.savefig(path, metadata={"Date": None})
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """A text with the table between its marks replaced."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
@@ -124,8 +170,11 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "pans": lambda: pan_table(load("accuracy")),
         "real": lambda: real_table(load("real")),
         "speed": lambda: speed_table(load("speed")),
+        "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
+        "rooms-x264": lambda: conditions_table(load("conditions-before"), load("conditions"), "x264 crf23"),
     },
     DOCS / "motion.md": {
+        "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
         "accuracy": lambda: docs_table(load("accuracy")),
         "speed": lambda: speed_table(load("speed")),
     },
@@ -169,6 +218,7 @@ def main() -> None:
     for path in TABLES:
         path.write_text(current(path), "utf-8")
     plot(load("accuracy"), FOLDER / "accuracy.svg")
+    reliability(load("conditions"), DOCS / "reliability.svg")
 
 
 if __name__ == "__main__":

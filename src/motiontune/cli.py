@@ -7,34 +7,17 @@ import os
 import sys
 from typing import Any
 
+from motiontune.commands import COMMANDS, parser_of
 from motiontune.errors import check_extra, exit_with_message
 from motiontune.terminal import take_verbose
 
 
-COMMANDS = {
-    "init": "write example YAMLs to begin with",
-    "train": "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens",
-    "inspect": "show what training will see: every variable of a batch, and pictures of the targets",
-    "extract": "write the motion of clips to files, with pictures to look at",
-    "select": "choose clips by their motion, and write a data set of them",
-    "predict": "predict text and motion of clips, as files and films",
-    "evaluate": "measure a model's text and motion over a data set, with intervals",
-    "view": "look through clips, their motion and a model's, in the browser",
-    "report": "write one page about a run: curves, metrics, best and worst clips, configuration",
-    "export": "merge an adapter into its model and carry the motion head along",
-    "prepare": "bring a data set (something-something) into LLaMA-Factory's format, or make one (motion-questions)",
-    "schema": "print a JSON Schema of a training YAML, for editors",
-    "demo": "train a tiny model on synthetic clips and show what it learned, in 3 minutes",
-}
-"""Each is a module of its name in `motiontune.commands`, and is imported when it is called."""
-
-
-SLOW = ("train", "inspect", "predict", "evaluate", "view", "export", "schema", "demo")
+SLOW = ("train", "inspect", "predict", "evaluate", "view", "webui", "export", "schema", "demo")
 """Commands that load torch, and LLaMA-Factory."""
 
 HELP = {"-h", "--help", "--help-all"}
 
-LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat", "webui")
+LLAMAFACTORYS = ("api", "chat", "env", "version", "webchat")
 """Commands of `llamafactory-cli` that have nothing to do with motion."""
 
 
@@ -44,15 +27,6 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
         print(f"motiontune {importlib.metadata.version('motiontune')}")
         parser.exit()
-
-
-def parser_of(name: str) -> argparse.ArgumentParser:
-    """The parser of one command's arguments."""
-    command = importlib.import_module(f"motiontune.commands.{name}")
-    takes_keys = getattr(command, "TAKES_KEYS", False)  # then `--help` is one more of them
-    parser = argparse.ArgumentParser(f"motiontune {name}", description=command.DESCRIPTION, add_help=not takes_keys)
-    command.add_arguments(parser)
-    return parser
 
 
 def run_command(name: str, words: list[str]) -> None:
@@ -86,7 +60,7 @@ def main() -> None:
         description="Teach video-language models to see motion.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
-        + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+        + "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
         + "\n\n--verbose behind a command prints what all libraries print, which train and evaluate keep in a log.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")

@@ -237,15 +237,19 @@ def alone_in(
     """Keep a second process from doing the same in a folder meanwhile; a process that ends, however, lets it go.
 
     Args:
-        folder: it must exist, and may be a file. Where its file system knows no locks, nothing is kept away.
+        folder: it must exist, and may be a file. Where its file system or the platform knows no locks, nothing is kept
+            away.
         doing: what the other process does, for the message.
         key: what names the folder.
 
     Raises:
         OutputError: if another process is in it.
     """
-    import fcntl  # which Windows has not
-
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
     place = os.open(folder, os.O_RDONLY)
     try:
         try:

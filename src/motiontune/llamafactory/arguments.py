@@ -266,6 +266,11 @@ class MotionFinetuningArguments(FinetuningArguments):
         return self.use_only_motionvector_loss or self.use_motionvector_crossentropy_loss
 
     @property
+    def trains_motion(self) -> bool:
+        r"""Whether motion has a weight in the loss; else the loss is LLaMA-Factory's."""
+        return self.use_motion_loss and self.motion_loss_weight > 0
+
+    @property
     def head_form(self) -> HeadForm:
         r"""The form of the motion head."""
         names = ("features", "form", "output")
@@ -419,8 +424,7 @@ def check_together(
             raise ConfigError(
                 f"use_liger_kernel replaces the model's forward, which {what} needs: use `enable_liger_kernel: true`"
             )
-    text_is_llamafactorys = not finetuning_args.use_motion_loss or finetuning_args.motion_loss_weight == 0
-    if finetuning_args.sparse_logits and text_is_llamafactorys and training_args.label_smoothing_factor:
+    if finetuning_args.sparse_logits and not finetuning_args.trains_motion and training_args.label_smoothing_factor:
         raise ConfigError("label_smoothing_factor needs the logits of all positions: leave it or sparse_logits out")
     if not data_args.train_on_video_tokens:
         return

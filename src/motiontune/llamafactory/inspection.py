@@ -66,7 +66,9 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
         head = head_config(config, processor, data_args, finetuning_args)
         with redirect_stdout(io.StringIO()):  # LLaMA-Factory prints an example, here comes a better one
-            dataset = load_datasets(template, model_args, data_args, training_args, tokenizer_module)["train_dataset"]
+            arguments = template, model_args, data_args, training_args, tokenizer_module
+            module = load_datasets(*arguments, motion_without_answer=finetuning_args.trains_motion)
+            dataset = module["train_dataset"]
     with init_empty_weights():
         model = AutoModelForImageTextToText.from_config(config)  # only its position numbering is used
     collator = MotionDataCollator(

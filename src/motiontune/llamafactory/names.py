@@ -7,6 +7,7 @@ is imported. So LLaMA-Factory is imported inside the functions here, and what ot
 import logging as stdlib_logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -130,6 +131,13 @@ NAMES = [
     Name("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer", "trains with motion"),
     Name("llamafactory.train.trainer_utils", "create_modelcard_and_push", "writes the model card",
          "trainer model_args data_args training_args finetuning_args"),
+]
+
+WEBUI_NAMES = [  # apart, as importing them loads gradio
+    Name("llamafactory.webui.runner:Runner", "_launch", "trains by its own command from the WebUI", "data do_train",
+         "Popen llamafactory-cli train"),
+    Name("llamafactory.webui.runner", "gen_cmd", "shows its own command in the WebUI", "args"),
+    Name("llamafactory.webui.interface", "run_web_ui", "starts the WebUI", ""),
 ]
 # fmt: on
 
@@ -259,6 +267,38 @@ def torchrun_by(run: Callable[[list[str], dict[str, str]], None]) -> Iterator[No
         yield
     finally:
         launcher.__file__, launcher.subprocess = before
+
+
+@contextmanager
+def webui_trains() -> Iterator[None]:
+    """Let the WebUI run, and show, `motiontune train` in place of `llamafactory-cli train`, which has not the keys."""
+    import llamafactory.webui.runner as runner
+
+    start, show = runner.Popen, runner.gen_cmd
+
+    def popen(words: list[str], **options: Any) -> Any:
+        name, *rest = words
+        ours = [sys.executable, "-m", "motiontune", *rest, "--verbose"] if name == "llamafactory-cli" else words
+        return start(ours, **options)
+
+    runner.Popen, runner.gen_cmd = popen, lambda args: show(args).replace("llamafactory-cli", "motiontune")
+    try:
+        yield
+    finally:
+        runner.Popen, runner.gen_cmd = start, show
+
+
+def run_webui() -> None:
+    """Serve LLaMA-Factory's WebUI until Ctrl+C.
+
+    Raises:
+        MotiontuneError: as `check_names`.
+    """
+    check(WEBUI_NAMES, "llamafactory", LLAMAFACTORY, INSTALL)
+    from llamafactory.webui.interface import run_web_ui
+
+    with webui_trains():
+        run_web_ui()
 
 
 @contextmanager

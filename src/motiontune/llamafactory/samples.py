@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from motiontune.llamafactory.names import (
 )
 from motiontune.llamafactory.overview import spread
 from motiontune.model.families import patching_of
+from motiontune.model.losses import IGNORE_INDEX
 from motiontune.motion.file import check_unshared
 from motiontune.motion.provider import is_provider
 from motiontune.motion.sources import predict_source
@@ -49,9 +50,13 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     Args:
         inner: LLaMA-Factory's processor for the stage.
+        motion_without_answer: a sample with a video and no answer is trained on its motion alone. LLaMA-Factory would
+            teach the model to answer nothing.
     """
 
     inner: DatasetProcessor = None
+    motion_without_answer: bool = False
+    announced: bool = field(default=False, init=False)
 
     def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded: dict[int, tuple[list[int], list[int]]] = {}
@@ -83,6 +88,14 @@ class CheckedDatasetProcessor(DatasetProcessor):
         with own_code():
             check_sample(sample, self.data_args.media_dir)
         input_ids, labels = encode_sample(self.inner, sample)
+        learns = self.motion_without_answer and isinstance(self.inner, SupervisedDatasetProcessor)
+        if learns and sample["videos"] and not any(_answers(sample)):
+            labels = [IGNORE_INDEX] * len(labels)
+            if not self.announced:
+                self.announced = True
+                logger.info_rank0(
+                    f"{_question(sample['prompt'])} has no answer: such ones are trained on motion alone"
+                )
         if sample["videos"]:
             plugin = self.template.mm_plugin
             with own_code():
@@ -101,6 +114,12 @@ class CheckedDatasetProcessor(DatasetProcessor):
 
     def print_data_example(self, example: dict[str, Any]) -> None:
         self.inner.print_data_example(example)
+
+
+def _answers(sample: dict[str, Any]) -> list[str]:
+    """What the assistant answers in a sample, turn by turn, without white space around it."""
+    turns = [*sample["prompt"][1::2], *sample["response"]]
+    return [turn["content"].strip() for turn in turns]
 
 
 def _question(prompt: list[dict[str, Any]]) -> str:

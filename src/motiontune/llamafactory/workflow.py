@@ -102,7 +102,7 @@ def run_motion_sft(
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
     needs_motion = training_args.do_train and finetuning_args.use_only_motionvector_loss
     dataset_module, left_out, overview = load_counted_datasets(
-        template, model_args, data_args, training_args, tokenizer_module, needs_motion
+        template, model_args, data_args, training_args, tokenizer_module, needs_motion, finetuning_args.trains_motion
     )
 
     if training_args.do_train:
@@ -309,11 +309,9 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     return config, dict(tokenizer_module), template
 
 
-def load_datasets(
-    template: Any, model_args: Any, data_args: MotionDataArguments, training_args: Any, tokenizer_module: Any
-) -> dict[str, Any]:
+def load_datasets(*arguments: Any, **options: Any) -> dict[str, Any]:
     """Load the data sets as `load_counted_datasets`, without the count."""
-    module, _, _ = load_counted_datasets(template, model_args, data_args, training_args, tokenizer_module)
+    module, _, _ = load_counted_datasets(*arguments, **options)
     return module
 
 
@@ -324,8 +322,18 @@ def load_counted_datasets(
     training_args: Any,
     tokenizer_module: Any,
     needs_motion: bool = False,
+    motion_without_answer: bool = False,
 ) -> tuple[dict[str, Any], int | None, str]:
     """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
+
+    Args:
+        template: LLaMA-Factory's.
+        model_args: LLaMA-Factory's.
+        data_args: LLaMA-Factory's, with ours.
+        training_args: LLaMA-Factory's.
+        tokenizer_module: tokenizer and processor.
+        needs_motion: nothing but motion is trained.
+        motion_without_answer: as for `CheckedDatasetProcessor`.
 
     Returns:
         LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; how many
@@ -337,7 +345,8 @@ def load_counted_datasets(
     """
 
     def checked(inner: Any) -> CheckedDatasetProcessor:
-        return CheckedDatasetProcessor(inner.template, inner.tokenizer, inner.processor, inner.data_args, inner)
+        shared = inner.template, inner.tokenizer, inner.processor, inner.data_args
+        return CheckedDatasetProcessor(*shared, inner, motion_without_answer)
 
     plugin, processor = template.mm_plugin, tokenizer_module["processor"]
 

@@ -409,9 +409,19 @@ def attach_head(
     base.motion_head = head.to(family.lm_head_of(base).weight.device)
     base.motion_objective = objective or MotionObjective()
     base._motion_tap = HiddenTap(base, head.config, base.motion_objective.gradient)
+    base.model.register_forward_pre_hook(_refuse_motion, with_kwargs=True)
     base._keys_to_ignore_on_save = [*(base._keys_to_ignore_on_save or []), "motion_head.weight", "motion_head.bias"]
     after_peft_saves(_save_head_of)
     return base
+
+
+def _refuse_motion(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """Stop a trainer whose own forward leaves the motion out, which transformers' models would not notice."""
+    if "motion_targets" in kwargs:
+        raise ConfigError(
+            "this trainer goes past the model's own forward, and would learn no motion: put MotionTrainerMixin before "
+            'it, and with TRL set loss_type="nll", as in examples/trl_trainer.py'
+        )
 
 
 def _save_head_of(base: Any, folder: str, state_dict: dict[str, Tensor] | None) -> None:

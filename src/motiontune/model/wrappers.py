@@ -176,6 +176,30 @@ def after_peft_saves(save: Callable[[Any, str, "dict[str, Any] | None"], None]) 
     PeftModel.save_pretrained = save_pretrained
 
 
+def load_with_adapter(
+    loader: Any, where: str | os.PathLike[str], hub: dict[str, Any], options: dict[str, Any]
+) -> PreTrainedModel:
+    """Load a model; of an adapter's folder its model, and the adapter into it.
+
+    transformers would do the latter by itself, but 5.6 does not with the PEFT that LLaMA-Factory takes (0.18).
+
+    Args:
+        loader: transformers' class, such as `AutoModelForImageTextToText`.
+        where: a folder or hub repository.
+        hub: arguments that choose a version of `where`.
+        options: arguments of `from_pretrained`, those of `hub` among them.
+    """
+    if fetch_file(str(where), "adapter_config.json", **hub) is None:
+        model: PreTrainedModel = loader.from_pretrained(where, **options)
+        return model
+    from peft import PeftConfig, PeftModel
+
+    of_base = {key: value for key, value in options.items() if key != "revision"}
+    base = loader.from_pretrained(PeftConfig.from_pretrained(str(where), **hub).base_model_name_or_path, **of_base)
+    model = PeftModel.from_pretrained(base, str(where), **hub).get_base_model()
+    return model
+
+
 def fetch_file(where: str, name: str, **hub_kwargs: Any) -> str | None:
     """Return the local path of a file in a folder or hub repository, or None where it isn't there."""
     if os.path.isdir(where):

@@ -6,7 +6,7 @@ optical flow it searches far: a large motion that flow's pyramid misses is found
 Shapes: r x c cells of 8 x 8 pixels, F, R, C frames, patch rows and patch columns, H, W height and width of a frame.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fractions import Fraction
 from typing import cast
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.consensus import per_patch
+from motiontune.motion.exposure import levelled
 from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.video.clip import Clip
@@ -51,7 +52,11 @@ PARAMS = {
 
 
 def blockmatch_motion(
-    clip: Clip, grid: VideoGrid, direction: Direction, frames: list[NDArray[np.uint8]]
+    clip: Clip,
+    grid: VideoGrid,
+    direction: Direction,
+    frames: list[NDArray[np.uint8]],
+    wanted: Collection[int] | None = None,
 ) -> MotionField:
     """Find each patch of a sampled frame in the neighbouring one with x264's motion search.
 
@@ -62,6 +67,7 @@ def blockmatch_motion(
         grid: the patch grid; its frames may outnumber the clip's by a repeated last one, which is invalid.
         direction: "past" or "future".
         frames: the clip's frames in gray, see `gray_frames`.
+        wanted: the frames whose motion is to be found, the others' is invalid; None is all.
 
     Raises:
         MotionUnavailable: if this build of PyAV has no x264.
@@ -72,14 +78,18 @@ def blockmatch_motion(
     confidence = np.zeros(vectors.shape[:3], np.float32)
     step = STEP[direction]
     # each frame is matched with the one that was encoded before it
-    pairs = neighbours(clip, direction)[::-step]
-    order = [there for _, there in pairs[:1]] + [here for here, _ in pairs]
+    pairs = {here: there for here, there in neighbours(clip, direction)[::-step] if wanted is None or here in wanted}
+    order = [there for _, there in zip(range(1), pairs.values(), strict=False)]
+    for here, there in pairs.items():
+        order += [here] if there == order[-1] else [there, here]
     if pairs:
         try:
-            matched = list(_match([frames[i] for i in order]))
+            matched = list(_match(levelled([frames[i] for i in order])))
         except (av.error.FFmpegError, UnknownCodecError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
-        for here, (to_reference, inter) in zip(order[1:], matched, strict=True):
+        for there, here, (to_reference, inter) in zip(order[:-1], order[1:], matched, strict=True):
+            if pairs.get(here) != there:
+                continue
             flow, confidence[here] = per_patch(*_points(to_reference, inter, grid), least=0.25)
             vectors[here] = np.float32(step) * flow
     return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)

@@ -1,13 +1,18 @@
 """Motion from the pixels: OpenCV's DIS optical flow between neighbouring sampled frames, alone or as a refinement."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
+from motiontune.motion.confidence import NEAR, Pair, across_no_cut, exclusive
+from motiontune.motion.exposure import levelled
 from motiontune.motion.field import STEP, Direction, MotionField
 from motiontune.motion.pairs import each_pair, padded_times
-from motiontune.motion.patches import looks_alike, patch_median
+from motiontune.motion.patches import patch_median
 from motiontune.video.clip import Clip
 
 
@@ -20,8 +25,14 @@ PRESETS = {
 # DIS picks a pyramid that is too high for a frame with a side below 32 px, and then crashes the process (OpenCV 5.0)
 MIN_SIDE = 32
 
-# The least confidence of a refined vector before its patches are compared, also where the first source had none
-LEAST_REFINED = 0.4
+# Sources that follow motion through the frames between the sampled ones
+FOLLOWED = ("codec",)
+# Below this, a source's own confidence limits that of its vectors: they may count field lines
+DOUBTFUL = 0.3
+# Vectors that are as probable as this are what the flow starts from
+START = 0.5
+# Refinement that moves a vector further than this found another place (pixels of the resized frame)
+MOVED = 1.0
 
 
 def flow_motion(
@@ -46,14 +57,14 @@ def flow_motion(
         ValueError: if the preset is unknown, or the grid and the clip do not have the same frames.
     """
     _check(preset)
-    times = padded_times(clip, grid)
+    times, level = padded_times(clip, grid), levelled(frames)
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
     confidence = np.zeros(vectors.shape[:3], np.float32)
     step = np.float32(STEP[direction])
 
     def look(here: int, there: int) -> None:
-        to_there = dis_flow(frames[here], frames[there], preset)
-        back = dis_flow(frames[there], frames[here], preset)
+        to_there = dis_flow(level[here], level[there], preset)
+        back = dis_flow(level[there], level[here], preset)
         flow, confidence[here] = patch_median(to_there, consistent(to_there, back), grid)
         vectors[here] = step * flow
 
@@ -61,43 +72,85 @@ def flow_motion(
     return MotionField.from_confidence(vectors, confidence, times, "flow", direction)
 
 
+def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]]) -> MotionField:
+    """Give each vector of a source the probability that it is true, see `confidence.py`.
+
+    Args:
+        field: a source's motion with its own confidence.
+        clip: the sampled frames.
+        grid: the patch grid.
+        frames: the clip's frames in gray, see `gray_frames`.
+    """
+    confidence, followed = np.zeros_like(field.confidence), field.source in FOLLOWED
+    step = np.float32(STEP[field.direction])
+
+    def compare(here: int, there: int) -> None:
+        pair = Pair(frames[here], frames[there], grid.patch)
+        known, own = field.valid[here], field.confidence[here]
+        found = pair.compare(step * field.vectors[here], own, followed)
+        probable = np.where(known, np.minimum(found.probable, own / np.float32(DOUBTFUL)), np.float32(0))
+        confidence[here] = across_no_cut(probable, found.fits, known, pair.contrast)
+
+    each_pair(compare, clip, field.direction)
+    return MotionField.from_confidence(field.vectors, confidence, field.times, field.source, field.direction)
+
+
 def refined(
-    field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]], preset: str = "medium"
+    field: MotionField,
+    clip: Clip,
+    grid: VideoGrid,
+    frames: list[NDArray[np.uint8]],
+    preset: str = "medium",
+    wanted: Collection[int] | None = None,
 ) -> MotionField:
     """Improve another source's motion by DIS flow that starts from it.
 
-    The flow starts from the vectors whose patches look alike at both ends; patches without one start from their
-    neighbours'. Every patch gets a vector: where the first source had none, or one of little confidence, what counts
-    is the comparison of the patches, see `verified`.
+    The flow starts from the vectors that are probable; patches without one start from their neighbours'. At each patch
+    the first vector and the refined one compete, and the winner brings its own confidence: where they lie apart, the
+    more probable one; else the refined one, which is finer.
 
     Args:
-        field: another source's motion, before its patches were compared.
+        field: another source's motion with its own confidence.
         clip: the sampled frames.
         grid: the patch grid.
         frames: the clip's frames in gray, see `gray_frames`.
         preset: DIS's speed, "ultrafast", "fast" or "medium".
+        wanted: the frames whose motion is to be refined, the others' is invalid; None is all.
 
     Raises:
         ValueError: if the preset is unknown.
     """
     _check(preset)
-    vectors, confidence = field.vectors.copy(), field.confidence.copy()
-    step = np.float32(STEP[field.direction])
-    everywhere = np.ones((grid.height, grid.width), np.bool_)
+    vectors, confidence = field.vectors.copy(), np.zeros_like(field.confidence)
+    step, level, followed = np.float32(STEP[field.direction]), levelled(frames), field.source in FOLLOWED
+    step_in = 2 - grid.patch % 2
+    thin = replace(grid, patch=grid.patch // step_in)
+    everywhere = np.ones((thin.height, thin.width), np.bool_)
 
     def refine(here: int, there: int) -> None:
-        start = None
+        pair = Pair(frames[here], frames[there], grid.patch)
+        start, known, own = None, field.valid[here], field.confidence[here]
         first = step * field.vectors[here]
-        alike = field.valid[here] & looks_alike(frames[here], frames[there], first, grid)[1]
-        if alike.any():
-            whole = _filled(first, alike)
+        coarse = pair.compare(first, own, followed)
+        probable = np.where(known, coarse.probable, np.float32(0))
+        if (probable > START).any():
+            whole = _filled(first, probable > START)
             size = (grid.width, grid.height)
             start = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_LINEAR), np.float32)
-        flow = dis_flow(frames[here], frames[there], preset, start)
-        vectors[here] = step * patch_median(flow, everywhere, grid)[0]
-        confidence[here] = np.maximum(confidence[here], np.float32(LEAST_REFINED))
+        flow = dis_flow(level[here], level[there], preset, start)
+        # DIS interpolates between patches of its own: every other pixel has the same median
+        finer = patch_median(flow[::step_in, ::step_in], everywhere, thin)[0]
+        moved = np.sqrt(np.square(finer - first).sum(-1))
+        fine = pair.compare(finer, own, followed & known & (moved < NEAR))
+        kept = known & (moved > MOVED) & (probable > fine.probable)
+        vectors[here] = step * np.where(kept[..., None], first, finer)
+        winner, loser = np.where(kept, (probable, fine.probable), (fine.probable, probable))
+        winner = np.where(moved > NEAR, exclusive(winner, loser), winner)
+        confidence[here] = across_no_cut(
+            winner, np.where(kept, coarse.fits, fine.fits), np.ones_like(known), pair.contrast
+        )
 
-    each_pair(refine, clip, field.direction)
+    each_pair(refine, clip, field.direction, wanted)
     return MotionField.from_confidence(vectors, confidence, field.times, f"{field.source}+flow", field.direction)
 
 

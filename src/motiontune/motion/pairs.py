@@ -1,6 +1,6 @@
 """Pairs of neighbouring sampled frames, and the times of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,10 +24,13 @@ def neighbours(clip: Clip, direction: Direction) -> list[tuple[int, int]]:
     return [(i, j) for i, j in pairs if clip.indices[i] != clip.indices[j]]
 
 
-def each_pair(work: Callable[[int, int], None], clip: Clip, direction: Direction) -> None:
-    """Call `work` with each of the `neighbours`, two of them at a time."""
+def each_pair(
+    work: Callable[[int, int], None], clip: Clip, direction: Direction, wanted: Collection[int] | None = None
+) -> None:
+    """Call `work` with each of the `neighbours`, two at a time; of the frames that are wanted, None is all."""
+    pairs = [pair for pair in neighbours(clip, direction) if wanted is None or pair[0] in wanted]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(lambda pair: work(*pair), neighbours(clip, direction)))
+        list(pool.map(lambda pair: work(*pair), pairs))
 
 
 def padded_times(clip: Clip, grid: VideoGrid) -> NDArray[np.float64]:

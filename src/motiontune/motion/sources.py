@@ -10,11 +10,13 @@ from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import Following, codec_motion, codec_unusable
+from motiontune.motion.exposure import of_one_scene
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
-from motiontune.motion.flow import flow_motion, refined
+from motiontune.motion.flow import compared, flow_motion, refined
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.patches import gray_frames, verified
+from motiontune.motion.pairs import neighbours
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.provider import is_provider, load_provider, provided_motion
 from motiontune.motion.raft import raft_motion
 from motiontune.video.clip import FPS, MAX_FRAMES, Clip
@@ -31,8 +33,9 @@ FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
 NO_SOURCE = "none"
 """Stands for no source, where a comparison may have none."""
 
-MIN_VALID_SHARE = 0.5
-"""Where the bitstream has less than this share of the motion, `auto` goes by the pixels."""
+USABLE, USABLE_SHARE = 0.3, 0.5
+"""Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
+`auto` goes by the pixels from the start; where more have, but nothing of a pair of one scene is valid, there too."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -51,6 +54,13 @@ def _raft(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
     return raft_motion(clip, grid, options.direction, options.raft_weights)
 
 
+def _compared(first: Source) -> Source:
+    def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+        return compared(first(clip, grid, options, frames), clip, grid, frames)
+
+    return source
+
+
 def _refining(first: Source) -> Source:
     def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
         return refined(first(clip, grid, options, frames), clip, grid, frames, FLOW_PRESET[options.quality])
@@ -58,24 +68,47 @@ def _refining(first: Source) -> Source:
     return source
 
 
-def _codec_or_blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    wanted = MIN_VALID_SHARE * max(len(clip.frames) - 1, 1) * grid.rows * grid.cols
-    with contextlib.suppress(MotionUnavailable):
+def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    preset = FLOW_PRESET[options.quality]
+    try:
         vectors = _codec(clip, grid, options, frames)
-        if (vectors.confidence > options.min_confidence).sum() >= wanted:
-            return vectors
-    return _blockmatch(clip, grid, options, frames)
+    except MotionUnavailable:
+        return _refining(_blockmatch)(clip, grid, options, frames)
+    usable = (vectors.confidence > USABLE).mean(axis=(1, 2))
+    pairs = dict(neighbours(clip, options.direction))
+    if pairs and usable[[*pairs]].mean() < USABLE_SHARE:
+        return _refining(_blockmatch)(clip, grid, options, frames)
+    field = refined(vectors, clip, grid, frames, preset)
+    doubtful = [
+        here
+        for here, there in pairs.items()
+        if usable[here] >= USABLE_SHARE and not field.valid[here].any() and of_one_scene(frames[here], frames[there])
+    ]
+    with contextlib.suppress(MotionUnavailable):  # no x264
+        if doubtful:
+            matched = blockmatch_motion(clip, grid, options.direction, frames, doubtful)
+            return _better(refined(matched, clip, grid, frames, preset, doubtful), field)
+    return field
 
 
-# Sources that look at the frames: their patches are compared, see `verified`. A new one is a new line here.
+def _better(one: MotionField, other: MotionField) -> MotionField:
+    """At each patch the more probable vector; the name is that of the source with more of them."""
+    chosen = other.confidence >= one.confidence
+    vectors = np.where(chosen[..., None], other.vectors, one.vectors)
+    confidence = np.where(chosen, other.confidence, one.confidence)
+    source = (other if 2 * chosen.sum() > chosen.size else one).source
+    return MotionField.from_confidence(vectors, confidence, one.times, source, one.direction)
+
+
+# Each gives its vectors the probability that they are true, see `confidence.py`. A new one is a new line here.
 SOURCES: dict[str, Source] = {
-    "auto": _refining(_codec_or_blockmatch),
-    "codec": _codec,
+    "auto": _auto,
+    "codec": _compared(_codec),
     "codec+flow": _refining(_codec),
-    "blockmatch": _blockmatch,
+    "blockmatch": _compared(_blockmatch),
     "blockmatch+flow": _refining(_blockmatch),
-    "flow": _flow,
-    "raft": _raft,
+    "flow": _compared(_flow),
+    "raft": _compared(_raft),
 }
 
 
@@ -101,8 +134,7 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
     elif is_provider(options.source):
         field = provided_motion(options.source, clip, grid, options.direction)
     else:
-        frames = gray_frames(clip, grid)
-        field = verified(SOURCES[options.source](clip, grid, options, frames), clip, grid, frames)
+        field = SOURCES[options.source](clip, grid, options, gray_frames(clip, grid))
     return field.above(options.min_confidence)
 
 

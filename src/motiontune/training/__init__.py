@@ -1,4 +1,4 @@
-"""Training with motion over transformers' `Trainer`, without LLaMA-Factory: see examples/plain_trainer.py."""
+"""Training with motion over transformers' `Trainer`, TRL's and others, without LLaMA-Factory: see docs/trainers.md."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from motiontune.training.plain import MotionCollator as MotionCollator
     from motiontune.training.plain import attach_motion as attach_motion
     from motiontune.training.plain import load_motion_model as load_motion_model
+    from motiontune.training.plain import motion_inputs as motion_inputs
     from motiontune.training.plain import predict as predict
     from motiontune.training.settings import MotionSettings as MotionSettings
     from motiontune.training.settings import TargetSettings as TargetSettings
@@ -20,6 +21,7 @@ _PLACES = {
     "TargetSettings": "settings",
     "attach_motion": "plain",
     "load_motion_model": "plain",
+    "motion_inputs": "plain",
     "predict": "plain",
 }
 __all__ = list(_PLACES)

@@ -1,7 +1,7 @@
-"""Training with motion on a model's own processor: what `examples/plain_trainer.py` needs beside transformers."""
+"""Training with motion on a model's own processor, in transformers' Trainer or another: see docs/trainers.md."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,23 @@ from motiontune.model.forward import MotionObjective, attach_head, freeze_unused
 from motiontune.model.head import MotionHeadConfig, load_head
 from motiontune.model.losses import IGNORE_INDEX
 from motiontune.model.tower import install_dino_tower
+from motiontune.model.wrappers import load_with_adapter
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import vectors_for
 from motiontune.targets import PLAIN, HeadForm
-from motiontune.training.batch import ReadClip, add_motion, batch_or_error
+from motiontune.training.batch import NOT_TENSORS, ReadClip, add_motion, batch_or_error
 from motiontune.training.prediction import generate_with_motion
 from motiontune.training.settings import MotionSettings, TargetSettings
 from motiontune.video.clip import Clip, Sampling, read_clip
 
 
-Sample = tuple[str, str, str] | tuple[str, str, str, int]
-"""A clip's file, a question, the answer; and in evaluation the number of the sample in its data set."""
+Sample = tuple[str, str, str] | tuple[str, str, str, int] | Mapping[str, Any]
+"""A clip's file, a question, the answer; and in evaluation the number of the sample in its data set.
+
+Or a mapping with these under `video`, `question`, `answer` and `number`, such as a row of a `datasets.Dataset`."""
+
+_COLUMNS = ("video", "question", "answer", "number")
 
 _PER_TOKEN = {"input_ids": 0, "attention_mask": 0, "mm_token_type_ids": 0}
 """What has one number per token, and with which number it is padded."""
@@ -45,6 +50,8 @@ def attach_motion(
     direction: Direction = "past",
     scale: float = 1.0,
     form: HeadForm = PLAIN,
+    fps: float | None = None,
+    max_frames: int | None = None,
 ) -> TargetSettings:
     """Put a new motion head into a model, in place.
 
@@ -56,6 +63,9 @@ def attach_motion(
         direction: of the motion, "past" or "future".
         scale: targets are pixels of the resized frame, divided by patch size * scale.
         form: how the head reads them and what it predicts.
+        fps: sampled frames per second. With this or `max_frames` the sampling is kept with the head, whatever trains
+            it, and is the collator's default.
+        max_frames: at most so many of them.
 
     Returns:
         The settings of `MotionCollator` that fit the head.
@@ -65,7 +75,10 @@ def attach_motion(
     """
     settings = settings or MotionSettings()
     tap_depth(input, model.config.text_config.num_hidden_layers)
-    head = MotionHeadConfig.for_model(model.config, processor, input, direction, scale, **asdict(form))
+    given = {"video_fps": fps, "video_maxlen": max_frames}
+    given = {name: value for name, value in given.items() if value is not None}
+    kept = {"sampling": Sampling.from_keys(given).by_processor} if given else {}
+    head = MotionHeadConfig.for_model(model.config, processor, input, direction, scale, **asdict(form), **kept)
     objective = MotionObjective(
         settings.loss_type, settings.with_text, weight=settings.loss_weight, gradient=settings.gradient
     )
@@ -75,8 +88,34 @@ def attach_motion(
     return TargetSettings(head, MotionOptions(direction=direction))
 
 
+def motion_inputs(
+    clips: Sequence[Clip], inputs: Mapping[str, Any], processor: Any, settings: TargetSettings
+) -> dict[str, Tensor]:
+    """Make the motion of clips that another program has made the model's inputs of.
+
+    Args:
+        clips: in the order of the video tokens, with the frames that the processor got.
+        inputs: what the processor returned, of which `video_grid_thw` is read.
+        processor: the model's.
+        settings: as `attach_motion` returns them.
+
+    Returns:
+        `motion_targets` and `motion_mask`, arguments of the model's `forward`; those of several samples are
+        concatenated in the order of the batch.
+
+    Raises:
+        HeadError: if a grid is of another geometry than the head.
+        MotiontuneError: if a clip has no motion, with `settings.raise_on_error`.
+    """
+    batch: dict[str, Any] = {}
+    read = [ReadClip(0, clip) for clip in clips]
+    add_motion(batch, read, grids_of(dict(inputs), processor), settings, [None])
+    _warn(record.problem for record in batch["motion_videos"] if record.problem)
+    return _tensors_of(batch)
+
+
 def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
-    """Load a model that was saved with its motion head.
+    """Load a model that was saved with its motion head, or the model of an adapter that was, and the adapter into it.
 
     Args:
         where: a folder or hub repository.
@@ -86,10 +125,11 @@ def load_motion_model(where: str | Path, **options: Any) -> PreTrainedModel:
         HeadError: if there is no motion head, or it cannot be read.
     """
     install_dino_tower()
-    model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(where, **options)
-    head = load_head(where, **{key: options[key] for key in ("cache_dir", "revision", "token") if key in options})
+    hub: dict[str, Any] = {key: options[key] for key in ("cache_dir", "revision", "token") if key in options}
+    head = load_head(where, **hub)
     if head is None:
         raise HeadError(f"{where} has no motion head: load it with transformers")
+    model = load_with_adapter(AutoModelForImageTextToText, where, hub, options)
     attach_head(model, head)
     return model
 
@@ -105,12 +145,15 @@ class MotionCollator:
         settings: what the targets are; `attach_motion` returns those that fit.
         fps: sampled frames per second; None is as the head was trained, or where that is not known 2.
         max_frames: at most so many of them; None likewise, or 128.
+        tensors_only: for a trainer without `MotionTrainerMixin`: batches hold what the model's `forward` takes, and
+            a clip without motion, or one that is left out, is a warning.
     """
 
     processor: Any
     settings: TargetSettings
     fps: float | None = None
     max_frames: int | None = None
+    tensors_only: bool = False
     _grids: dict[tuple[int, ...], VideoGrid] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -118,17 +161,22 @@ class MotionCollator:
         """How clips are sampled; the trainer keeps it with the head."""
         known = self.settings.head.sampling or Sampling()
         fps, most = known.video_fps if self.fps is None else float(self.fps), self.max_frames
-        return Sampling(fps, known.video_maxlen if most is None else most, None, None)
+        return Sampling(fps, known.video_maxlen if most is None else most).by_processor
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        return batch_or_error(self._batch, samples)
+        if not self.tensors_only:
+            return batch_or_error(self._batch, samples)
+        batch = self._batch(samples)
+        _warn(f"left out of a batch: {why}" for why in batch["motion_skipped"].values())
+        _warn(record.problem for record in batch["motion_videos"] if record.problem)
+        return _tensors_of(batch)
 
     def _batch(self, samples: Sequence[Sample]) -> dict[str, Any]:
         rows: list[dict[str, Tensor]] = []
         clips: list[ReadClip] = []
         numbers: list[int | None] = []
         skipped: dict[int, str] = {}
-        for path, question, answer, *number in samples:
+        for path, question, answer, *number in map(_in_order, samples):
             try:
                 clip = self.read(path)
             except ClipError as error:
@@ -187,6 +235,20 @@ class MotionCollator:
         row["labels"] = torch.cat([torch.full_like(row["input_ids"][0], IGNORE_INDEX), ids])[None]
         more = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
         return row | {name: torch.cat([row[name], value[None].to(row[name].dtype)], 1) for name, value in more.items()}
+
+
+def _in_order(sample: Sample) -> Sequence[Any]:
+    """The parts of a sample, the number where it has one."""
+    return [sample[name] for name in _COLUMNS if name in sample] if isinstance(sample, Mapping) else sample
+
+
+def _tensors_of(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name not in NOT_TENSORS}
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        warnings.warn(problem, stacklevel=3)  # Python shows each text once
 
 
 def _stacked(rows: list[dict[str, Tensor]], pad: int) -> dict[str, Any]:

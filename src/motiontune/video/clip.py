@@ -44,6 +44,11 @@ class Sampling:
         given = {one.name: keys[one.name] for one in fields(cls) if keys.get(one.name) is not None}
         return cls(**{name: type(getattr(cls, name))(value) for name, value in given.items()})
 
+    @property
+    def by_processor(self) -> "Sampling":
+        """The same, where the model's processor alone resizes."""
+        return replace(self, video_max_pixels=None, video_min_pixels=None)
+
     def change(self, trained: "Sampling", where: str) -> str:
         """A line about what differs from a training's sampling, or "".
 
@@ -65,7 +70,7 @@ class Clip:
     """The sampled frames of one video, without padding. Another shape or dtype of an array is a ValueError.
 
     Args:
-        path: the file, as the user named it ("<frames>" for a list of images).
+        path: the file, as the user named it (`<frames>` for a list of images).
         frames: uint8 [frames, height, width, 3] RGB, after the first resize (LLaMA-Factory's) where one was given.
         times: float64 [frames], seconds from the first frame of the stream, from pts.
         indices: int64 [frames], which frame of the stream each is, in the order of presentation. An index that

@@ -1,0 +1,181 @@
+"""Fit the weights of the confidence's evidence: scenes that scoring does not see, with their true motion.
+
+    python benchmarks/motion/calibrate.py --cache build/rooms
+
+prints `HIDDEN` and `WEIGHTS` of `motiontune/motion/confidence.py`. Each vector of codec, blockmatch and flow, before
+and after refinement, is a sample: is it within `NEAR` of the truth? Every condition of `conditions.py` counts alike,
+and the flat scenes of `render.py` as one, but for `WEIGHT`; what moves by itself counts `MOVING` times. A tenth of the
+weight is of vectors that are wrong on purpose, which sources seldom are in a whole picture: zero, the block match
+shifted by one vector, chance.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import conditions
+import cv2
+import numpy as np
+import render
+import rooms
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from motiontune.errors import MotionUnavailable
+from motiontune.grid import VideoGrid
+from motiontune.motion.blockmatch import blockmatch_motion
+from motiontune.motion.codec import codec_motion
+from motiontune.motion.confidence import NEAR, Pair
+from motiontune.motion.exposure import levelled
+from motiontune.motion.field import MotionField
+from motiontune.motion.flow import FOLLOWED, dis_flow, flow_motion
+from motiontune.motion.patches import gray_frames, patch_median
+from motiontune.video.clip import Clip
+
+
+ENCODINGS = ("vp9 crf38", "x264 crf23")
+FLAT_ENCODINGS = ("vp9", "x264 default")
+WEIGHT = {"flat": 2.0, "tripod": 3.0, "ordinary": 4.0, "photos": 4.0, "cut": 1.5, "repeats": 3.0, "dim 2": 0.7}
+# Seeds of more rooms with repeats: two have few patterns
+MORE = (102, 103, 104)
+MOVING, ON_PURPOSE = 6.0, 0.1
+UNITS, STEPS, DECAY, SHARE = 6, 500, 1e-5, 0.2
+Floats = NDArray[np.float64]
+
+
+def fields_of(clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]]) -> list[MotionField]:
+    """What each source finds, with its own confidence."""
+    fields = [blockmatch_motion(clip, grid, "past", frames), flow_motion(clip, grid, "past", frames, "fast")]
+    try:
+        fields.append(codec_motion(clip, grid, "past"))
+    except MotionUnavailable:
+        pass
+    return fields
+
+
+def samples_of(
+    clip: Clip, grid: VideoGrid, true: conditions.Pool, random: np.random.Generator
+) -> dict[str, list[Any]]:
+    """Evidence, whether the vector is near the truth, its weight, and whether it is wrong on purpose."""
+    count = len(clip.frames)
+    frames = gray_frames(clip, grid)
+    level = levelled(frames)
+    everywhere = np.ones((grid.height, grid.width), np.bool_)
+    found = defaultdict(list)
+    fields = fields_of(clip, grid, frames)
+    for pair in range(count - 1):
+        compared, scored = Pair(frames[pair + 1], frames[pair], grid.patch), true["scored"][pair]
+        candidates = []
+        for field in fields:
+            vectors, own = field.vectors[pair + 1], field.confidence[pair + 1]
+            followed = field.source in FOLLOWED
+            candidates.append((vectors, own, field.valid[pair + 1], followed, False))
+            start = np.asarray(cv2.resize(-vectors, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR))
+            finer = -patch_median(dis_flow(level[pair + 1], level[pair], "fast", start), everywhere, grid)[0]
+            moved = np.linalg.norm(finer - vectors, axis=-1)
+            kept = followed & field.valid[pair + 1] & (moved < NEAR)
+            candidates.append((finer, own, np.ones_like(scored), kept, False))
+        if pair % 3 == 0:
+            angle, length = random.uniform(0, 2 * np.pi), random.uniform(5, 30)
+            shift = length * np.float32([np.cos(angle), np.sin(angle)])
+            first, own = fields[0].vectors[pair + 1], np.ones(scored.shape, np.float32)
+            chance = random.normal(random.normal(0, 8), random.uniform(0.5, 8), first.shape).astype(np.float32)
+            for vectors in (np.zeros_like(first), first + shift, chance):
+                candidates.append((vectors, own, np.ones_like(scored), False, True))
+        for vectors, own, known, followed, on_purpose in candidates:
+            chosen = scored & known
+            near = np.linalg.norm(vectors - true["vectors"][pair], axis=-1) < NEAR
+            evidence = compared.evidence(-vectors, own)
+            evidence[..., -1] = np.where(followed, 0.0, compared.repeats)
+            found["evidence"].append(evidence[chosen].astype(np.float32))
+            found["near"].append((near & ~true["cut"][pair])[chosen])
+            found["weight"].append(np.where(true["moving"][pair], MOVING, 1.0)[chosen])
+            found["on_purpose"].append(np.full(chosen.sum(), on_purpose))
+    return found
+
+
+def fit(evidence: Floats, near: NDArray[np.bool_], weight: Floats) -> tuple[Floats, Floats]:
+    """Fit `UNITS` hidden units and their sum: [UNITS, K + 1] and [UNITS + 1], the constants last."""
+    torch.manual_seed(0)
+    mean, deviation = evidence.mean(0), evidence.std(0) + 1e-9
+    design = torch.tensor((evidence - mean) / deviation, dtype=torch.float32)
+    target, weights = (torch.tensor(values, dtype=torch.float32) for values in (near, weight / weight.mean()))
+    hidden, out = 0.3 * torch.randn(UNITS, design.shape[1] + 1), 0.3 * torch.randn(UNITS + 1)
+    found = [hidden.requires_grad_(), out.requires_grad_()]
+    optimizer = torch.optim.LBFGS(found, max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logit = torch.tanh(design @ hidden[:, :-1].T + hidden[:, -1]) @ out[:-1] + out[-1]
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logit, target, reduction="none")
+        total = (weights * each).mean() + DECAY * (hidden.square().sum() + out.square().sum())
+        total.backward()
+        return total
+
+    print("loss", optimizer.step(loss).item(), "to", loss().item())  # type: ignore[no-untyped-call]
+    inner = hidden.detach().double().numpy()
+    scaled = inner[:, :-1] / deviation
+    return np.column_stack([scaled, inner[:, -1] - scaled @ mean]), out.detach().double().numpy()
+
+
+def cases(seeds: list[int], cache: Path) -> Iterator[tuple[str, Clip, VideoGrid, conditions.Pool]]:
+    """Condition, clip, grid and truth of everything that is fitted on."""
+    jobs = [
+        (seed, condition, scene, look, encoding)
+        for condition, clips in {**conditions.CONDITIONS, **conditions.of_photos(rooms.TUNED)}.items()
+        for seed in (*seeds, *(MORE if condition == "repeats" else ()))
+        for scene, look in clips
+        for encoding in ENCODINGS
+    ]
+    for seed, condition, scene, look, encoding in tqdm(jobs, unit="clip"):
+        clip = conditions.load(scene, look, seed, encoding, cache)
+        count = len(clip.frames)
+        grid = VideoGrid(count + count % 2, conditions.ROWS, conditions.COLS, conditions.PATCH)
+        yield condition, clip, grid, conditions.truth(scene, look == "cut", seed, tuple(clip.indices.tolist()))
+    for name in render.SCENES:
+        for encoding in FLAT_ENCODINGS:
+            case = accuracy.load(name, seeds[0], encoding, "0.5 s", cache)
+            nothing = np.zeros_like(case.truth.scored)
+            true = {"vectors": case.truth.vectors, "scored": case.truth.scored, "moving": nothing, "cut": nothing}
+            yield "flat", case.clip, case.grid, true
+
+
+def main() -> None:
+    """Fit and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101])
+    parser.add_argument("--cache", type=Path, required=True, help="keep encoded clips in this folder")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    pools: dict[str, dict[str, list[Any]]] = {}
+    for condition, clip, grid, true in cases(args.seeds, args.cache):
+        pool = pools.setdefault(condition, defaultdict(list))
+        for key, value in samples_of(clip, grid, true, random).items():
+            pool[key] += value
+    parts = defaultdict(list)
+    for condition, pool in pools.items():
+        evidence, near, weight, on_purpose = (
+            np.concatenate(pool[key]) for key in ("evidence", "near", "weight", "on_purpose")
+        )
+        for chosen, share in ((~on_purpose, 1 - ON_PURPOSE), (on_purpose, ON_PURPOSE)):
+            # a share of them tells as much
+            chosen = np.flatnonzero(chosen)[random.random(chosen.sum()) < SHARE]
+            parts["evidence"].append(evidence[chosen])
+            parts["near"].append(near[chosen])
+            parts["weight"].append(weight[chosen] / weight[chosen].sum() * WEIGHT.get(condition, 1.0) * share)
+    hidden, out = fit(*(np.concatenate(parts[key]) for key in ("evidence", "near", "weight")))
+    print("HIDDEN = (")
+    for row in hidden:
+        print(f"    ({', '.join(f'{number:.3f}' for number in row)}),")
+    print(f")\nWEIGHTS = ({', '.join(f'{number:.3f}' for number in out)})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The confidence of a vector, of whatever source: the probability that it is within `NEAR` pixels of the truth.
+
+A patch is compared with what lies in the other frame where its vector leads. How bright and how contrasty the two
+frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair:
+neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
+another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence, through a few
+hidden units: what a difference means depends on what a patch shows. Their weights come from
+`benchmarks/motion/calibrate.py`, which compares rendered scenes with their true motion.
+
+Shapes: R, C patch rows and columns, S places beside a patch, K kinds of evidence, U hidden units.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from motiontune.motion.compare import BESIDE, SMALL, differences, pixels_of, repeats_of, sums_of
+
+
+Bytes = NDArray[np.uint8]
+Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+
+NEAR = 3.0
+"""Pixels of the resized frame."""
+
+# The share of a pair's patches that fit so well that only noise is left
+NOISY = 0.2
+# The least noise, a variance in gray levels: frames are rounded to whole ones
+LEAST_NOISE = 0.1
+# Gains between two frames that exposure explains
+GAINS = (0.4, 2.5)
+# Other pictures repeat themselves by chance up to this, and from the sum of both on it is certain, see `Pair.repeats`
+REPEATS, CERTAIN = 1.2, 2.0
+# What a plain patch counts beside one of contrast, in gray levels
+PLAIN = 0.5
+# A source's own confidence counts from here on
+LEAST_OWN = 0.05
+# Across a cut less than this share of what a picture shows rather fits than not: 0 to 0.05 in real clips. A thing that
+# moves fast before a bare wall, and is most of what is to be seen, leaves 0.04 to 0.5
+CUT = 0.1
+
+# Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
+# these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
+HIDDEN = (
+    (-0.202, -0.140, -0.030, 2.410, 0.213, 0.401, -0.014, 0.346, 0.276, -0.540, 0.364, 0.058, 0.396, -0.688, 3.350),
+    (-0.552, 0.099, -0.076, 0.713, -0.157, 0.144, -0.101, -0.213, -0.016, -0.129, -0.125, 0.053, -0.060, 1.067, 0.520),
+    (0.091, 0.014, -0.131, -0.167, -0.398, 0.123, -0.040, 0.235, -0.453, -0.087, 0.317, -0.119, -0.549, 0.634, 2.296),
+    (-0.032, 0.204, 0.110, -0.830, 0.262, -0.287, -0.061, 0.372, 0.521, 0.223, -0.234, 0.119, 0.018, 0.615, 0.272),
+    (-0.656, 0.330, 0.495, 0.388, 0.103, 0.089, -0.026, -0.820, 0.279, -0.123, 0.051, 0.537, -0.212, -1.044, 0.479),
+    (-0.466, -0.072, -0.019, -0.356, -0.944, -0.138, 0.041, 0.502, 0.193, -0.211, -0.216, 0.094, 0.234, -0.569, 1.148),
+)
+WEIGHTS = (-4.198, -3.429, 2.111, 5.065, 2.956, 2.501, -1.176)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comes of a comparison of patches.
+
+    Args:
+        probable: float32 [R, C], the probability that each vector is true.
+        fits: float32 [R, C], the same if nothing repeated.
+    """
+
+    probable: Singles
+    fits: Singles
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two frames whose patches are compared.
+
+    Args:
+        here: uint8 [H, W] of brightness, the frame that the patches belong to.
+        there: uint8 [H, W], the other one.
+        patch: side of a patch in pixels.
+    """
+
+    here: Bytes
+    there: Bytes
+    patch: int
+
+    def _main(self, flow: Singles) -> Singles:
+        """The motion of the half of the patches that shows most, float32 [2]."""
+        shown = flow[self.shown]
+        return np.array([_rank(shown[:, 0]), _rank(shown[:, 1])], np.float32)
+
+    @cached_property
+    def small(self) -> Bytes:
+        """The frame that the patches belong to, uint8 [SMALL * R, SMALL * C]."""
+        rows, cols = (side // self.patch for side in self.here.shape)
+        return np.asarray(cv2.resize(self.here, (cols * SMALL, rows * SMALL), interpolation=cv2.INTER_AREA), np.uint8)
+
+    @cached_property
+    def contrast(self) -> Doubles:
+        """How much a patch shows, noise apart: its standard deviation in gray levels, float64 [R, C]."""
+        rows, cols = (side // SMALL for side in self.small.shape)
+        return np.asarray(self.small.reshape(rows, SMALL, cols, SMALL).std(axis=(1, 3)) + PLAIN, np.float64)
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """The half of the patches that shows most, bool [R, C]."""
+        return np.asarray(self.contrast >= _rank(self.contrast), np.bool_)
+
+    @cached_property
+    def repeats(self) -> Doubles:
+        """How well each patch fits other places of its own picture, but none on the way there, from 0 to `CERTAIN`,
+        float64 [R, C]: the vector may lead to another one of a pattern's places."""
+        found = np.log(np.maximum(repeats_of(self.small), 1.0).astype(np.float64))
+        return np.asarray(np.clip(found - REPEATS, 0, CERTAIN), np.float64)
+
+    def compare(self, flow: Singles, own: Singles, followed: NDArray[np.bool_] | bool = False) -> Compared:
+        """Compare the patches with where vectors lead.
+
+        Args:
+            flow: float32 [R, C, 2], from here to there in pixels.
+            own: float32 [R, C], the source's own confidence, from 0 to 1.
+            followed: bool [R, C], which vectors were followed through the frames in between, in steps too short to
+                take one place of a pattern for the next.
+        """
+        evidence = self.evidence(flow, own)
+        fits = probability(evidence)
+        doubled = (self.repeats > 0) & ~np.broadcast_to(followed, fits.shape)
+        if not doubled.any():
+            return Compared(fits, fits)
+        several = evidence[doubled]
+        several[:, -1] = self.repeats[doubled]
+        # of places that fit alike one is true
+        alone = np.minimum(probability(several), (1 / (1 + several[:, -1] / CERTAIN)).astype(np.float32))
+        probable = fits.copy()
+        probable[doubled] = np.minimum(alone, fits[doubled])
+        return Compared(probable, fits)
+
+    def evidence(self, flow: Singles, own: Singles) -> Doubles:
+        """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0)."""
+        sums, number = sums_of(self.here, self.there, flow, self.patch), float(pixels_of(self.patch))
+        mean, found_mean = sums[..., 0] / number, sums[..., 2] / number
+        variance = np.maximum(sums[..., 1] / number - mean * mean, 0)
+        found = np.maximum(sums[..., 2 + len(BESIDE)] / number - found_mean * found_mean, 0)
+        gain, offset = _light(mean, found_mean, variance, found)
+        left, beside, wide_left, wide_beside, texture, apart = differences(sums, flow, number, gain)
+        noise = max(_rank(left, NOISY), LEAST_NOISE)
+        distinct = np.log((beside + noise) / (left + noise))
+        level = np.abs(mean - gain * found_mean - offset)
+        everywhere = np.ones_like(left)
+        kinds = (
+            distinct,  # does the patch fit better than a few pixels beside
+            np.log((wide_beside + noise) / (wide_left + noise)),  # and with the patches around it
+            np.log1p(left / noise),  # what is left beside the noise
+            left / (variance + gain * gain * found + 2 * noise),  # and beside the texture
+            np.log1p(apart),  # from the patches around it
+            np.log1p(level / np.sqrt(noise)),  # brightness that gain and offset do not explain
+            np.log(np.maximum(own, LEAST_OWN)),
+            _around(np.minimum(distinct, 3)) / _around(everywhere),  # how distinct the patches around it are
+            # and all of the pair, those that show something above all: low across a cut
+            np.average(np.minimum(distinct, 2), weights=self.contrast) * everywhere,
+            np.log1p(_rank(variance) / noise) * everywhere,
+            np.log(noise) * everywhere,
+            np.log(texture + 0.5),  # an encoder freezes what has no contrast
+            np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
+            np.zeros_like(left),  # the place of `repeats`
+        )
+        return np.stack(kinds, axis=-1)
+
+
+def exclusive(winner: Singles, loser: Singles) -> Singles:
+    """The probability of a vector where another one, that cannot be true with it, has one of its own."""
+    only, other = winner * (1 - loser), loser * (1 - winner)
+    none = (1 - winner) * (1 - loser)
+    return np.asarray(only / np.maximum(only + other + none, np.float32(1e-12)), np.float32)
+
+
+def across_no_cut(confidence: Singles, fits: Singles, known: NDArray[np.bool_], contrast: Doubles) -> Singles:
+    """The same where enough of a pair's vectors, weighted by what their patches show, rather fit than not; else the
+    scene has changed, what passes does so by accident, and nothing of the pair is valid."""
+    shown = contrast * known
+    return confidence if (shown * (fits > 0.5)).sum() >= CUT * shown.sum() else np.zeros_like(confidence)
+
+
+def probability(evidence: Doubles) -> Singles:
+    """That vectors are true, float32 [...], by the evidence, float64 [..., K]."""
+    hidden, weights = np.asarray(HIDDEN), np.asarray(WEIGHTS)
+    logit = np.tanh(evidence @ hidden[:, :-1].T + hidden[:, -1]) @ weights[:-1] + weights[-1]
+    return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)
+
+
+def _light(mean: Doubles, found_mean: Doubles, variance: Doubles, found: Doubles) -> tuple[float, float]:
+    """Gain and offset from the other frame to this one: medians over the patches with the most texture."""
+    texture = np.minimum(variance, found)
+    chosen = texture >= _rank(texture)
+    gain = min(max(_rank(np.sqrt((variance[chosen] + 1) / (found[chosen] + 1))), GAINS[0]), GAINS[1])
+    return gain, _rank((mean - gain * found_mean)[chosen])
+
+
+def _rank(values: Doubles | Singles, share: float = 0.5) -> float:
+    """The value that this share of all lies below."""
+    place = int(share * (values.size - 1))
+    return float(np.partition(values, place, axis=None)[place])
+
+
+def _around(values: Doubles) -> Doubles:
+    """Sums over 3 x 3 patches of [R, C]."""
+    return np.asarray(cv2.boxFilter(values, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT), np.float64)
