@@ -16,11 +16,11 @@ export UV_HTTP_TIMEOUT ?= 300
 export UV_PYTHON_DOWNLOADS ?= never
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-engines test-configurations test-versions test-trainers clips figures site lint format types lock clean
+.PHONY: help env demo test test-slow test-scale test-engines test-configurations test-versions test-trainers clips figures site lint format types lock clean
 
 help:
 	@echo 'make demo       train a tiny model on synthetic clips and show what it sees (minutes, on the CPU)'
-	@echo 'make test       run the tests; test-slow runs the ones that take long, test-engines all engines'
+	@echo 'make test       run the tests; test-slow runs the ones that take long, test-scale extraction of many clips, test-engines all engines'
 	@echo 'make test-configurations   draw configurations and data for half an hour (MOTIONTUNE_MINUTES)'
 	@echo 'make test-versions   test clips and motion with the oldest and newest allowed versions, and each Python that is here'
 	@echo 'make test-trainers   test TRL, oldest and newest, and ms-swift, each in an environment of its own (gigabytes)'
@@ -39,10 +39,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	@test ! -f tests/fetch_clips.py || timeout 300 $(BIN)/python tests/fetch_clips.py </dev/null \
 		|| echo 'make: not all real clips are here (offline?): the tests that need them are skipped'
-	$(BIN)/python -m pytest -m 'not slow and not engines' $(PARALLEL) $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not engines and not scale' $(PARALLEL) $(ARGS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-scale: $(STAMP)
+	$(BIN)/python -m pytest -m scale $(ARGS)
 
 test-engines: $(STAMP)
 	$(BIN)/python -m pytest -m engines $(ARGS)

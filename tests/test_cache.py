@@ -109,7 +109,7 @@ import motiontune.motion.sources, sys
 from pathlib import Path
 from motiontune import cache
 def key():
-    cache._this_code.cache_clear()
+    cache.this_code.cache_clear()
     print(cache.frames_key("content", {{}}))
 key()
 for name in {[*covered, *others]!r}:

@@ -67,38 +67,46 @@ class Cache:
             raise ConfigError(f"{folder} cannot be written to: {error.strerror}") from error
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).exists()
+        return self.path_of(key).exists()
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """The arrays of a key, or None."""
         try:
-            with np.load(self._path(key)) as saved:
+            with np.load(self.path_of(key)) as saved:
                 return {name: saved[name] for name in saved.files}
         except FileNotFoundError:
             return None
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep arrays under a key; warn where that fails, such as on a full disk."""
-        path = self._path(key)
         try:
-            with write_whole(path, listed=False) as unfinished, open(unfinished, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
+            self.write(key, arrays)
         except OutputError as error:
             warnings.warn(f"{error}; what it is for is not kept", stacklevel=3)
+
+    def write(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays under a key.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        with write_whole(self.path_of(key), listed=False) as unfinished, open(unfinished, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
     @contextlib.contextmanager
     def _mended(self, key: str) -> Iterator[None]:
         try:
             yield
         except DAMAGED as error:
-            warnings.warn(f"{self._path(key)} is damaged and computed again ({in_one_line(error)})", stacklevel=4)
+            warnings.warn(f"{self.path_of(key)} is damaged and computed again ({in_one_line(error)})", stacklevel=4)
 
     def size(self) -> tuple[int, int]:
         """How many files there are, and their bytes."""
         sizes = [entry.stat().st_size for entry in self.folder.glob("*/*.npz")]
         return len(sizes), sum(sizes)
 
-    def _path(self, key: str) -> Path:
+    def path_of(self, key: str) -> Path:
+        """The file of a key."""
         return self.folder / key[:2] / f"{key}.npz"
 
 
@@ -136,14 +144,18 @@ class MotionCache(Cache):
         """Whether a field that was kept has the patches of a grid; warn where not: it is to be computed again."""
         patches = (grid.frames, grid.rows, grid.cols)
         if field.valid.shape != patches:
-            about = f"{self._path(key)} has motion for {list(field.valid.shape)} frames, rows and columns of patches"
+            about = f"{self.path_of(key)} has motion for {list(field.valid.shape)} frames, rows and columns of patches"
             warnings.warn(f"{about}, not {list(patches)}, and is computed again", stacklevel=2)
         return field.valid.shape == patches
 
     def save(self, key: str, field: MotionField) -> None:
         """Keep a field."""
-        arrays = {f.name: np.asarray(getattr(field, f.name)) for f in fields(field)}
-        self.put(key, arrays)
+        self.put(key, arrays_of(field))
+
+
+def arrays_of(field: MotionField) -> dict[str, NDArray[Any]]:
+    """What a `MotionCache` keeps of a field."""
+    return {f.name: np.asarray(getattr(field, f.name)) for f in fields(field)}
 
 
 def frames_key(content: str, reading: Mapping[str, Any]) -> str:
@@ -153,7 +165,7 @@ def frames_key(content: str, reading: Mapping[str, Any]) -> str:
         content: the clip's `file_digest`.
         reading: the settings that sampling and resizing depend on.
     """
-    return _digest(["frames", content, dict(reading), _this_code()])
+    return _digest(["frames", content, dict(reading), this_code()])
 
 
 def motion_key(
@@ -173,7 +185,7 @@ def motion_key(
         return None
     own = [known_digest(options.source.rpartition(":")[0])] if is_provider(options.source) else []
     weights = [known_digest(options.raft_weights)] if options.source == "raft" and options.raft_weights else []
-    return _digest(["motion", content, dict(reading), dict(grid), asdict(options), own, weights, _this_code()])
+    return _digest(["motion", content, dict(reading), dict(grid), asdict(options), own, weights, this_code()])
 
 
 def _digest(parts: list[Any]) -> str:
@@ -182,7 +194,7 @@ def _digest(parts: list[Any]) -> str:
 
 
 @functools.cache
-def _this_code() -> str:
+def this_code() -> str:
     """A digest of the code that reads clips and makes motion, and of the versions of what it calls."""
     versions: dict[str, Any] = dict(av.library_versions)
     for name in PACKAGES:

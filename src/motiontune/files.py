@@ -213,12 +213,34 @@ def write_text(path: str | Path, text: str, errors: str = "strict", *, listed: b
     write_bytes(path, text.encode("utf-8", errors), listed=listed)
 
 
+def write_once(path: Path, data: bytes) -> None:
+    """Write bytes where nothing lies, whole or not at all; where the same bytes lie already, that is as good.
+
+    This needs no list of what was written: of what is computed alike in each run, a file shows by its content that it
+    is ours. For folders that hold millions.
+
+    Raises:
+        OutputError: if the file cannot be written, or another lies there.
+    """
+    with _refusing(path):
+        if os.path.lexists(path):
+            if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+                return
+            raise OutputError(f"{path} is in the way, and is not what would be written: move it away")
+    write_bytes(path, data, listed=False)
+
+
 @contextlib.contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
+def alone_in(
+    folder: str | Path, doing: str = "another run is training into it", key: str = "output_dir"
+) -> Iterator[None]:
     """Keep a second process from doing the same in a folder meanwhile; a process that ends, however, lets it go.
 
     Args:
-        folder: it must exist. Where its file system or the platform knows no locks, nothing is kept away.
+        folder: it must exist, and may be a file. Where its file system or the platform knows no locks, nothing is kept
+            away.
+        doing: what the other process does, for the message.
+        key: what names the folder.
 
     Raises:
         OutputError: if another process is in it.
@@ -233,9 +255,7 @@ def alone_in(folder: str | Path) -> Iterator[None]:
         try:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(
-                f"{folder}: another run is training into it: wait for its end, or choose another output_dir"
-            ) from None
+            raise OutputError(f"{folder}: {doing}: wait for its end, or choose another {key}") from None
         except OSError:
             pass
         try:

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "fine-tune a Qwen-VL model, as llamafactory-cli train, with motion at its video tokens",
     "inspect": "show what training will see: every variable of a batch, and pictures of the targets",
     "extract": "write the motion of clips to files, with pictures to look at",
+    "select": "choose clips by their motion, and write a data set of them",
     "predict": "predict text and motion of clips, as files and films",
     "evaluate": "measure a model's text and motion over a data set, with intervals",
     "view": "look through clips, their motion and a model's, in the browser",

@@ -4,7 +4,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,18 @@ from motiontune.commands.options import check_used, claim_outputs, find_clips
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, OutputError, escaped
+from motiontune.errors import ConfigError, MotiontuneError, OutputError, escaped
+from motiontune.extraction.clip import MANY_FORMS, Settings, clip_motion
+from motiontune.extraction.engines import ENGINES
+from motiontune.extraction.inputs import Inputs, is_one_of_many
+from motiontune.extraction.run import run as run_many
+from motiontune.extraction.worker import TIMEOUT
 from motiontune.files import write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.options import QUALITIES, MotionOptions
-from motiontune.motion.sources import check_source, motion_of, vectors_for
+from motiontune.motion.sources import check_source, vectors_for
 from motiontune.tables import shorten_middle, text_table
 from motiontune.video.clip import Clip
 from motiontune.video.reader import FrameReader, Reader
@@ -32,7 +37,8 @@ from motiontune.video.reader import FrameReader, Reader
 
 DESCRIPTION = (
     "Write the motion of clips to files that `motion_source: file` reads. What an earlier run wrote is replaced; any "
-    "other file in the way stops it before it begins."
+    "other file in the way stops it before it begins. Of many clips (--workers, --shard, --sample, --dataset, "
+    "--engine, lists, tar shards, addresses) also write a manifest, and go on where an earlier run was stopped."
 )
 
 ABOUT = "extract.json"
@@ -69,14 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     motion, frames = MotionOptions(), FrameReader()
     add = parser.add_argument
-    add("clips", nargs="+", metavar="VIDEO", help="a video, or a folder of videos")
+    add(
+        "clips",
+        nargs="*",
+        metavar="VIDEO",
+        help="a video, or a folder of videos; of many clips also a .txt or .parquet list, a .tar shard, or an address "
+        "of any of these",
+    )
     add("--out", required=True, help="output folder")
     add("--preview", action="store_true", help="also write NAME.motion.png and NAME.motion.mp4 to look at")
     add(
         "--format",
-        choices=FORMATS,
+        choices=[*FORMATS, *(form for form in MANY_FORMS if form not in FORMATS)],
         default="npz",
-        help="NAME.npz, NAME.npy, or one file per pair of frames, NAME/*.flo or NAME/*.png (default: %(default)s)",
+        help="NAME.npz, NAME.npy, or one file per pair of frames, NAME/*.flo or NAME/*.png; of many clips npz, cache "
+        "(the motion_cache_dir of a training with --model) or none, the manifest alone (default: %(default)s)",
     )
     add("--source", default=motion.source, help="as motion_source (default: %(default)s)")
     add("--raft-weights", metavar="FILE", help="as motion_raft_weights")
@@ -104,6 +117,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=frames.merge,
         help="patches per video token along each side (default: %(default)s)",
     )
+    many = parser.add_argument_group("many clips", "see docs/scale.md; each of these but --seed writes a manifest")
+    add = many.add_argument
+    add("--workers", type=int, metavar="N", help="processes that decode (default: one per CPU core)")
+    add("--engine", choices=[*ENGINES], help="on this machine, or on a Ray cluster (default: local)")
+    add("--dataset", metavar="NAME,...", help="as the training's dataset: its clips are taken, too")
+    add("--dataset-dir", default="data", metavar="DIR", help="as dataset_dir (default: %(default)s)")
+    add("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the clips, from 1: one for each machine")
+    add("--sample", type=int, metavar="N", help="N of the clips, drawn at random")
+    add("--seed", type=int, default=0, help="of --sample (default: %(default)s)")
+    add("--timeout", type=float, default=TIMEOUT, help="seconds that one clip may take (default: %(default)s)")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, n = text.split("/")
+    return int(i), int(n)
+
+
+def _is_many(arguments: argparse.Namespace) -> bool:
+    chosen = (arguments.workers, arguments.engine, arguments.dataset, arguments.shard, arguments.sample)
+    return any(option is not None for option in chosen) or any(map(is_one_of_many, arguments.clips))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -127,6 +160,13 @@ def run(arguments: argparse.Namespace) -> None:
         raft_weights=arguments.raft_weights,
     )
     frames = FrameReader(**sizes, patch=arguments.patch, merge=arguments.merge)
+    if _is_many(arguments):
+        _run_many(arguments, motion, frames, sizes)
+        return
+    if not arguments.clips:
+        raise ConfigError("there is no clip: name files or folders, or --dataset")
+    if arguments.format not in FORMATS:
+        raise ConfigError(f"--format {arguments.format} is for many clips: add --workers N")
     reader = None
     if arguments.model is not None:
         from motiontune.llamafactory.reader import ModelReader
@@ -145,6 +185,26 @@ def run(arguments: argparse.Namespace) -> None:
     failed = sum(bool(row.problem) for row in rows)
     if failed:
         raise MotiontuneError(f"{failed} of {len(rows)} clips gave no motion, see the table above")
+
+
+def _run_many(
+    arguments: argparse.Namespace, motion: MotionOptions, frames: FrameReader, sizes: Mapping[str, float]
+) -> None:
+    """Extract many clips and print what became of them."""
+    if arguments.preview:
+        raise ConfigError("--preview is not for many clips: `motiontune report` draws some of them")
+    if min(arguments.timeout, 1 if arguments.workers is None else arguments.workers) <= 0:
+        raise ConfigError("--workers and --timeout must be positive")
+    check_source(motion.source)
+    settings = Settings(arguments.out, arguments.format, motion, frames, arguments.model, tuple(sizes.items()))
+    names = tuple(filter(None, (arguments.dataset or "").split(",")))
+    drawn = (arguments.shard or (1, 1), arguments.sample, arguments.seed)
+    inputs = Inputs(tuple(arguments.clips), names, arguments.dataset_dir, *drawn)
+    engine = ENGINES[arguments.engine or "local"]
+    summary = run_many(inputs, settings, engine, arguments.workers or 0, arguments.timeout)
+    print(summary.table())
+    if summary.clips == summary.failures.total():
+        raise MotiontuneError(f"none of {summary.clips} clips gave motion: {summary.manifest} tells why of each")
 
 
 def extract(
@@ -211,10 +271,8 @@ def extract_clip(
     """
     start = time.perf_counter()
     clip = reader.read(path, vectors_for(options, reader.grid_of))
-    if len(clip.frames) < 2:
-        raise MotionUnavailable(f"{path}: one frame is sampled of it: too short, or --fps or --max-frames too low")
     grid = reader.grid_of(clip).unpadded(len(clip.frames))
-    field = motion_of(clip, grid, options)
+    field = clip_motion(clip, grid, options)
     write_motion(target, clip, field, grid, form)
     if preview:
         _preview(target, clip, grid, field)

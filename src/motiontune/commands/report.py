@@ -1,17 +1,21 @@
-"""`motiontune report`: one page about a run, from what lies in its output folder."""
+"""`motiontune report`: one page about a run, from what lies in its output folder, or about the clips of a manifest."""
 
 import argparse
 
 from motiontune.errors import ConfigError
 from motiontune.runs.report import CLIPS, report
+from motiontune.runs.survey import is_survey, survey
 
 
-DESCRIPTION = "Write one page about a run: curves, metrics, clips, configuration."
+DESCRIPTION = (
+    "Write one page about a run: curves, metrics, clips, configuration. Or about a manifest of `motiontune extract`: "
+    "how much the clips move, codecs, failures, worst clips."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("run", metavar="RUN_DIR", help="the run's output folder")
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's output folder; or a manifest, or its folder")
     parser.add_argument("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     parser.add_argument(
         "--clips",
@@ -30,4 +34,5 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.clips < 0:
         raise ConfigError("--clips must be 0 or more")
-    print(report(arguments.run, arguments.out, arguments.clips))
+    write = survey if is_survey(arguments.run) else report
+    print(write(arguments.run, arguments.out, arguments.clips))

@@ -1,8 +1,9 @@
 """Data sets in LLaMA-Factory's layout: a folder with `dataset_info.json` and one JSON file per data set."""
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,51 @@ def read_clips(folder: str | Path, name: str) -> list[ClipOfSample]:
         ConfigError: if there is no such data set, or it cannot be read, or has no videos.
     """
     info = load_info(folder)
+    rows = read_dataset_rows(folder, name, info)
+    with _reading(folder, name, info):
+        return [clip for row in rows for clip in _clips_of(row, info[name], Path(folder))]
+
+
+def read_dataset_rows(folder: str | Path, name: str, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the rows of a data set with videos, as they stand in its file, a `.json` or `.jsonl`.
+
+    Args:
+        folder: LLaMA-Factory's `dataset_dir`.
+        name: of the data set.
+        info: of `load_info`.
+
+    Raises:
+        ConfigError: if there is no such data set, or it cannot be read, or has no videos.
+    """
     check_listed(name, info, folder)
-    about = info[name]
-    file = Path(folder) / str(about.get("file_name", ""))
+    file = Path(folder) / str(info[name].get("file_name", ""))
     if file.suffix not in (".json", ".jsonl"):
-        raise ConfigError(f"dataset: {name!r} is no .json or .jsonl file of its own, which is all that can be shown")
-    videos = columns_of(about).get("videos")
-    if not videos:
+        raise ConfigError(f"dataset: {name!r} is no .json or .jsonl file of its own, which is all that is read here")
+    if not columns_of(info[name]).get("videos"):
         raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
-    try:
+    with _reading(folder, name, info):
         text = file.read_text("utf-8")
         rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
-        return [clip for row in rows for clip in _clips_of(row, videos, about, Path(folder))]
+        return [dict(row) for row in rows]
+
+
+@contextlib.contextmanager
+def _reading(folder: str | Path, name: str, info: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        file = Path(folder) / info[name]["file_name"]
         raise ConfigError(f"dataset: {name!r}: {file} cannot be read: {in_one_line(error)}") from error
 
 
-def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], folder: Path) -> list[ClipOfSample]:
+def videos_of_row(row: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> list[str]:
+    """The clips of a row, found as LLaMA-Factory finds them; one that is nowhere is named in the data set's folder."""
+    paths = row.get(about["columns"]["videos"]) or []
+    paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
+    return [path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths]
+
+
+def _clips_of(row: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> list[ClipOfSample]:
     columns, tags = about.get("columns", {}), about.get("tags", {})
     if about.get("formatting", "alpaca") == "alpaca":
         asked = "\n".join(filter(None, (row.get(columns.get(*pair)) for pair in _ALPACA[:2])))
@@ -118,10 +147,7 @@ def _clips_of(row: Mapping[str, Any], videos: str, about: Mapping[str, Any], fol
         asked = next((turn[content] for turn in turns if turn[role] == tags.get("user_tag", "human")), "")
         answers = [turn[content] for turn in turns if turn[role] == tags.get("assistant_tag", "gpt")]
         answer = answers[-1] if answers else ""
-    paths = row.get(videos) or []
-    paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
-    # as LLaMA-Factory looks for them; one that is nowhere is named in the data set's folder
-    found = (path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths)
+    found = videos_of_row(row, about, folder)
     return [ClipOfSample(path, asked.replace("<video>", "").strip(), answer.strip()) for path in found]
 
 
@@ -169,13 +195,23 @@ def make_sample(video: str, prompt: str, answer: str, **columns: Any) -> dict[st
     return {"messages": messages, "videos": [video], **columns}
 
 
-def claim_dataset(folder: Path, name: str, files: Iterable[Path] = ()) -> dict[str, Any]:
+_ENTRY: dict[str, Any] = {
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages", "videos": "videos"},
+    "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
+}
+
+
+def claim_dataset(
+    folder: Path, name: str, files: Iterable[Path] = (), entry: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Refuse to write a data set where another has its name, or other files are in its way.
 
     Args:
         folder: the `dataset_dir`.
         name: of the data set.
         files: more that will be written.
+        entry: the data set's, but for the name of its file; None is that of `make_sample`'s samples.
 
     Returns:
         The entries of the folder's `dataset_info.json`, with that of the data set.
@@ -184,25 +220,23 @@ def claim_dataset(folder: Path, name: str, files: Iterable[Path] = ()) -> dict[s
         ConfigError: if `dataset_info.json` cannot be read, or naming what is in the way.
     """
     info = load_info(folder, or_empty=True)
-    entry = {
-        "file_name": f"{name}.json",
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages", "videos": "videos"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
-    }
+    entry = dict(entry or _ENTRY) | {"file_name": f"{name}.json"}
     if info.setdefault(name, entry) != entry:
         raise OutputError(f"{folder / INFO_FILE} has another data set {name!r}: rename it, or choose another folder")
     claim(folder, [folder / f"{name}.json", *files])
     return info
 
 
-def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Path:
+def write_dataset(
+    folder: Path, name: str, samples: list[dict[str, Any]], entry: Mapping[str, Any] | None = None
+) -> Path:
     """Write `<name>.json` and enter it in the folder's `dataset_info.json`, whose other entries stay.
 
     Args:
         folder: LLaMA-Factory's `dataset_dir`; made where it does not exist.
         name: of the data set, as `dataset: name` will ask for it.
-        samples: as `make_sample` builds them.
+        samples: as `make_sample` builds them, or as `entry` describes them.
+        entry: see `claim_dataset`.
 
     Returns:
         The JSON file with the samples.
@@ -210,7 +244,7 @@ def write_dataset(folder: Path, name: str, samples: list[dict[str, Any]]) -> Pat
     Raises:
         ConfigError: as `claim_dataset`.
     """
-    info = claim_dataset(folder, name)
+    info = claim_dataset(folder, name, entry=entry)
     path = folder / f"{name}.json"
     write_rows(path, samples)
     write_text(folder / INFO_FILE, json.dumps(info, ensure_ascii=False, indent=2) + "\n", listed=False)

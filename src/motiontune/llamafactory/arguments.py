@@ -98,6 +98,16 @@ class MotionDataArguments(DataArguments):
             )
         },
     )
+    motion_manifest: str | None = field(
+        default=None,
+        metadata={
+            "help": (
+                "A manifest of `motiontune extract` (a file, or its folder): tokenization takes frames, sizes and "
+                "times of clips from it, and opens only those that it lacks or that have changed since. By default "
+                "it opens all."
+            )
+        },
+    )
     motion_on_error: Literal["auto", "raise", "skip"] = field(
         default="auto",
         metadata={

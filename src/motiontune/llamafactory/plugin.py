@@ -7,8 +7,10 @@ do not (WebM, MKV, TS, raw streams), or count wrong (AVI), are counted, and samp
 import copy
 import functools
 import os
+import weakref
+from collections.abc import Callable
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from llamafactory.data.mm_plugin import Qwen2VLPlugin, Qwen3VLPlugin
@@ -19,10 +21,11 @@ from PIL import Image
 from motiontune.cache import FrameCache, frames_key, motion_key
 from motiontune.errors import ClipError, ConfigError
 from motiontune.grid import VideoGrid
+from motiontune.manifest import ClipFacts
 from motiontune.model.families import FAMILIES, Family, patching_of
 from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, Sampling, clip_from_frames, read_clip, sample_indices
-from motiontune.video.container import content_of, probe
+from motiontune.video.container import VideoInfo, content_of, probe
 from motiontune.video.vectors import Follower
 
 
@@ -31,21 +34,28 @@ def reading_settings(processor: Any) -> dict[str, Any]:
     return {key: getattr(processor, key, default) for key, default in asdict(Sampling()).items()}
 
 
+T = TypeVar("T")
+
+HEADERS = 1024
+"""Headers of clips whose video tokens are kept for each processor."""
+_MADE: "weakref.WeakKeyDictionary[Any, dict[Any, Any]]" = weakref.WeakKeyDictionary()
+
 _Plugin: Any = Qwen2VLPlugin if TYPE_CHECKING else object  # what the mixin is mixed over
 
 
-def _probed(path: str) -> Any:
+def _probed(path: str, facts: ClipFacts | None) -> VideoInfo:
     """Probe a clip, once while the file stays as it is: tokenizing a sample asks for its clips several times."""
     try:
         status = os.stat(path)
     except OSError:
         return probe(path)  # which tells what is wrong
-    return _probe_once(path, status.st_size, status.st_mtime_ns)
+    return _probe_once(path, status.st_size, status.st_mtime_ns, facts)
 
 
 @functools.lru_cache(maxsize=256)
-def _probe_once(path: str, size: int, changed: int) -> Any:
-    return probe(path)
+def _probe_once(path: str, size: int, changed: int, facts: ClipFacts | None) -> VideoInfo:
+    known = None if facts is None else facts.info(path)
+    return probe(path) if known is None else known
 
 
 class ClipReadingPlugin(_Plugin):
@@ -53,9 +63,11 @@ class ClipReadingPlugin(_Plugin):
 
     Attributes:
         frame_cache: where resized frames are kept, or None.
+        facts: clips' headers that are known already, or None.
     """
 
     frame_cache: FrameCache | None = None
+    facts: ClipFacts | None = None
 
     def read(self, video: Any, processor: Any, with_vectors: bool | Follower = False) -> Clip:
         """Decode one video as the processor's `video_*` settings say, resized as LLaMA-Factory does.
@@ -136,12 +148,19 @@ class ClipReadingPlugin(_Plugin):
         settings = reading_settings(processor)
         if isinstance(video, list):
             return len(video), settings["video_fps"]
-        info = _probed(os.fspath(video))
+        info = _probed(os.fspath(video), self.facts)
         frames = len(set(sample_indices(info, settings["video_fps"], settings["video_maxlen"])))
         return frames, frames / info.duration
 
     def count_video_tokens(self, videos: list[Any], processor: Any) -> int:
         """Count the video tokens of one sample's videos, without decoding where they are files."""
+        return sum(
+            self._once("count", video, processor, functools.partial(self._count_tokens, video, processor))
+            for video in videos
+        )
+
+    def _count_tokens(self, video: Any, processor: Any) -> int:
+        videos = [video]
         metadata = self._get_video_token_metadata(videos, processor)
         if metadata is None:  # lists of frames
             return sum(self.grid_of(self.read(video, processor), processor).num_tokens for video in videos)
@@ -176,7 +195,7 @@ class ClipReadingPlugin(_Plugin):
     ) -> dict[str, Any] | None:
         if not isinstance(video, (str, os.PathLike)):
             return None
-        info = _probed(os.fspath(video))
+        info = _probed(os.fspath(video), self.facts)
         return {
             "width": info.width,
             "height": info.height,
@@ -195,18 +214,39 @@ class ClipReadingPlugin(_Plugin):
         """Expand each video by itself: LLaMA-Factory's Qwen3-VL takes all of a sample's videos to be of one length
         and in the first turn, and otherwise fails, or trains zero steps without a word."""
         self._validate_messages(messages, images, videos, audios)
-        expanded = [
-            super(ClipReadingPlugin, self).process_messages(
-                [{"role": "user", "content": VIDEO_PLACEHOLDER}], [], [video], [], processor
-            )[0]["content"]
-            for video in videos
-        ]
         messages = copy.deepcopy(messages)
-        tokens = iter(expanded)
+        tokens = iter(
+            [
+                self._once("text", video, processor, functools.partial(self._expand, video, processor))
+                for video in videos
+            ]
+        )
         for message in messages:
             head, *rest = message["content"].split(VIDEO_PLACEHOLDER)
             message["content"] = head + "".join(next(tokens) + part for part in rest)
         return super().process_messages(messages, images, [], audios, processor)
+
+    def _expand(self, video: Any, processor: Any) -> str:
+        """The text that stands for one video."""
+        messages = [{"role": "user", "content": VIDEO_PLACEHOLDER}]
+        return str(super().process_messages(messages, [], [video], [], processor)[0]["content"])
+
+    def _once(self, what: str, video: Any, processor: Any, make: Callable[[], T]) -> T:
+        """Make what depends on a video's header alone once for each header: many clips of a data set share one."""
+        if not isinstance(video, (str, os.PathLike)):
+            return make()
+        info = _probed(os.fspath(video), self.facts)
+        header = (info.width, info.height, info.frames, info.duration, info.average_rate)
+        size = tuple(sorted(dict(processor.video_processor.size).items()))
+        settings = (*reading_settings(processor).values(), *patching_of(processor), size, self.expand_mm_tokens)
+        known = _MADE.setdefault(processor, {})
+        key = (what, type(self), self.video_token, header, settings)
+        if key not in known:
+            if len(known) >= HEADERS:
+                known.clear()
+            known[key] = make()
+        made: T = known[key]
+        return made
 
 
 class _Settings:

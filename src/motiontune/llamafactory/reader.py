@@ -15,6 +15,7 @@ from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
 from motiontune.model.hub import use_cache_without_network
 from motiontune.model.wrappers import fetch_file
+from motiontune.motion.options import MotionOptions
 from motiontune.video.clip import Clip, Sampling
 from motiontune.video.vectors import Follower
 
@@ -67,6 +68,11 @@ class ModelReader:
         """Where the model's patches of a clip lie."""
         grid: VideoGrid = self.template.mm_plugin.grid_of(clip, self.processor)
         return grid
+
+    def motion_key(self, path: str, options: MotionOptions) -> str | None:
+        """The name under which training keeps a clip's motion; None where it does not."""
+        key: str | None = self.template.mm_plugin.motion_key(path, self.processor, options)
+        return key
 
 
 def model_keys(model: str, base: str | None = None, template: str | None = None) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from motiontune.llamafactory.samples import (
 )
 from motiontune.llamafactory.sampling import log_sampling
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
+from motiontune.manifest import ClipFacts
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
@@ -297,6 +298,8 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     template = with_motion(template, data_args.template)
     if data_args.frame_cache_dir is not None:
         template.mm_plugin.frame_cache = FrameCache(data_args.frame_cache_dir)
+    if data_args.motion_manifest is not None:
+        template.mm_plugin.facts = ClipFacts(data_args.motion_manifest)
     check_template(template, data_args.template, family)
     if family.linear_attention and data_args.neat_packing and model_args.flash_attn != AttentionFunction.FA2:
         raise ConfigError(

@@ -27,7 +27,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -325,18 +325,35 @@ def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[n
         more: further arrays, which reading passes over.
     """
     with write_whole(path) as unfinished, open(unfinished, "wb") as file:
-        np.savez_compressed(
-            file,
-            allow_pickle=False,
-            vectors=field.vectors,
-            valid=field.valid,
-            confidence=field.confidence,
-            times=field.times,
-            size=np.array([grid.height, grid.width]),
-            source=np.array(field.source),
-            direction=np.array(field.direction),
-            **more,
-        )
+        _save_npz(file, field, grid, more)
+
+
+def npz_bytes(field: MotionField, grid: VideoGrid, clip: str) -> bytes:
+    """What `write_motion` writes into a `.npz`: the same bytes for the same motion.
+
+    Args:
+        field: the motion of a clip's sampled frames.
+        grid: its patches.
+        clip: the digest of the clip.
+    """
+    data = io.BytesIO()
+    _save_npz(data, field, grid, {"clip": np.array(clip)})
+    return data.getvalue()
+
+
+def _save_npz(file: IO[bytes], field: MotionField, grid: VideoGrid, more: Mapping[str, NDArray[Any]]) -> None:
+    np.savez_compressed(
+        file,
+        allow_pickle=False,
+        vectors=field.vectors,
+        valid=field.valid,
+        confidence=field.confidence,
+        times=field.times,
+        size=np.array([grid.height, grid.width]),
+        source=np.array(field.source),
+        direction=np.array(field.direction),
+        **more,
+    )
 
 
 def write_npy(path: Path, field: MotionField) -> None:

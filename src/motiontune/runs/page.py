@@ -123,11 +123,16 @@ def write_report(
         _clips_section(clips),
         _answers_section(answers),
         _pictures_section(pictures or {}),
-        _fold("All metrics", _definitions(metrics)),
-        _fold("Configuration", _definitions(configuration)),
-        _fold("Versions", _definitions(versions)),
-        *(_fold(label, _definitions(values)) for label, values in (folds or {}).items()),
+        fold("All metrics", definitions(metrics)),
+        fold("Configuration", definitions(configuration)),
+        fold("Versions", definitions(versions)),
+        *(fold(label, definitions(values)) for label, values in (folds or {}).items()),
     ]
+    return write_page(path, title, body)
+
+
+def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
+    """Write a self-contained HTML file of the parts of its body, whole or not at all, and return its path."""
     style = Path(__file__).with_name("page.css").read_text("utf-8")
     page = _PAGE.format(title=escape(title), style=f"\n{style}", body="\n".join(part for part in body if part))
     # a file name that is not UTF-8 arrives with surrogates; it must not cost the report
@@ -161,16 +166,16 @@ def _headline(numbers: Mapping[str, float], dataset: str) -> str:
     )
     tiles = []
     if "direction_accuracy" in numbers:
-        note = f"of moving patches, one of {SECTORS} directions; chance is {_percent(1 / SECTORS)}"
-        tiles.append(_tile("Direction right", _percent(numbers["direction_accuracy"]), note))
+        note = f"of moving patches, one of {SECTORS} directions; chance is {percent(1 / SECTORS)}"
+        tiles.append(tile("Direction right", percent(numbers["direction_accuracy"]), note))
     exact = numbers.get("caption_exact_match", numbers.get("exact_match"))
     if exact is not None:
-        tiles.append(_tile("Captions exact", _percent(exact), "of predicted captions"))
+        tiles.append(tile("Captions exact", percent(exact), "of predicted captions"))
     if "valid_patches" in numbers:
-        tiles.append(_tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
+        tiles.append(tile("Compared", f"{numbers['valid_patches']:,.0f}", "valid patches"))
     if not table:
         of = f" ({dataset})" if dataset else ""
-        tiles += [_tile(label, f"{numbers[key]:.4g}", note + of) for key, label, note in _TEXT_TILES if key in numbers]
+        tiles += [tile(label, f"{numbers[key]:.4g}", note + of) for key, label, note in _TEXT_TILES if key in numbers]
         return f"<section class='tiles row'>{''.join(tiles)}</section>" if tiles else ""
     return f"<section class=headline>{table}<div class=tiles>{''.join(tiles)}</div></section>"
 
@@ -204,10 +209,11 @@ def _against(value: float, zero: float) -> str:
     change = value / zero - 1
     if abs(change) < 0.005:
         return "as good as predicting no motion"
-    return f"{_percent(abs(change), 0)} {'below' if change < 0 else 'above'} predicting no motion"
+    return f"{percent(abs(change), 0)} {'below' if change < 0 else 'above'} predicting no motion"
 
 
-def _tile(label: str, value: str, note: str) -> str:
+def tile(label: str, value: str, note: str) -> str:
+    """A number with a label above and a note below."""
     return f"<div class=tile><div>{escape(label)}</div><strong>{escape(value)}</strong><p>{escape(note)}</p></div>"
 
 
@@ -237,7 +243,7 @@ def _curves_section(log_history: Sequence[Mapping[str, Any]], of_datasets: Mappi
         note += "; dotted: predicting no motion" if levels else ""
         smoothed = max(len(points) for points in series.values()) >= SMOOTH_FROM
         note += "; faint: as logged, bold: smoothed" if smoothed else ""
-        figures.append(_figure(draw_curves(series, label, levels).svg, note))
+        figures.append(figure(draw_curves(series, label, levels).svg, note))
     return f"<section><h2>Curves</h2><div class=plots>{''.join(figures)}</div></section>"
 
 
@@ -300,7 +306,7 @@ def _pictures_section(pictures: Mapping[str, NDArray[np.uint8]]) -> str:
     if not pictures:
         return ""
     figures = "".join(
-        _figure(f'<img src="{data_uri(picture)}" alt="target and predicted motion" loading=lazy>', label)
+        figure(f'<img src="{data_uri(picture)}" alt="target and predicted motion" loading=lazy>', label)
         for label, picture in pictures.items()
     )
     return f"<section><h2>While training</h2><div class=plots>{figures}</div></section>"
@@ -350,7 +356,7 @@ def _clip_numbers(prediction: MotionComparison) -> str:
     if parts:
         parts[0] = f"end-point error: {parts[0]}"
     if "direction_accuracy" in found:
-        parts.append(f"direction right <strong>{_percent(found['direction_accuracy'])}</strong>")
+        parts.append(f"direction right <strong>{percent(found['direction_accuracy'])}</strong>")
     return f"<p class=numbers>{' · '.join(parts) or 'no valid patch to compare'}</p>"
 
 
@@ -370,15 +376,17 @@ def _captions(expected: str | None, predicted: str | None) -> str:
 # Small parts
 
 
-def _figure(picture: str, caption: str) -> str:
+def figure(picture: str, caption: str) -> str:
+    """A picture with a caption."""
     return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _fold(label: str, content: str) -> str:
+def fold(label: str, content: str) -> str:
+    """Content that opens with a click, or nothing where there is none."""
     return f"<details><summary>{escape(label)}</summary>{content}</details>" if content else ""
 
 
-def _definitions(values: Mapping[str, Any]) -> str:
+def definitions(values: Mapping[str, Any]) -> str:
     """One line `key: value` each, to be copied into a configuration again."""
     lines = "\n".join(f"{key}: {_shown(value)}" for key, value in without_secrets(values).items())
     return f"<pre>{escape(lines)}</pre>" if lines else ""
@@ -415,7 +423,8 @@ def _pixels(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _percent(share: float, digits: int = 1) -> str:
+def percent(share: float, digits: int = 1) -> str:
+    """A share, 0 to 1, as text."""
     text = f"{100 * share:.{digits}f}"
     return f"{text.removesuffix('.0')} %"
 

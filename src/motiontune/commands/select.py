@@ -1,0 +1,46 @@
+"""`motiontune select`: a data set of the clips that move as is wanted."""
+
+import argparse
+
+from motiontune.datasets.dataset_info import PROMPT
+from motiontune.datasets.selection import BALANCES, MEASURES, Wanted, select
+
+
+DESCRIPTION = "Choose clips by their motion, out of a manifest that `motiontune extract` wrote, and write a data set."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add = parser.add_argument
+    add("manifest", metavar="MANIFEST", help="a manifest.parquet, or the folder that it is in")
+    add("--out", required=True, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
+    add("--name", default="selected", help="of the data set (default: %(default)s)")
+    add("--dataset", metavar="NAME", help="take the samples of this data set (default: a sample per clip, no answer)")
+    add("--dataset-dir", default="data", metavar="DIR", help="of --dataset (default: %(default)s)")
+    add("--prompt", default=PROMPT, help="the question, without --dataset (default: %(default)r)")
+    for name, about in MEASURES.items():
+        add(f"--min-{name}", type=float, metavar="X", help=f"at least this {about}")
+        add(f"--max-{name}", type=float, metavar="X", help=f"at most this {about}")
+    add("--codec", metavar="NAME,...", help="only clips of these codecs (h264, vp9, ...)")
+    add("--draw", type=int, metavar="N", help="draw N of the clips that are left")
+    add("--balance", choices=BALANCES, help="with --draw: as many from each part of its range, or of each value")
+    add("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the data set and print what was left out.
+
+    Raises:
+        MotiontuneError: if something cannot be read or written, or no clip is left.
+    """
+    given = {f"{end}_{name}": getattr(arguments, f"{end}_{name}") for end in ("min", "max") for name in MEASURES}
+    least, most = (
+        {name: given[f"{end}_{name}"] for name in MEASURES if given[f"{end}_{name}"] is not None}
+        for end in ("min", "max")
+    )
+    codecs = tuple(filter(None, (arguments.codec or "").split(",")))
+    wanted = Wanted(least, most, codecs, arguments.draw, arguments.balance, arguments.seed)
+    dataset = None if arguments.dataset is None else (arguments.dataset_dir, arguments.dataset)
+    selection = select(arguments.manifest, wanted, arguments.out, arguments.name, dataset, arguments.prompt)
+    print(selection.table())
+    print(f"\nIn the YAML:\n\n{selection.yaml()}")

@@ -1,0 +1,302 @@
+"""The clips of an extraction: which there are, and how one is had as a file.
+
+Clips come from files, folders, lists (`.txt`, `.parquet`), data sets of LLaMA-Factory and tar shards, on disk or
+wherever fsspec opens addresses (`s3://`, `gs://`, `https://`, ...).
+"""
+
+import contextlib
+import hashlib
+import os
+import posixpath
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from random import Random
+from typing import IO, Any
+
+from motiontune.datasets.dataset_info import read_clips
+from motiontune.drawing.films import is_film
+from motiontune.errors import ClipError, ConfigError, in_one_line
+from motiontune.manifest import arrow
+from motiontune.video.container import check_file, content_of
+from motiontune.video.find import VIDEO_SUFFIXES, list_clips
+
+
+LISTS = (".txt", ".parquet")
+PATH_COLUMNS = ("path", "video", "videos", "file")
+"""Columns of a Parquet list that may hold the clips; the first one that there is."""
+CHUNK = 1 << 20
+HEADER = 1 << 16
+"""Bytes that one request for a tar member's header reads, of a tar that is not on disk."""
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip that is to be read.
+
+    Args:
+        path: its name in the manifest: a file's whole path, an address, or `ARCHIVE.tar::MEMBER`.
+        place: of its motion file below the output folder, without `.npz`; never absolute, never leading upwards.
+        start: of a member of a tar, where it begins there, bytes; None is the whole file.
+        size: of a member of a tar, bytes.
+        problem: why it is not to be read; "" where it is.
+    """
+
+    path: str
+    place: str
+    start: int | None = None
+    size: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user names.
+
+    Args:
+        paths: files, folders, lists, tar shards; on disk, or addresses. `*` in an address stands for all that match.
+        datasets: names of data sets, see `read_clips`.
+        dataset_dir: their folder.
+        shard: (i, n), from 1: every n-th clip or tar, beginning with the i-th.
+        sample: draw so many of the clips; None is all.
+        seed: of the drawing.
+
+    Raises:
+        ConfigError: on numbers that cannot be.
+    """
+
+    paths: tuple[str, ...]
+    datasets: tuple[str, ...] = ()
+    dataset_dir: str = "data"
+    shard: tuple[int, int] = (1, 1)
+    sample: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: must be i/n with i from 1 to n")
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"--sample must be at least 1, not {self.sample}")
+
+    def sources(self) -> list[ClipSource]:
+        """The clips, each once, in the order of the inputs.
+
+        Raises:
+            ConfigError: if there are none, a list or a tar cannot be read, or two clips' motion would be one file.
+        """
+        whole = [place for path in self.paths for place in _expanded(path)]
+        for name in self.datasets:
+            paths = (os.path.abspath(clip.path) for clip in read_clips(self.dataset_dir, name))
+            whole += [_at(path, _whole_path(path)) for path in paths]
+        if not whole:
+            raise ConfigError("there is no clip: name files, folders, lists, tar shards, or --dataset")
+        i, n = self.shard
+        units = list({source.path: source for source in whole}.values())[i - 1 :: n]
+        found = {}
+        places: dict[str, str] = {}
+        for source in (one for unit in units for one in (_members(unit) if _is_tar(unit.path) else [unit])):
+            other = places.setdefault(source.place, source.path)
+            if source.place and other != source.path:
+                raise ConfigError(
+                    f"the motion of {source.path} and of {other} would both be {source.place}.npz: give them in two "
+                    f"calls, with another --out for each"
+                )
+            found[source.path] = source
+        sources = list(found.values())
+        if self.sample is None or self.sample >= len(sources):
+            return sources
+        return [sources[number] for number in sorted(Random(self.seed).sample(range(len(sources)), self.sample))]
+
+
+def is_one_of_many(path: str) -> bool:
+    """Whether a path on the command line stands for more than `list_clips` knows: a list, a tar or an address."""
+    return _is_address(path) or not os.path.isdir(path) and path.endswith((*LISTS, ".tar", ".tar.gz", ".tgz"))
+
+
+@contextlib.contextmanager
+def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
+    """Have a clip as a file: (path, digest of its content, bytes, time of its change or None).
+
+    What is not a file of its own is copied to one without a name, in the folder for temporary files: a process that
+    is killed leaves nothing there.
+
+    Raises:
+        ClipError: if it cannot be had.
+    """
+    if source.problem:
+        raise ClipError(source.path, source.problem)
+    if source.start is None and not _is_address(source.path):
+        check_file(source.path)
+        status = os.stat(source.path)
+        yield source.path, content_of(source.path), status.st_size, status.st_mtime_ns
+        return
+    with tempfile.TemporaryFile() as copy:
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for data in _read(source):
+                digest.update(data)
+                copy.write(data)
+            copy.flush()
+        except Exception as error:  # of any file system
+            raise ClipError(source.path, f"cannot be read ({in_one_line(error)})") from error
+        size = copy.tell()
+        if size < source.size or size == 0:
+            raise ClipError(source.path, f"is cut: {size} of {source.size} bytes are there" if size else "is empty")
+        yield f"/proc/self/fd/{copy.fileno()}", digest.hexdigest(), size, None
+
+
+def _read(source: ClipSource) -> Iterator[bytes]:
+    with _opened(source.path.partition("::")[0] if source.start is not None else source.path) as file:
+        left = source.size if source.start is not None else None
+        file.seek(source.start or 0)
+        while data := file.read(CHUNK if left is None else min(CHUNK, left)):
+            yield data
+            left = None if left is None else left - len(data)
+
+
+def _opened(path: str, block: int = CHUNK) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if not _is_address(path):
+        return open(path, "rb")
+    system, name = _system_of(path)
+    opened: contextlib.AbstractContextManager[IO[bytes]] = system.open(name, "rb", block_size=block)
+    return opened
+
+
+def _is_address(path: str) -> bool:
+    return "://" in path
+
+
+def _is_tar(path: str) -> bool:
+    return path.endswith((".tar", ".tar.gz", ".tgz"))
+
+
+def _system_of(address: str) -> tuple[Any, str]:
+    """The file system of an address, and the name there.
+
+    Raises:
+        ConfigError: if fsspec, or what it needs for this kind of address, is not installed.
+    """
+    try:
+        from fsspec.core import url_to_fs
+
+        system, name = url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        hint = "pip install 'motiontune[scale]', and what fsspec asks for (s3fs for s3://)"
+        raise ConfigError(f"{address} cannot be opened: {in_one_line(error)}; {hint}") from error
+    return system, name
+
+
+def _at(path: str, place: str) -> ClipSource:
+    """A source at a place that stays below the output folder."""
+    name = path.encode("utf-8", "backslashreplace").decode()
+    if name != path:
+        return ClipSource(name, "", problem="its name is not UTF-8, which a manifest cannot hold: rename it")
+    parts = [part for part in PurePosixPath(place).parts if part not in ("/", ".")]
+    if not parts or ".." in parts or place.startswith("/") or "\0" in place:
+        return ClipSource(path, "", problem="its name leads out of the folder that it is in")
+    return ClipSource(path, posixpath.join(*parts))
+
+
+def _whole_path(path: str) -> str:
+    """A file's place: its whole path, where `motion_source: file` looks first."""
+    return path.partition("://")[2] if _is_address(path) else os.path.abspath(path).lstrip("/")
+
+
+def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
+    """The clips and tars that one input stands for."""
+    if _is_address(path) and not path.endswith(LISTS):
+        return _remote(path)
+    if not _is_address(path) and path.strip():
+        path = os.path.abspath(path)
+    if path.endswith(LISTS) and not os.path.isdir(path):
+        if nested:
+            raise ConfigError(f"{path} is a list within a list: name its clips")
+        folder = "" if _is_address(path) else os.path.dirname(path)
+        return [source for entry in _listed(path) for source in _expanded(_beside(entry, folder), nested=True)]
+    if nested or not os.path.isdir(path):
+        if not path.strip():
+            raise ConfigError(f"{path!r} names no clip: is a variable of the shell empty?")
+        return [_at(path, _whole_path(path))]
+    tars = [_at(str(tar), str(tar.relative_to(path))) for tar in sorted(Path(path).rglob("*.tar"))]
+    try:
+        return tars + [_at(clip, str(name)) for name, clip in list_clips([path], is_film)]
+    except ConfigError:
+        if tars:
+            return tars
+        raise
+
+
+def _beside(entry: str, folder: str) -> str:
+    """A list's entry: as it stands, or else beside the list."""
+    if _is_address(entry) or os.path.exists(entry) or not os.path.exists(os.path.join(folder, entry)):
+        return entry
+    return os.path.join(folder, entry)
+
+
+def _listed(path: str) -> list[str]:
+    """The entries of a list.
+
+    Raises:
+        ConfigError: if it cannot be read, or has no column of clips.
+    """
+    try:
+        with _opened(path) as file:
+            if path.endswith(".txt"):
+                return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+            parquet = arrow().parquet.ParquetFile(file)
+            column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
+            if column is None:
+                raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
+            values = parquet.read([column])[column].to_pylist()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a list of clips: {in_one_line(error)}") from error
+    flat: Iterable[Any] = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    return [one for one in flat if isinstance(one, str)]
+
+
+def _remote(address: str) -> list[ClipSource]:
+    """The clips and tars at an address: itself, what matches its `*`, or what lies below it."""
+    system, name = _system_of(address)
+    suffixes = (*VIDEO_SUFFIXES, ".tar")
+    try:
+        if "*" in name:
+            names: Sequence[str] = sorted(system.glob(name))
+            base = posixpath.dirname(name.partition("*")[0] + "x")
+        elif posixpath.splitext(name)[1].lower() in suffixes or not system.isdir(name):
+            return [_at(address, _whole_path(address))]
+        else:
+            names, base = sorted(system.find(name)), name.rstrip("/")
+    except Exception as error:  # of any file system
+        raise ConfigError(f"{address} cannot be listed: {in_one_line(error)}") from error
+    clips = [one for one in names if posixpath.splitext(one)[1].lower() in suffixes]
+    if not clips:
+        raise ConfigError(f"{address}: has no video and no .tar below it")
+    return [_at(system.unstrip_protocol(one), one.removeprefix(base).lstrip("/")) for one in clips]
+
+
+def _members(tar: ClipSource) -> Iterator[ClipSource]:
+    """The clips of a tar shard, from its headers: nothing is unpacked.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    if not tar.path.endswith(".tar"):
+        raise ConfigError(f"{tar.path} is compressed, which has no places to read from: unpack it to a .tar")
+    try:
+        with _opened(tar.path, HEADER) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+            for member in opened:
+                opened.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if (
+                    not member.isreg()
+                    or member.sparse
+                    or posixpath.splitext(member.name)[1].lower() not in VIDEO_SUFFIXES
+                ):
+                    continue
+                name = f"{tar.path}::{member.name}"
+                below = _at(name, member.name)
+                place = below.place and posixpath.join(tar.place.removesuffix(".tar"), below.place)
+                yield ClipSource(name, place, member.offset_data, member.size, tar.problem or below.problem)
+    except (OSError, tarfile.TarError) as error:
+        raise ConfigError(f"{tar.path} cannot be read as a tar: {in_one_line(error)}") from error

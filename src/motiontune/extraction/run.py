@@ -1,0 +1,142 @@
+"""A run over many clips: what is left to do, rows as they come, and the manifest at the end."""
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from motiontune.errors import OutputError
+from motiontune.extraction.clip import Settings
+from motiontune.extraction.engines import Engine, Job
+from motiontune.extraction.inputs import ClipSource, Inputs
+from motiontune.extraction.journal import Journal, open_journal, settings_of
+from motiontune.manifest import FAILURES, NAME, PASSING, ClipRow, write_manifest
+from motiontune.tables import text_table
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    Args:
+        manifest: the file.
+        clips: rows in it.
+        before: of these, done by earlier runs.
+        failures: rows without motion, by kind.
+        nodes: clips of this run, by machine.
+        seconds: of this run.
+    """
+
+    manifest: Path
+    clips: int
+    before: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    nodes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def table(self) -> str:
+        """As text: counts, failures by kind, rate by machine."""
+        done = self.nodes.total()
+        rows = [("clips", f"{self.clips:,}", f"{self.before:,} of them done before" if self.before else "")]
+        rows += [("with motion", f"{self.clips - self.failures.total():,}", "")]
+        failed = [(kind, self.failures[kind]) for kind in FAILURES if self.failures[kind]]
+        rows += [(f"failed: {kind}", f"{count:,}", ABOUT[kind]) for kind, count in failed]
+        if done:
+            rows.append(("clips per second", f"{done / self.seconds:.2f}", f"{self.seconds:.1f} s"))
+        if len(self.nodes) > 1:
+            rows += [(f"on {node}", f"{count:,}", "") for node, count in self.nodes.most_common()]
+        return text_table([*rows, ("manifest", str(self.manifest))], "<><", measured=rows)
+
+
+ABOUT = {
+    "access": "the file cannot be had; the next run tries again",
+    "clip": "it cannot be decoded",
+    "motion": "the source has no motion for it",
+    "output": "its motion cannot be written; the next run tries again",
+    "crash": "it ended the process that decoded it",
+}
+
+
+def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeout: float) -> Summary:
+    """Work on all clips that an earlier run has not finished, and write the manifest.
+
+    Stopped at any moment, however, it can be gone on with: the same call does what is left. The rows, and the motion,
+    are those of a run that was not stopped, but for the seconds that each took.
+
+    Args:
+        inputs: which clips.
+        settings: what their motion depends on. An output folder that is not of such a run must be empty.
+        engine: where they are worked on.
+        workers: how many at a time.
+        timeout: seconds that one may take.
+
+    Raises:
+        ConfigError: on a mistake in the inputs, or an output folder that was begun with other settings.
+        OutputError: if the output folder holds something else, another run is in it, or it cannot be written to.
+    """
+    out = Path(settings.out)
+    _check_out(out, settings)
+    sources = inputs.sources()
+    i, n = inputs.shard
+    part = f"-{i:05d}-of-{n:05d}" if n > 1 else ""
+    with open_journal(out / f"extract{part}.jsonl", settings.fingerprint()) as journal:
+        todo = [source for source in sources if not _is_done(source, journal, out)]
+        jobs = (Job(source, journal.crashes[source.path], source.path in journal) for source in todo)
+        summary = Summary(out / NAME.replace(".", f"{part}."), len(sources), len(sources) - len(todo))
+        start, failures = time.monotonic(), Counter[str]()
+        # what goes to a log is a line every ten seconds, or fewer
+        pace = 0.1 if sys.stderr.isatty() else 10.0
+        bar = tqdm(total=len(sources), initial=summary.before, unit="clip", smoothing=0.05, mininterval=pace)
+        with bar, contextlib.closing(engine(jobs, settings, workers, timeout, journal.add_crash)) as rows:
+            for done in rows:
+                journal.add(done.row)
+                summary.nodes[done.node] += 1
+                if done.row.failure:
+                    failures[done.row.failure] += 1
+                    bar.set_postfix(failures, refresh=False)
+                bar.update()
+        summary.seconds = time.monotonic() - start
+        write_manifest(summary.manifest, _rows(sources, journal, summary.failures), settings.fingerprint())
+    return summary
+
+
+def _check_out(out: Path, settings: Settings) -> None:
+    """Refuse a folder that holds anything but what such a run writes."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is no folder: choose another --out")
+    if settings.form == "cache" or not out.is_dir():
+        return  # a training may have begun to fill it
+    there = sorted(file for file in out.iterdir() if not file.name.startswith("."))
+    if there and not any(settings_of(file) for file in out.glob("extract*.jsonl")):
+        raise OutputError(f"{out} is not empty, it holds {there[0].name}: remove it, or choose another --out")
+
+
+def _is_done(source: ClipSource, journal: Journal, out: Path) -> bool:
+    """Whether there is nothing left to do for a clip: it has not changed since, and its motion is there."""
+    if source.path not in journal:
+        return False
+    row = journal[source.path]
+    if row.failure in PASSING:
+        return False
+    try:
+        if row.changed is not None:
+            status = os.stat(row.path)
+            if (status.st_mtime_ns, status.st_size) != (row.changed, row.bytes):
+                return False
+        return row.motion is None or os.stat(out / row.motion).st_size == row.motion_bytes
+    except OSError:
+        return False
+
+
+def _rows(sources: list[ClipSource], journal: Journal, failures: Counter[str]) -> Iterator[ClipRow]:
+    for source in sources:
+        row = journal[source.path]
+        if row.failure:
+            failures[row.failure] += 1
+        yield row
