@@ -261,6 +261,15 @@ def test_parts_of_a_model_are_not_saved(monkeypatch):
         fit_to_engine(accelerator(fsdp=plugin), new_head())
 
 
+def test_an_adapter_that_could_not_be_saved_is_refused():
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+    with pytest.raises(ConfigError, match="FSDP1 in one process"):
+        fit_to_engine(accelerator(fsdp=plugin), new_head(), has_adapter=True)
+    fit_to_engine(accelerator(fsdp=plugin), new_head())
+
+
 def test_an_optimizer_without_a_group_of_the_heads_own_is_refused():
     other, head = torch.nn.Linear(2, 2), new_head()
     mine = list(head.parameters())

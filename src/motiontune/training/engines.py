@@ -14,7 +14,7 @@ from motiontune.errors import ConfigError
 _NEEDS_ALL_POSITIONS = "the head needs all positions of a sample in one process"
 
 
-def fit_to_engine(accelerator: Any, head: nn.Module) -> str:
+def fit_to_engine(accelerator: Any, head: nn.Module, has_adapter: bool = False) -> str:
     """Give the head the dtype that an engine demands, and refuse what would lose it.
 
     ZeRO-3 takes one dtype for all that trains, and keeps weights in float32 for the optimizer itself.
@@ -22,6 +22,7 @@ def fit_to_engine(accelerator: Any, head: nn.Module) -> str:
     Args:
         accelerator: the trainer's.
         head: the motion head, before the engine wraps it. Changed in place.
+        has_adapter: an adapter is trained (LoRA).
 
     Returns:
         What was changed of the engine's own settings, to be logged; "" for nothing.
@@ -37,7 +38,14 @@ def fit_to_engine(accelerator: Any, head: nn.Module) -> str:
         if config.is_zero3():
             head.to(config.dtype())
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
-    return "" if fsdp is None else _choose_full_state(fsdp)
+    if fsdp is None:
+        return ""
+    if fsdp.fsdp_version == 1 and accelerator.num_processes == 1 and has_adapter:
+        raise ConfigError(
+            "fsdp: FSDP1 in one process splits nothing, and torch cannot save an adapter from it: leave fsdp out, or "
+            "use FSDP2 (examples/engines/fsdp2.json)"
+        )
+    return _choose_full_state(fsdp)
 
 
 def _check_parallelism(config: Any) -> None:

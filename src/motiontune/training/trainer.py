@@ -83,10 +83,10 @@ class MotionTrainerMixin(_Trainer):
         sampling = getattr(self.data_collator, "sampling", None)
         if sampling is not None:
             self._keep_sampling(sampling)
-        changed = fit_to_engine(self.accelerator, base_of(self.model).motion_head)
+        self._has_adapter = is_peft(self.model)
+        changed = fit_to_engine(self.accelerator, base_of(self.model).motion_head, self._has_adapter)
         if changed and self.is_world_process_zero():
             self.motion_logger.info(changed)
-        self._has_adapter = is_peft(self.model)
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
