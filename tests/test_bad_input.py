@@ -325,6 +325,7 @@ def test_a_function_of_the_users_that_fails_is_refused_before_training(own, capf
 @pytest.mark.parametrize(("weighting", "expected"), [(False, 0.5 / 4), (True, 0.4 * 0.5 / (2 * 0.4 + 2))])
 def test_a_function_of_the_users_trains_with_and_without_weights(weighting, expected, own):
     keys = {"motion_source": f"{own}:halves", "dataloader_num_workers": 1, "motion_confidence_weighting": weighting}
+    keys |= {"motion_min_confidence": 0.3}  # below that of half of its vectors
     folder = run(**MOTION, **data(clips()[0], clips()[3]), **keys)
     # half of the vectors are one patch long, which costs 0.5 for one of two numbers; the head says zero at first
     assert losses(folder, "motion_loss")[0] == pytest.approx(expected, rel=1e-5)
