@@ -12,7 +12,6 @@ and the seeds where --seeds does not. A second run with the same OUT goes on beh
 
 import argparse
 import json
-import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from aggregate import cells_of
 from learning import SETTINGS, Cell
 from run import TUNED, Log, environment
 from start import FOLDER, build, draw_small
-from tiny import EARLY, TABLE, WHICH_WAY, Process
+from tiny import EARLY, TABLE, WHICH_WAY, Process, keep_row
 from torch import Tensor
 
 from motiontune.model.start import scale_projector
@@ -152,18 +151,8 @@ class Experiment:
         """Run cells, each if it can end in time."""
         until = time.monotonic() + self.arguments.seconds - self.log.seconds()
         for row in self.process.run(cells, self.arguments.slots, until):
-            row["done_at"] = round(self.log.seconds(), 1)
             self.rows.append(row)
-            name = "cells" if row["done"] == row["steps"] else "cut"
-            with (self.out / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            ways = " ".join(f"{point['which_way_4']:.2f}" for point in row["curve"][:: max(len(row["curve"]) // 8, 1)])
-            last = row["curve"][-1]
-            self.log(
-                f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
-                f"which way {ways}, appearance {last['appearance']:.2f}, "
-                f"epe {last.get('epe', math.nan):.2f} of {last.get('epe_zero', math.nan):.2f} px, {row['seconds']} s"
-            )
+            keep_row(row, self.out, self.log)
 
 
 def main() -> None:

@@ -394,6 +394,22 @@ def main() -> None:
     Experiment(arguments).run()
 
 
+def keep_row(row: dict[str, Any], out: Path, log: Log) -> None:
+    """Append the row of a cell that has ended to `cells.jsonl`, of one that was cut to `cut.jsonl`, and log it."""
+    row["done_at"] = round(log.seconds(), 1)
+    name = "cells" if row["done"] == row["steps"] else "cut"
+    with (out / f"{name}.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    step = max(len(row["curve"]) // 8, 1)
+    ways = " ".join(f"{point['which_way_4']:.2f}" for point in row["curve"][::step])
+    last = row["curve"][-1]
+    log(
+        f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
+        f"which way {ways}, appearance {last['appearance']:.2f}, "
+        f"epe {last.get('epe', math.nan):.2f} of {last.get('epe_zero', math.nan):.2f} px, {row['seconds']} s"
+    )
+
+
 class Experiment:
     """The order of everything.
 
@@ -484,18 +500,7 @@ class Experiment:
         """Run the cells that have no row yet."""
         missing = [cell for cell in cells if cell.key not in self.have]
         for row in runner.run(missing, self.end):
-            row["done_at"] = round(self.log.seconds(), 1)
-            name = "cells" if row["done"] == row["steps"] else "cut"
-            with (self.arguments.out / f"{name}.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            step = max(len(row["curve"]) // 8, 1)
-            ways = " ".join(f"{point['which_way_4']:.2f}" for point in row["curve"][::step])
-            last = row["curve"][-1]
-            self.log(
-                f"{row['phase']} {row['arm']} {row['rate']:g} seed {row['seed']}, {row['done']} steps: "
-                f"which way {ways}, appearance {last['appearance']:.2f}, "
-                f"epe {last.get('epe', math.nan):.2f} of {last.get('epe_zero', math.nan):.2f} px, {row['seconds']} s"
-            )
+            keep_row(row, self.arguments.out, self.log)
 
 
 if __name__ == "__main__":
