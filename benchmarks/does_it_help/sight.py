@@ -2,10 +2,12 @@
 
     python benchmarks/does_it_help/sight.py probe --apart 0 0.5 2 --out benchmarks/does_it_help/results/sight
     python benchmarks/does_it_help/sight.py train --apart 2 --rate 3e-4 --out benchmarks/does_it_help/results/sight
+    python benchmarks/does_it_help/sight.py train --small --rate 5e-4 --out benchmarks/does_it_help/results/sight
 
 `start.py build` comes first. `probe` trains nothing: it fits ridge regression from the features of a token's patches,
 after some of the layers, to the token's motion. `train` trains encoder, projector and head on motion alone, 32 clips a
 step; it goes on where an earlier call of the same `--apart` and `--rate` ended. Both append rows to OUT/rows.jsonl.
+`--small` puts the encoder of `reader.py`, with random weights, in the place of the pretrained one.
 
 The encoder's two frames of a token have equal weights at first. `--apart S` adds S times the same kernels, mixed by a
 random rotation, to the second frame's and takes it from the first's: what stands still is seen as before.
@@ -24,9 +26,10 @@ import torch
 from clips import Clips, Studio
 from learning import ARMS, SETTINGS, Collator, load_start, make_arm, make_optimizer
 from run import environment
-from start import FOLDER, UNSEEN_PHOTOS
+from start import FOLDER, UNSEEN_PHOTOS, small_tower
 from torch import Tensor
 from torch.nn import functional as F
+from whole import make_whole
 
 from motiontune.model.start import scale_projector
 
@@ -37,6 +40,7 @@ PROBED_CLIPS, TEST_CLIPS, CHUNK = 2048, 256, 64
 PROBED_LAYERS = (1, 2, 4, 8, 12)
 RIDGE = 3000.0
 EVERY, KEPT = 25, 50  # steps between tests, and between checkpoints
+RATES, SMALL_RATES = (5, 1, 10), (2, 1, 3)  # of projector, encoder and head
 
 
 class Sight:
@@ -45,19 +49,28 @@ class Sight:
     Args:
         apart: how far the two frames' kernels lie apart.
         folder: of the start.
+        small: the small encoder of random weights, in float32; its frames lie apart by themselves.
     """
 
-    def __init__(self, apart: float, folder: Path) -> None:
+    def __init__(self, apart: float, folder: Path, small: bool = False) -> None:
         torch.set_num_threads(1)
         photos = torch.from_numpy(np.load(folder / "model" / "photos.npy"))
         self.studio = Studio(photos, UNSEEN_PHOTOS, SETTING.side, SETTING.frames, "cpu")
         self.collator = Collator(folder / "model", SETTING, "cpu")
         self.grid = self.collator.grid(SETTING.frames)
         start = load_start(folder / "model", "cpu")
+        if small:
+            start.model.visual = small_tower(0)
         seen = self.collator(self.studio.render(64, "in_domain", "stills", -1)).inputs
         scale_projector(start, seen["pixel_values_videos"], seen["video_grid_thw"])
         model = make_arm(start, ARMS["projector"], SETTING)
         self.visual, self.head = model.model.visual, model.motion_head
+        self.whole = model.model if small else None
+        self.memory = SETTINGS["reader" if small else "smollm2"].memory
+        self.rates = SMALL_RATES if small else RATES
+        if small:
+            make_whole(model, self.grid, 0)
+            return
         torch.manual_seed(0)
         kernel = self.visual.patch_embed.proj.weight.data  # [width, colours * frames * patch * patch]
         rotation = torch.linalg.qr(torch.randn(len(kernel), len(kernel)))[0]
@@ -69,11 +82,15 @@ class Sight:
         """Make clips that are asked nothing."""
         return self.studio.render(count, "in_domain", "which_way", number, asked=False)
 
-    def see(self, clips: Clips) -> Any:
-        """Encode clips, in bfloat16."""
+    def see(self, clips: Clips) -> Tensor:
+        """Encode clips to [clips * tokens, H], with the pretrained encoder in bfloat16."""
+        if self.whole is not None:
+            seen: Tensor = self.whole.see(self.collator.patches(clips.frames))
+            return seen
         thw = torch.tensor([[self.grid.frames // self.grid.temporal_patch, self.grid.rows, self.grid.cols]])
         with torch.autocast("cpu", torch.bfloat16):
-            return self.visual(self.collator.patches(clips.frames), grid_thw=thw.expand(len(clips.frames), -1))
+            found = self.visual(self.collator.patches(clips.frames), grid_thw=thw.expand(len(clips.frames), -1))
+            return found.pooler_output.float()
 
     def errors(self, predicted: Tensor, targets: Tensor, mask: Tensor) -> dict[str, float]:
         """Compare with the motion of what moves: pixels, those of predicting none, and the cosine."""
@@ -128,16 +145,16 @@ def train(sight: Sight, rate: float, steps: int, kept: Path) -> list[dict[str, A
 
     Args:
         sight: changed in place.
-        rate: of the encoder; the projector has five times, the head ten times as much.
+        rate: of the encoder; the projector's and the head's are `sight.rates` of it.
         steps: in all.
         kept: the checkpoint.
     """
     visual, head = sight.visual, sight.head
     projector = list(visual.merger.mlp.parameters())
     encoder = [value for name, value in visual.named_parameters() if "merger.mlp" not in name]
-    rates = (5 * rate, rate, 10 * rate)
+    rates = tuple(factor * rate for factor in sight.rates)
     groups = list(zip((projector, encoder, list(head.parameters())), rates, strict=True))
-    optimizer = make_optimizer(groups, SETTING.memory)
+    optimizer = make_optimizer(groups, sight.memory)
     trained = torch.nn.ModuleList([visual, head])
     curve: list[dict[str, Any]] = []
     if kept.exists():
@@ -153,7 +170,7 @@ def train(sight: Sight, rate: float, steps: int, kept: Path) -> list[dict[str, A
     for step in range(begin, steps + 1):
         if step % EVERY == 0 and (step > begin or not curve):
             with torch.no_grad():
-                found = torch.cat([head(sight.see(clips).pooler_output.float()) for clips in test])
+                found = torch.cat([head(sight.see(clips)) for clips in test])
             seconds = round(before + time.process_time() - clock, 1)
             curve.append({"step": step} | sight.errors(found, *aims) | {"cpu_seconds": seconds})
             print(curve[-1], flush=True)
@@ -167,7 +184,7 @@ def train(sight: Sight, rate: float, steps: int, kept: Path) -> list[dict[str, A
         targets, mask = sight.collator.targets(clips, sight.grid)
         for group, full in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = full * min(1.0, (step + 1) / SETTING.warmup)
-        predicted = head(sight.see(clips).pooler_output.float())
+        predicted = head(sight.see(clips))
         F.smooth_l1_loss(predicted[mask], targets[mask]).backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
@@ -181,18 +198,22 @@ def main() -> None:
     parser.add_argument("command", choices=["probe", "train"])
     parser.add_argument("--apart", type=float, nargs="+", default=[0.0], help="of the two frames' kernels")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the encoder")
+    parser.add_argument("--small", action="store_true", help="the small encoder of random weights; with train alone")
     parser.add_argument("--steps", type=int, default=300, help="multiple of 50")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the start; checkpoints are written there")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.small and (arguments.command, arguments.apart) != ("train", [0.0]):
+        parser.error("--small: with train alone, and without --apart")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for apart in arguments.apart:
-        sight = Sight(apart, arguments.folder)
+        sight = Sight(apart, arguments.folder, arguments.small)
         row: dict[str, Any] = {"command": arguments.command, "apart": apart}
+        row |= {"small": True} if arguments.small else {}
         if arguments.command == "probe":
             row |= {"layers": probe(sight)}
         else:
-            kept = arguments.folder / f"sight-{apart:g}-{arguments.rate:g}.pt"
+            kept = arguments.folder / f"sight-{'small' if arguments.small else f'{apart:g}'}-{arguments.rate:g}.pt"
             row |= {"rate": arguments.rate, "curve": train(sight, arguments.rate, arguments.steps, kept)}
         with (arguments.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row | environment("cpu")) + "\n")

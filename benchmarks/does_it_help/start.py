@@ -297,12 +297,16 @@ def build(folder: Path, out: Path, small: bool = False) -> Path:
     return out
 
 
-def draw_small(seed: int) -> Vision:
-    """Draw a small Qwen2-VL encoder of random weights."""
+def small_tower(seed: int) -> Qwen2VisionTransformerPretrainedModel:
+    """Draw a small Qwen2-VL encoder of random weights, with a projector."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**SMALL, hidden_size=SMOLLM2["hidden_size"]))
-    weights = {name: value for name, value in tower.state_dict().items() if "merger.mlp" not in name}
+        return Qwen2VisionTransformerPretrainedModel(Qwen2VLVisionConfig(**SMALL, hidden_size=SMOLLM2["hidden_size"]))
+
+
+def draw_small(seed: int) -> Vision:
+    """The same without the projector."""
+    weights = {name: value for name, value in small_tower(seed).state_dict().items() if "merger.mlp" not in name}
     return Vision(SMALL, weights, IMAGENET)
 
 
