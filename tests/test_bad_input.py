@@ -112,20 +112,23 @@ def test_skip_leaves_such_clips_out_and_says_how_many(workers, bad, capfd):
     assert "3 of 5 samples were left out before training" in said
     if workers == 1:  # what other processes say is not collected here
         assert f"Left out 3 samples: {bad['missing']}: does not exist; {bad['audio']}: has no video stream" in said
-    assert len(losses(Path(keys["output_dir"]))) == 2
+    folder = Path(keys["output_dir"])
+    assert len(losses(folder)) == 2
+    assert results(folder, "train")["samples_left_out"] == 3 and results(folder, "train")["clips_left_out"] == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_prediction_counts_what_several_processes_left_out(workers, bad):
     keys = data(clips()[0], bad["missing"], clips()[1], bad["audio"], clips()[3]) | {"dataset": None}
     keys |= {"eval_dataset": "toy", "train_on_video_tokens": True, "motion_on_error": "skip"}
-    keys |= {"do_predict": True, "predict_with_generate": True, "max_new_tokens": 2}
+    keys |= {"do_eval": True, "do_predict": True, "predict_with_generate": True, "max_new_tokens": 2}
     model = str(run(**BOTH, max_steps=1))
     folder = run(**keys, model_name_or_path=model, preprocessing_num_workers=workers)
     assert results(folder, "predict")["predict_samples_left_out"] == 2
+    assert results(folder, "eval")["eval_samples_left_out"] == 2
     assert len((folder / "generated_predictions.jsonl").read_text().splitlines()) == 3
     whole = run(**{**keys, **data(clips()[0]), "dataset": None}, model_name_or_path=model)
-    assert "predict_samples_left_out" not in results(whole, "predict")
+    assert results(whole, "predict")["predict_samples_left_out"] == 0
 
 
 def test_skip_with_no_clip_left_is_refused(bad, capfd):

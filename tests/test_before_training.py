@@ -2,12 +2,18 @@
 
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from commands import refused_run, trained
+from motiontune.errors import MotiontuneError, OutputError
+from motiontune.runs.folder import claim_run
+from motiontune.training.checkpoints import saving
 from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, run, sample, start, toy, weights
 
 
@@ -214,12 +220,61 @@ def test_a_second_training_into_one_folder_is_refused(capfd):
     output.mkdir()
     with alone_in(output):
         message = refused_run(capfd, **BOTH, output_dir=str(output))
-    assert message.startswith(f"{output}: another run is training into it: wait for its end")
+    assert message.startswith(f"{output}: another run is writing into it: wait for its end")
     assert not list(output.glob("*.safetensors"))
     with pytest.raises(ZeroDivisionError), alone_in(output):
         1 / 0  # noqa: B018
     with alone_in(output):
         pass
+
+
+OF_NO_RUN = (
+    "train_results.json trainer_state.json motion_head.safetensors training_loss.png trainer_log.jsonl "
+    "generated_predictions.jsonl predict_results.json eval_results.json all_results.json model.safetensors "
+    "adapter_config.json tokenizer.json checkpoint-5/model.safetensors predict_toy/predict_results.json"
+).split()
+
+
+@pytest.mark.parametrize("name", OF_NO_RUN)
+def test_files_of_the_users_stay_as_they_are(name, tmp_path, capfd):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    refusal = "might be written over: a run writes such names, and none is noted in"
+    with pytest.raises(OutputError, match=refusal):
+        claim_run(tmp_path, {"do_train": True})
+    if "result" in name or "predict" in name:
+        with pytest.raises(OutputError, match=refusal):
+            claim_run(tmp_path, {"do_predict": True})
+    else:
+        claim_run(tmp_path, {"do_predict": True})  # it writes no such file
+    (tmp_path / "motiontune_runs.json").write_text("[]")
+    claim_run(tmp_path, {"do_train": True})
+
+
+def test_a_run_refuses_what_it_could_not_end_with(tmp_path, capfd):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "train_results.json").write_text("mine")
+    message = refused_run(capfd, **BOTH, output_dir=str(tmp_path))
+    assert message.startswith(f"{tmp_path / 'train_results.json'} might be written over")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", "train_results.json"]
+    (tmp_path / "train_results.json").rename(tmp_path / "all_results.json")
+    with pytest.raises(MotiontuneError, match=r"all_results.json: is damaged"):  # the Trainer would add to it
+        claim_run(tmp_path, {"do_train": True})
+
+
+def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path):
+    """A limit of bytes for a file stands for the full disk: torch writes both alike."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        for save in (torch.save, lambda tensors, path: save_file(tensors, path)):
+            with pytest.raises(OutputError, match=f"{tmp_path} cannot be written, is the disk full"):
+                with saving(str(tmp_path)):
+                    save({"a": torch.zeros(100_000)}, str(tmp_path / "optimizer.pt"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(RuntimeError, match="another"), saving(str(tmp_path)):
+        raise RuntimeError("another")
 
 
 def test_a_checkpoint_that_lost_its_head_is_passed_over(stopped, tmp_path):

@@ -225,6 +225,21 @@ def test_a_damaged_file_is_computed_again(damage: str, kind: str, tmp_path: Path
     assert cache.load("ab12", *more) is not None and not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.parametrize("kind", ["motion", "frames"])
+def test_exchanged_files_are_computed_again(kind: str, tmp_path: Path) -> None:
+    file = str(pan_clip("mpeg4", ".avi"))
+    clip = read_clip(file, fps=2.0)
+    cache: Any = MotionCache(str(tmp_path)) if kind == "motion" else FrameCache(str(tmp_path))
+    kept: Any = motion_of(clip, VideoGrid(4, 8, 10), MotionOptions("blockmatch")) if kind == "motion" else clip
+    more = () if kind == "motion" else (file,)
+    for key in ("ab12", "cd34"):
+        cache.save(key, kept)
+    cache.path_of("ab12").replace(cache.path_of("cd34"))
+    with pytest.warns(UserWarning, match="cd34.npz is damaged and computed again .it was written under another name"):
+        assert cache.load("cd34", *more) is None
+    assert cache.load("ab12", *more) is None
+
+
 def test_any_damaged_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     """No byte of a file, whatever it becomes, gives other motion or another error than a warning."""
     cache = MotionCache(str(tmp_path))

@@ -16,6 +16,7 @@ from motiontune.commands.extract import extract, table
 from motiontune.commands.options import find_clips
 from motiontune.commands.predict import predict
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
+from motiontune.files import alone_in
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import FORMATS, find_motion, read_flo
 from motiontune.motion.options import MotionOptions
@@ -164,6 +165,47 @@ def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.Captu
     assert code == 0 and "blockmatch+flow" in out
     code, _, err = command(capfd, "extract", str(CLIPS[1]), "--source", "radar", "--out", str(tmp_path / "out"))
     assert code == 2 and "'radar' is none of" in err
+
+
+def test_what_cannot_be_read_in_a_folder_has_a_row(tmp_path: Path) -> None:
+    """A link that leads nowhere, and pipes, which are not opened: nobody writes to them. Links in a circle end."""
+    clips, more = tmp_path / "clips", tmp_path / "more"
+    clips.mkdir(), more.mkdir()
+    (clips / "gone.mp4").symlink_to(tmp_path / "nothing.mp4")
+    (clips / "more").symlink_to(more)
+    (more / "linked.mp4").symlink_to(CLIPS[0])
+    (more / "back").symlink_to(clips)
+    for name in ("pipe.mp4", "pipe.motion.mp4"):
+        os.mkfifo(clips / name)
+    rows = extract([str(clips)], str(tmp_path / "out"), frames=FrameReader(fps=2.0))
+    assert {Path(row.clip).name: row.problem.partition("/")[0] for row in rows} == {
+        "gone.mp4": "is a link to ",
+        "linked.mp4": "",
+        "pipe.mp4": "is a pipe, not a file",
+        "pipe.motion.mp4": "is a pipe, not a file",
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "clips" / "closed"
+    below.mkdir(parents=True)
+    scan = os.scandir
+
+    def closed(place: Any) -> Any:
+        if Path(place) == below:
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ConfigError, match=r"clips/closed: cannot be read: Permission denied"):
+        extract([str(tmp_path / "clips")], str(tmp_path / "out"))
+
+
+def test_two_at_once_into_one_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        for write in (extract, lambda *args: predict(None, *args, "What?")):  # type: ignore[arg-type]
+            with pytest.raises(OutputError, match="another run is writing into it: .*choose another --out"):
+                write([str(CLIPS[0])], str(tmp_path))
 
 
 def test_files_for_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

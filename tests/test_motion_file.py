@@ -1,5 +1,6 @@
 """Motion from the user's files: formats, shapes and what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import (
+    ABOUT,
+    FORMATS,
+    Format,
     check_unshared,
     file_motion,
     find_motion,
@@ -255,6 +259,48 @@ def test_a_motion_file_knows_its_clip(tmp_path: Path) -> None:
     with np.load(tmp_path / "film.npz") as saved:
         arrays = {key: saved[key] for key in saved if key != "clip"}
     np.savez(tmp_path / "film.npz", **arrays)
+    assert file_motion(clip, GRID).valid.any()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_motion_of_another_clip_is_refused(form: Format, tmp_path: Path) -> None:
+    field, clips = file_motion_of(tmp_path), []
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.webm").write_bytes(name.encode())
+        clips.append(replace(clip_at(tmp_path), path=str(tmp_path / f"{name}.webm")))
+        write_motion(tmp_path / name, clips[-1], field, GRID, form)
+        assert file_motion(clips[-1], GRID).valid.any()
+    with pytest.raises(MotiontuneError, match="has motion of the past, motion_direction is future"):
+        file_motion(clips[0], GRID, "future")
+    with pytest.raises(MotiontuneError, match=r"was extracted for other frames of .*video_fps"):
+        file_motion(replace(clips[0], times=clips[0].times * 2), GRID)
+    for ending in {"npz": [".npz"], "npy": [".npy", ABOUT]}.get(form, ["", ABOUT]):
+        one, two = tmp_path / f"one{ending}", tmp_path / f"two{ending}"
+        shutil.rmtree(two) if two.is_dir() else two.unlink()
+        one.rename(two)
+    with pytest.raises(MotiontuneError, match=r"is the motion of another clip than .*two\.webm"):
+        file_motion(clips[1], GRID)
+
+
+@pytest.mark.parametrize("form", ["npy", "flo", "png"])
+def test_files_that_are_not_what_was_extracted_are_refused(form: Format, tmp_path: Path) -> None:
+    """The user's own, which have nothing about them beside them, are read; so are those that were extracted twice."""
+    (tmp_path / "film.webm").write_bytes(b"one")
+    clip, field, about = clip_at(tmp_path), file_motion_of(tmp_path), tmp_path / f"film{ABOUT}"
+    write_motion(tmp_path / "film", clip, field, GRID, form)
+    write_motion(tmp_path / "film", clip, replace(field, vectors=field.vectors + 1), GRID, form)
+    files = find_motion(clip.path)
+    assert file_motion(clip, GRID).valid.any()
+    files[-1].write_bytes(files[-1].read_bytes() + b"0")
+    with pytest.raises(
+        MotiontuneError, match=rf"is not what was extracted, film{ABOUT} was written about other files"
+    ):
+        file_motion(clip, GRID)
+    for damage in (b"", b"[]", b"{}"):
+        about.write_bytes(damage)
+        with pytest.raises(MotiontuneError, match="what it was made of is damaged .*; extract again"):
+            file_motion(clip, GRID)
+    about.unlink()
     assert file_motion(clip, GRID).valid.any()
 
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from motiontune.errors import HeadError, MotiontuneError
+from motiontune.errors import ConfigError, HeadError, MotiontuneError
 from motiontune.evaluation.comparison import load_predictions
 from motiontune.model.checkpoint import check_adapter
 from motiontune.model.head import load_head, save_head
@@ -98,6 +98,15 @@ def test_a_checkpoint_without_its_head_is_refused(checkpoint):
         (folder / name).unlink()
         with pytest.raises(MotiontuneError, match="motion head|motion_head"):
             run(**keys, resume_from_checkpoint=str(folder))
+
+
+def test_a_resume_without_the_motion_loss_is_refused(checkpoint):
+    folder, keys = checkpoint
+    with pytest.raises(ConfigError, match="the optimizer in .*checkpoint-1 is of other weights .resume with the keys"):
+        run(**{**keys, "motion_loss_weight": 0.0}, resume_from_checkpoint=str(folder))
+    plain = {**keys, "use_motionvector_crossentropy_loss": None, "train_on_video_tokens": None}
+    with pytest.raises(ConfigError, match="checkpoint-1 is of a run that trained motion: resume with that run's keys"):
+        run(**plain, resume_from_checkpoint=str(folder))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint):

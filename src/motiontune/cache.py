@@ -3,7 +3,8 @@
 A file's name is a digest of all that its content depends on: the clip's own bytes, the sampling and the resizing, the
 grid, the source of motion with its settings, the code that reads clips and makes motion with all that it imports of
 this package, and the versions of the packages below. So nothing is ever stale: what changes is computed anew, under
-another name. Files are written whole or not at all, so that workers and ranks can share a folder.
+another name. The name stands in the file, too, so that one which was renamed is noticed. Files are written whole or
+not at all, so that workers and ranks can share a folder.
 """
 
 import ast
@@ -70,12 +71,19 @@ class Cache:
         return self.path_of(key).exists()
 
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """The arrays of a key, or None."""
+        """The arrays of a key, or None.
+
+        Raises:
+            ValueError: if the file was written under another key.
+        """
         try:
             with np.load(self.path_of(key)) as saved:
-                return {name: saved[name] for name in saved.files}
+                arrays = {name: saved[name] for name in saved.files}
         except FileNotFoundError:
             return None
+        if str(arrays.pop("key", "")) != key:
+            raise ValueError("it was written under another name")
+        return arrays
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep arrays under a key; warn where that fails, such as on a full disk."""
@@ -91,7 +99,7 @@ class Cache:
             OutputError: if the file cannot be written.
         """
         with write_whole(self.path_of(key), listed=False) as unfinished, open(unfinished, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, key=np.array(key), **arrays)
 
     @contextlib.contextmanager
     def _mended(self, key: str) -> Iterator[None]:

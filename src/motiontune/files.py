@@ -232,25 +232,28 @@ def write_once(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def alone_in(
-    folder: str | Path, doing: str = "another run is training into it", key: str = "output_dir"
+    folder: str | Path, doing: str = "another run is writing into it", key: str = "output_dir"
 ) -> Iterator[None]:
     """Keep a second process from doing the same in a folder meanwhile; a process that ends, however, lets it go.
 
     Args:
-        folder: it must exist, and may be a file. Where its file system or the platform knows no locks, nothing is kept
-            away.
+        folder: it is made where there is none, and may be a file. Where its file system or the platform knows no
+            locks, nothing is kept away.
         doing: what the other process does, for the message.
         key: what names the folder.
 
     Raises:
-        OutputError: if another process is in it.
+        OutputError: if another process is in it, or it cannot be made.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    place = os.open(folder, os.O_RDONLY)
+    with _refusing(Path(folder), "written to"):
+        if not os.path.exists(folder):
+            os.makedirs(folder, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)

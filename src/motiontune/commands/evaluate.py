@@ -147,7 +147,7 @@ def evaluate(
     from motiontune.llamafactory.reader import model_keys, places_of
     from motiontune.llamafactory.sampling import sampling_keys
     from motiontune.llamafactory.similarity import similarity
-    from motiontune.llamafactory.workflow import PREDICT_LEFT_OUT
+    from motiontune.llamafactory.workflow import SAMPLES_LEFT_OUT
     from motiontune.model.head import find_head
 
     known = read_templates(templates) if templates else []
@@ -184,7 +184,9 @@ def evaluate(
     readable = [text for number, text in enumerate(texts) if not with_motion or number in samples]
     labelled = [(answer, label) for answer, label in readable if label.strip()]
     template_of = templates_of(dataset_dir, dataset)
-    before = int(read_json(Path(out, "predict_results.json"), {}).get(PREDICT_LEFT_OUT, 0))  # it predicted
+    before = int(
+        read_json(Path(out, "predict_results.json"), {}).get(f"predict_{SAMPLES_LEFT_OUT}", 0)
+    )  # it predicted
     result = Evaluation(
         clips=len(readable),
         motion_clips=len(files),

@@ -24,7 +24,7 @@ from motiontune.extraction.engines import ENGINES
 from motiontune.extraction.inputs import Inputs, is_one_of_many
 from motiontune.extraction.run import run as run_many
 from motiontune.extraction.worker import TIMEOUT
-from motiontune.files import write_text
+from motiontune.files import alone_in, write_text
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import DIRECTIONS, MotionField
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
@@ -229,35 +229,37 @@ def extract(
 
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.
-        OutputError: if a file is in the way of one that is to be written, or one cannot be written.
+        OutputError: if a file is in the way of one that is to be written, one cannot be written, or another process
+            is writing into the folder.
     """
     options, frames = options or MotionOptions(), frames or FrameReader()
     check_source(options.source)
     clips = find_clips(paths, out)
-    pictures = (SHEET, FILM) if preview else ()
-    unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), pictures, ABOUT)
-    if options.source == "file":
-        check_unshared(clips.values(), options.motion_dir, {})
-    rows = []
-    with tqdm(clips.items(), unit="clip") as bar:
-        for target, clip in bar:
-            bar.set_postfix_str(shorten_middle(escaped(Path(clip).name), 30))
-            if target in unnamed:
-                rows.append(Extracted(clip, problem=unnamed[target]))
-                continue
-            try:
-                rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
-            except OutputError:  # a full disk is full for every clip
-                raise
-            except (MotiontuneError, OSError) as error:
-                rows.append(Extracted(clip, problem=escaped(str(error)).removeprefix(f"{escaped(clip)}: ")))
-    about: dict[str, Any] = {
-        "options": asdict(options) | asdict(frames),
-        "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
-        "clips": [asdict(row) for row in rows],
-    }
-    write_text(Path(out, ABOUT), json.dumps(about, indent=1) + "\n")
-    return rows
+    with alone_in(out, key="--out"):
+        pictures = (SHEET, FILM) if preview else ()
+        unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), pictures, ABOUT)
+        if options.source == "file":
+            check_unshared(clips.values(), options.motion_dir, {})
+        rows = []
+        with tqdm(clips.items(), unit="clip") as bar:
+            for target, clip in bar:
+                bar.set_postfix_str(shorten_middle(escaped(Path(clip).name), 30))
+                if target in unnamed:
+                    rows.append(Extracted(clip, problem=unnamed[target]))
+                    continue
+                try:
+                    rows.append(extract_clip(clip, target, options, reader or frames, form, preview))
+                except OutputError:  # a full disk is full for every clip
+                    raise
+                except (MotiontuneError, OSError) as error:
+                    rows.append(Extracted(clip, problem=escaped(str(error)).removeprefix(f"{escaped(clip)}: ")))
+        about: dict[str, Any] = {
+            "options": asdict(options) | asdict(frames),
+            "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
+            "clips": [asdict(row) for row in rows],
+        }
+        write_text(Path(out, ABOUT), json.dumps(about, indent=1) + "\n")
+        return rows
 
 
 def extract_clip(

@@ -26,7 +26,7 @@ from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
 from motiontune.errors import MotiontuneError, OutputError, escaped
 from motiontune.evaluation.prediction import MotionPrediction
-from motiontune.files import write_text
+from motiontune.files import alone_in, write_text
 from motiontune.motion.file import FORMATS, Format, check_unshared, motion_files, write_motion
 from motiontune.motion.sources import NO_SOURCE, check_source
 from motiontune.tables import shorten_middle, text_table
@@ -144,30 +144,32 @@ def predict(
 
     Raises:
         ConfigError: if there is no clip, two have one name, or there is no such source.
-        OutputError: if a file is in the way of one that is to be written, or one cannot be written.
+        OutputError: if a file is in the way of one that is to be written, one cannot be written, or another process
+            is writing into the folder.
     """
-    clips, unnamed = _clips_to_predict(paths, out, compare_with, show, form)
-    rows = []
-    with tqdm(clips.items(), unit="clip") as bar:
-        for place, path in bar:
-            bar.set_postfix_str(shorten_middle(escaped(Path(path).name), 30))
-            if place in unnamed:
-                rows.append(Predicted(path, problem=unnamed[place]))
-                continue
-            start = time.perf_counter()
-            try:
-                prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
-                _write(prediction, place, show, form)
-            except OutputError:  # a full disk is full for every clip
-                raise
-            except (MotiontuneError, OSError) as error:
-                rows.append(Predicted(path, problem=escaped(str(error)).removeprefix(f"{escaped(path)}: ")))
-            else:
-                rows.append(_row(path, prediction, time.perf_counter() - start))
-    about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
-    text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-    write_text(Path(out, ABOUT), text, "backslashreplace")  # of a name that is no UTF-8: JSON's own escapes
-    return rows
+    with alone_in(out, key="--out"):
+        clips, unnamed = _clips_to_predict(paths, out, compare_with, show, form)
+        rows = []
+        with tqdm(clips.items(), unit="clip") as bar:
+            for place, path in bar:
+                bar.set_postfix_str(shorten_middle(escaped(Path(path).name), 30))
+                if place in unnamed:
+                    rows.append(Predicted(path, problem=unnamed[place]))
+                    continue
+                start = time.perf_counter()
+                try:
+                    prediction = model.predict(path, prompt, compare_with=compare_with, max_new_tokens=max_new_tokens)
+                    _write(prediction, place, show, form)
+                except OutputError:  # a full disk is full for every clip
+                    raise
+                except (MotiontuneError, OSError) as error:
+                    rows.append(Predicted(path, problem=escaped(str(error)).removeprefix(f"{escaped(path)}: ")))
+                else:
+                    rows.append(_row(path, prediction, time.perf_counter() - start))
+        about = {"prompt": prompt, "compare_with": compare_with, "clips": [asdict(row) for row in rows]}
+        text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        write_text(Path(out, ABOUT), text, "backslashreplace")  # of a name that is no UTF-8: JSON's own escapes
+        return rows
 
 
 def _clips_to_predict(

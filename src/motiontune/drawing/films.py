@@ -1,5 +1,6 @@
 """Films of clips with their motion drawn on them: every frame of a file at its own speed, or the sampled ones."""
 
+import os
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def write_film(
 
 def is_film(path: str | Path) -> bool:
     """Whether a file is a film of motion that this package wrote, as its name and its metadata have it."""
-    if not str(path).endswith(FILM):
+    if not str(path).endswith(FILM) or not os.path.isfile(path):  # a pipe would keep who opens it waiting
         return False
     try:
         with av.open(as_url(path)) as film:

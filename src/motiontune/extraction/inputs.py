@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from random import Random
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from motiontune.drawing.films import is_film
 from motiontune.errors import ClipError, ConfigError, in_one_line
 from motiontune.manifest import arrow
 from motiontune.video.container import check_file, content_of
-from motiontune.video.find import VIDEO_SUFFIXES, list_clips
+from motiontune.video.find import VIDEO_SUFFIXES, files_below, list_clips
 
 
 LISTS = (".txt", ".parquet")
@@ -219,7 +219,8 @@ def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
         if not path.strip():
             raise ConfigError(f"{path!r} names no clip: is a variable of the shell empty?")
         return [_at(path, _whole_path(path))]
-    tars = [_at(str(tar), str(tar.relative_to(path))) for tar in sorted(Path(path).rglob("*.tar"))]
+    below = (file for file in files_below(path) if file.suffix == ".tar")
+    tars = [_at(str(tar), str(tar.relative_to(path))) for tar in below]
     try:
         return tars + [_at(clip, str(name)) for name, clip in list_clips([path], is_film)]
     except ConfigError:

@@ -44,7 +44,7 @@ def open_journal(path: Path, fingerprint: Mapping[str, Any]) -> Iterator["Journa
             f"{path.parent} was begun with other settings ({', '.join(changed)}): go on with the same, or choose "
             f"another --out"
         )
-    with alone_in(path, "another run is writing it", "--out"), open(path, "r+b") as file:
+    with alone_in(path, key="--out"), open(path, "r+b") as file:
         yield Journal(file)
 
 

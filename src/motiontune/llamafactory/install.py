@@ -10,7 +10,7 @@ from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
 from transformers import TrainerCallback
 
-from motiontune.errors import mistakes
+from motiontune.errors import ConfigError, mistakes
 from motiontune.llamafactory import names
 from motiontune.llamafactory.arguments import (
     MotionDataArguments,
@@ -23,6 +23,7 @@ from motiontune.llamafactory.config import check_keys, clean_values, read_config
 from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.families import family_of
+from motiontune.model.head import CONFIG_NAME
 from motiontune.model.hub import use_cache_without_network
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.tower import install_dino_tower
@@ -163,6 +164,12 @@ def run_sft(
         training_args.disable_tqdm = True  # the page has the progress
     if not data_args.train_on_video_tokens:
         check_names(data_args)
+        checkpoint = training_args.resume_from_checkpoint if training_args.do_train else None
+        if isinstance(checkpoint, str) and Path(checkpoint, CONFIG_NAME).is_file():
+            raise ConfigError(
+                f"resume_from_checkpoint: {checkpoint} is of a run that trained motion: resume with that run's keys, "
+                f"or choose another output_dir and start anew from its model"
+            )
         hooks: Any = nullcontext()
         if finetuning_args.sparse_logits:
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):

@@ -319,6 +319,7 @@ def loading_data() -> Iterator[None]:
 def dataset_hooks(
     wrap_processor: Callable[[Any], Any],
     after_loading: Callable[[Any, Any], None],
+    after_tokenizing: Callable[[str, Any, Any], None],
     after_failing: Callable[[Any], None],
 ) -> Iterator[None]:
     """While data sets are loaded: wrap the processor that tokenizes samples, and look at each aligned data set.
@@ -326,11 +327,14 @@ def dataset_hooks(
     Args:
         wrap_processor: called with the `DatasetProcessor`, returns the one to use.
         after_loading: called with the `DatasetAttr` and the aligned data set, whose `_videos` column has the paths.
+        after_tokenizing: called with "train" or "eval", and the data set before and after it was tokenized.
         after_failing: called with the `DatasetAttr` of one that cannot be loaded; may raise what says more.
     """
     from llamafactory.data import loader as data_loader
 
-    make_processor, load_single = data_loader._get_dataset_processor, data_loader._load_single_dataset
+    names = "_get_dataset_processor", "_load_single_dataset", "_get_preprocessed_dataset"
+    originals = {name: getattr(data_loader, name) for name in names}
+    make_processor, load_single, tokenize = originals.values()
 
     def _get_dataset_processor(*args: Any, **kwargs: Any) -> Any:
         return wrap_processor(make_processor(*args, **kwargs))
@@ -347,11 +351,20 @@ def dataset_hooks(
             after_loading(dataset_attr, dataset)
         return dataset
 
-    data_loader._get_dataset_processor, data_loader._load_single_dataset = _get_dataset_processor, _load_single_dataset
+    def _get_preprocessed_dataset(dataset: Any, *args: Any, is_eval: bool = False, **kwargs: Any) -> Any:
+        tokenized = tokenize(dataset, *args, is_eval=is_eval, **kwargs)
+        if dataset is not None:
+            after_tokenizing("eval" if is_eval else "train", dataset, tokenized)
+        return tokenized
+
+    replacements = _get_dataset_processor, _load_single_dataset, _get_preprocessed_dataset
+    for name, replacement in zip(names, replacements, strict=True):
+        setattr(data_loader, name, replacement)
     try:
         yield
     finally:
-        data_loader._get_dataset_processor, data_loader._load_single_dataset = make_processor, load_single
+        for name, original in originals.items():
+            setattr(data_loader, name, original)
 
 
 def sample_of(examples: dict[str, list[Any]], index: int) -> dict[str, Any]:

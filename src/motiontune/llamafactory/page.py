@@ -147,6 +147,8 @@ def show_files(terminal: Terminal, folder: Path) -> None:
 def _results(prefix: str, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Rows of the metrics of one part of a run: those that one looks at first, in words."""
     found = {key.removeprefix(f"{prefix}_"): value for key, value in metrics.items() if key.startswith(f"{prefix}_")}
+    if prefix == "train":  # whose counts have no prefix
+        found |= {key: value for key, value in metrics.items() if key in ("clips_left_out", "samples_left_out")}
     what = {"train": "training", "eval": "held out", "predict": "predicted"}[prefix]
     rows = []
     if prefix == "train" and "runtime" in found:
@@ -161,8 +163,9 @@ def _results(prefix: str, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key in ("loss", "ce_loss", "accuracy", "bleu-4", "rouge-l"):
         if key in found:
             rows.append((f"{what}, {key}", f"{found[key]:.4g}"))
-    if found.get("clips_left_out"):
-        rows.append((f"{what}, clips left out", f"{found['clips_left_out']:.0f}"))
+    for key in ("clips_left_out", "samples_left_out"):
+        if found.get(key):
+            rows.append((f"{what}, {key.replace('_', ' ')}", f"{found[key]:.0f}"))
     return rows
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -70,8 +71,8 @@ from motiontune.video.clip import Sampling
 
 logger = get_logger(__name__)
 
-PREDICT_LEFT_OUT = "predict_samples_left_out"
-"""Metric of `do_predict`: samples that were not predicted, where there are some."""
+SAMPLES_LEFT_OUT = "samples_left_out"
+"""Metric: samples that were dropped before the first step; absent where rows are no samples."""
 
 
 def run_motion_sft(
@@ -144,41 +145,58 @@ def run_motion_sft(
     elif finetuning_args.compute_accuracy:
         compute_metrics = ComputeAccuracy()
     gen_kwargs = generation_arguments(generating_args, tokenizer)
-    with mistakes("", ValueError, ImportError, RuntimeError):  # such as a logger that is unknown or not installed
-        trainer = MotionTrainer(
-            model=model,
-            args=training_args,
-            finetuning_args=finetuning_args,
-            fold_video_tokens=data_args.fold_video_tokens,
-            data_collator=collator,
-            callbacks=callbacks,
-            gen_kwargs=gen_kwargs,
-            compute_metrics=compute_metrics,
-            **dataset_module,
-            **tokenizer_module,
-        )
+    with alone_in(training_args.output_dir) if training_args.process_index == 0 else nullcontext():
+        with mistakes("", ValueError, ImportError, RuntimeError):  # such as a logger that is unknown or not installed
+            trainer = MotionTrainer(
+                model=model,
+                args=training_args,
+                finetuning_args=finetuning_args,
+                fold_video_tokens=data_args.fold_video_tokens,
+                data_collator=collator,
+                callbacks=callbacks,
+                gen_kwargs=gen_kwargs,
+                compute_metrics=compute_metrics,
+                **dataset_module,
+                **tokenizer_module,
+            )
+        if trainer.is_world_process_zero():
+            write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
+        parts = data_args, training_args, finetuning_args, dataset_module
+        logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
+        _train_and_measure(trainer, dataset_module, left_out, finetuning_args, generating_args, gen_kwargs)
+        if trainer.is_world_process_zero():
+            log_caches(collator)
+        create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+    for prefix, reason in trainer.unmeasured.items():
+        raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
 
-    if trainer.is_world_process_zero():
-        write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
-    parts = data_args, training_args, finetuning_args, dataset_module
-    logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
-    if training_args.do_train:
-        with alone_in(training_args.output_dir) if trainer.is_world_process_zero() else nullcontext():
-            result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-            trainer.save_model()
-            if trainer.steps_trained or not Path(training_args.output_dir, "train_results.json").is_file():
-                _save_results(trainer, result.metrics, dataset_module, finetuning_args)
+
+def _train_and_measure(
+    trainer: MotionTrainer,
+    dataset_module: dict[str, Any],
+    left_out: dict[str, int],
+    finetuning_args: MotionFinetuningArguments,
+    generating_args: GeneratingArguments,
+    gen_kwargs: dict[str, Any],
+) -> None:
+    """Train, evaluate and predict, and write what was measured."""
+    args = trainer.args
+    if args.do_train:
+        result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        trainer.save_model()
+        if trainer.steps_trained or not Path(args.output_dir, "train_results.json").is_file():
+            counted = {SAMPLES_LEFT_OUT: left_out["train"]} if "train" in left_out else {}
+            _save_results(trainer, result.metrics | counted, dataset_module, finetuning_args)
 
     trainer.unmeasured.clear()
-    if training_args.predict_with_generate:
-        tokenizer.padding_side = "left"
+    if args.predict_with_generate:
+        trainer.processing_class.padding_side = "left"
 
-    if training_args.do_eval:
+    if args.do_eval:
         metrics = trainer.evaluate(metric_key_prefix="eval", **gen_kwargs)
-        trainer.log_metrics("eval", metrics)
-        trainer.save_metrics("eval", metrics)
+        _save_measured(trainer, "eval", metrics, left_out)
 
-    if training_args.do_predict:
+    if args.do_predict:
         eval_dataset = dataset_module["eval_dataset"]
         if isinstance(eval_dataset, dict):  # `eval_on_each_dataset`
             metrics = trainer.predict_each(eval_dataset, generating_args.skip_special_tokens, **gen_kwargs)
@@ -186,16 +204,14 @@ def run_motion_sft(
             results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
             metrics = results.metrics
             trainer.save_predictions(eval_dataset, results, generating_args.skip_special_tokens)
-        if left_out:
-            metrics[PREDICT_LEFT_OUT] = left_out
-        trainer.log_metrics("predict", metrics)
-        trainer.save_metrics("predict", metrics)
+        _save_measured(trainer, "predict", metrics, left_out)
 
-    if trainer.is_world_process_zero():
-        log_caches(collator)
-    create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
-    for prefix, reason in trainer.unmeasured.items():
-        raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
+
+def _save_measured(trainer: MotionTrainer, prefix: str, metrics: dict[str, float], left_out: dict[str, int]) -> None:
+    if "eval" in left_out:
+        metrics[f"{prefix}_{SAMPLES_LEFT_OUT}"] = left_out["eval"]
+    trainer.log_metrics(prefix, metrics)
+    trainer.save_metrics(prefix, metrics)
 
 
 def check_packages(training_args: TrainingArguments) -> None:
@@ -323,7 +339,7 @@ def load_counted_datasets(
     tokenizer_module: Any,
     needs_motion: bool = False,
     motion_without_answer: bool = False,
-) -> tuple[dict[str, Any], int | None, str]:
+) -> tuple[dict[str, Any], dict[str, int], str]:
     """Load and tokenize the data sets; clips are checked, and the motion source of each data set is logged.
 
     Args:
@@ -337,8 +353,8 @@ def load_counted_datasets(
 
     Returns:
         LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; how many
-        samples were left out, None where rows are no samples: when streaming, packing, or mixing data sets; and the
-        table of what was seen of them.
+        samples were left out of "train" and "eval", as far as rows are samples, which they are not when streaming or
+        packing; and the table of what was seen of them.
 
     Raises:
         MotiontuneError: naming the data set, the sample or the file that cannot be used.
@@ -386,19 +402,23 @@ def load_counted_datasets(
         overview.sources, overview.packing = sources or {}, bool(data_args.packing)
         overviews.append(overview)
 
-    loaded = 0
     motion_files: dict[Path, str] = {}
 
     def look(attr: Any, dataset: Any) -> None:
-        nonlocal loaded
-        loaded += 0 if data_args.streaming else len(dataset)
         check_motion_files(dataset, data_args, motion_files)
         note(attr.dataset_name, dataset, videos_of, count_tokens)
         log_enlarged(attr.dataset_name, dataset, plugin, processor, data_args.streaming)
         log_overview(overviews[-1:])
 
+    loaded, left_out = Counter[str](), Counter[str]()
+
+    def count(split: str, before: Any, after: Any) -> None:
+        if not data_args.streaming and not data_args.packing:
+            loaded[split] += len(before)
+            left_out[split] += len(before) - len(after)
+
     check_names(data_args)
-    with loading_data(), dataset_hooks(checked, look, lambda attr: check_rows(attr, data_args.dataset_dir)):
+    with loading_data(), dataset_hooks(checked, look, count, lambda attr: check_rows(attr, data_args.dataset_dir)):
         module = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokenizer_module)
     if not overviews:  # tokenized_path
         for split in ("train_dataset", "eval_dataset"):
@@ -410,13 +430,8 @@ def load_counted_datasets(
     for split in ("train_dataset", "eval_dataset"):
         for data in _each(module.get(split)):
             check_tokenized(data, lambda videos: plugin.count_video_tokens(videos, processor), video_token, data_args)
-    left_out = None
-    if loaded and not data_args.packing and data_args.mix_strategy == "concat":
-        parts = [module.get("train_dataset"), module.get("eval_dataset")]
-        kept = sum(len(one) for part in parts for one in _each(part))
-        left_out = loaded - kept
-        if left_out:
-            logger.warning_rank0(f"{left_out} of {loaded} samples were left out before training.")
+    if left_out.total():
+        logger.warning_rank0(f"{left_out.total()} of {loaded.total()} samples were left out before training.")
     if "eval_dataset" in module:
         several = isinstance(module["eval_dataset"], dict)
         datasets = module["eval_dataset"] if several else {"": module["eval_dataset"]}
@@ -425,7 +440,7 @@ def load_counted_datasets(
             for name, data in datasets.items()
         }
         module["eval_dataset"] = numbered if several else numbered[""]
-    return module, left_out, table(overviews)
+    return module, dict(left_out), table(overviews)
 
 
 def _each(data: Any) -> list[Any]:

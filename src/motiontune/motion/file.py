@@ -9,6 +9,9 @@ For a clip `NAME.mp4` these are looked for, in this order:
 * `NAME/*.flo` or `NAME/*.png` (KITTI's 16-bit format), one file per pair of neighbouring sampled frames, by name;
 * `NAME_000.flo` or `NAME_000.png` and so on, the same without a folder.
 
+What a `.npz` keeps besides, `motiontune extract` writes to `NAME.motion.json` beside a `.npy` or a folder of pairs,
+with digests of these: it is compared, too. Files without it are the user's own.
+
 Numbers in these names count as numbers: `flow_2.flo` comes before `flow_10.flo`. `NAME.mp4.npz` and so on come first,
 for clips that differ in their suffix alone. In a folder of their own, files that lie as the clips do come first: for
 `data/left/001.mp4` that is `data/left/001.npz`, `left/001.npz`, `001.npz`.
@@ -23,9 +26,10 @@ pair i is minus the optical flow from frame i+1 to frame i.
 """
 
 import io
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
@@ -33,8 +37,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
-from motiontune.files import remove, write_bytes, write_whole
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, in_one_line
+from motiontune.files import file_digest, remove, write_bytes, write_text, write_whole
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
@@ -43,10 +47,15 @@ from motiontune.video.clip import Clip
 from motiontune.video.container import content_of
 
 
+MADE = ("direction", "size", "times", "clip")
+"""What is kept with motion of what it was made of: the direction, height and width of the frame, seconds, a digest."""
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
+
+ABOUT = ".motion.json"
+"""Ends the name of what `write_motion` writes about a `.npy`, or a folder of pairs."""
 
 Format = Literal["npz", "npy", "flo", "png"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -153,17 +162,29 @@ def _find(
         stem, folder = Path(clip.path).stem, motion_dir or Path(clip.path).parent
         names = f"{stem}.npz, {stem}.npy, {stem}/*.flo, {stem}/*.png, {stem}_000.flo or {stem}_000.png"
         raise MotionUnavailable(f"{clip.path}: no motion file; put {names} into {folder}, or set motion_dir")
-    if files[0].suffix in (".npz", ".npy"):
-        return str(files[0]), *_read_numpy(files[0], clip, direction, grid)
+    on_patches = files[0].suffix in (".npz", ".npy")
+    vectors, valid, made = _read_numpy(files[0]) if on_patches else _read_pairs(files)
+    try:
+        made = _about(files) if made is None else made
+        _check_made_for(files[0], made, vectors.shape, clip, direction, grid if on_patches else None)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise MotiontuneError(
+            f"{files[0]}: what is kept of what it was made of is damaged ({in_one_line(error)}); extract again"
+        ) from error
+    return str(files[0]) if on_patches else f"{files[0]} to {files[-1].name}", vectors, valid
+
+
+def _read_pairs(files: Sequence[Path]) -> tuple[NDArray[np.floating], NDArray[np.bool_], None]:
     read = read_flo if files[0].suffix == ".flo" else read_kitti_png
     pairs = [read(str(path)) for path in files]
     if len({vectors.shape for vectors, _ in pairs}) > 1:
         raise MotiontuneError(f"{files[0]} and the files after it differ in size; all pairs must have one size")
-    name_of_all = f"{files[0]} to {files[-1].name}"
-    return name_of_all, np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs])
+    return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]), None
 
 
-def _read_numpy(path: Path, clip: Clip, direction: Direction, grid: VideoGrid) -> Pairs:
+def _read_numpy(path: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_], dict[str, Any] | None]:
+    """Vectors, where they are valid, and of a `.npz` what it was made of."""
+    made = None
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -175,47 +196,75 @@ def _read_numpy(path: Path, clip: Clip, direction: Direction, grid: VideoGrid) -
                 if "vectors" not in loaded:
                     raise MotiontuneError(f"{path}: has the keys {sorted(loaded)}, needs vectors (and valid)")
                 vectors, valid = loaded["vectors"], loaded["valid"] if "valid" in loaded else None
-                _check_made_for(path, loaded, vectors, clip, direction, grid)
+                made = {name: loaded[name].tolist() for name in MADE if name in loaded}
     except (OSError, ValueError, EOFError) as error:
         raise MotiontuneError(f"{path}: cannot be read as a numpy file ({error}); write it with numpy.save") from error
     except Exception as error:
         if isinstance(error, MotiontuneError):
             raise
         raise MotiontuneError(f"{path}: is damaged ({type(error).__name__}); write it again") from error
-    return vectors, np.ones(vectors.shape[:-1], np.bool_) if valid is None else valid
+    return vectors, np.ones(vectors.shape[:-1], np.bool_) if valid is None else valid, made
+
+
+def _about(files: Sequence[Path]) -> dict[str, Any]:
+    """What a `.npy`, or the pairs in a folder, were made of; nothing where that is not known.
+
+    Raises:
+        MotiontuneError: if that was written about other files.
+        OSError, ValueError, KeyError, TypeError: if it is damaged.
+    """
+    place = files[0].with_suffix("") if files[0].suffix == ".npy" else files[0].parent
+    about = place.with_name(place.name + ABOUT)
+    if not about.is_file():
+        return {}
+    made = json.loads(about.read_bytes())
+    if made["files"] == [file_digest(file) for file in files]:
+        return {name: made[name] for name in MADE if name in made}
+    raise MotiontuneError(
+        f"{files[0]}: is not what was extracted, {about.name} was written about other files: extract again, or remove "
+        f"{about.name} if the motion is your own"
+    )
 
 
 def _check_made_for(
     path: Path,
-    loaded: Mapping[str, NDArray[Any]],
-    vectors: NDArray[np.floating],
+    made: Mapping[str, Any],
+    shape: Sequence[int],
     clip: Clip,
     direction: Direction,
-    grid: VideoGrid,
+    grid: VideoGrid | None,
 ) -> None:
     """Refuse a file that was extracted for something else, as far as it tells.
+
+    Args:
+        path: the file.
+        made: what it was made of, under some of the names in MADE.
+        shape: of its vectors.
+        clip: the sampled frames that it is read for.
+        direction: the direction that is asked for.
+        grid: the patch grid; None of dense vectors, which fit any.
 
     Raises:
         MotiontuneError: naming what.
     """
-    if "direction" in loaded and str(loaded["direction"]) != direction:
+    if made.get("direction", direction) != direction:
         raise MotiontuneError(
-            f"{path}: has motion of the {loaded['direction']}, motion_direction is {direction}: extract again"
+            f"{path}: has motion of the {made['direction']}, motion_direction is {direction}: extract again"
         )
     # else vectors on a patch grid of another size would pass for dense ones
-    size = loaded["size"].tolist() if "size" in loaded else None
-    if size and (size != [grid.height, grid.width] or vectors.shape[1] != grid.rows):
-        made = f"{size[1]}x{size[0]} px in {vectors.shape[1]} rows of patches"
+    size = made.get("size")
+    if grid is not None and size and (size != [grid.height, grid.width] or shape[1] != grid.rows):
+        made_for = f"{size[1]}x{size[0]} px in {shape[1]} rows of patches"
         raise MotiontuneError(
-            f"{path}: was extracted for frames of {made}, this run has {grid.width}x{grid.height} px in "
+            f"{path}: was extracted for frames of {made_for}, this run has {grid.width}x{grid.height} px in "
             f"{grid.rows}: extract again for its sizes"
         )
-    if "clip" not in loaded or not os.path.isfile(clip.path):
+    if "clip" not in made or not os.path.isfile(clip.path):
         return
-    if str(loaded["clip"]) != content_of(clip.path):
+    if made["clip"] != content_of(clip.path):
         raise MotiontuneError(f"{path}: is the motion of another clip than {clip.path}, or it changed: extract again")
-    if "times" in loaded:
-        times = loaded["times"]
+    if "times" in made:
+        times = made["times"]
         known = min(len(times), len(clip.times))
         if not np.allclose(times[:known], clip.times[:known], rtol=0, atol=1e-3):
             raise MotiontuneError(
@@ -271,9 +320,12 @@ def _on_grid(
 
 def motion_files(place: Path, form: Format) -> list[Path]:
     """The files that `write_motion` will write, replace or remove, as far as is known before."""
-    if form in ("npz", "npy"):
-        return [place.with_name(f"{place.name}.{form}")]
-    return list(dict.fromkeys([place / f"00000.{form}", *_pairs_in(place)]))
+    about = place.with_name(place.name + ABOUT)
+    if form == "npz":
+        return [place.with_name(f"{place.name}.npz")]
+    if form == "npy":
+        return [place.with_name(f"{place.name}.npy"), about]
+    return list(dict.fromkeys([place / f"00000.{form}", *_pairs_in(place), about]))
 
 
 def _pairs_in(folder: Path) -> list[Path]:
@@ -287,7 +339,7 @@ def write_motion(
 
     Args:
         place: the place without a suffix; its folder is made.
-        clip: the clip; a `.npz` keeps a digest of it.
+        clip: the clip; a digest of it is kept, with a `.npz` in the file itself.
         field: the motion of its sampled frames.
         grid: its patches.
         form: `.flo` and KITTI's `.png` are dense, each patch's pixels alike.
@@ -296,23 +348,34 @@ def write_motion(
     Raises:
         OutputError: if a file cannot be written, or one that was not written by this is in the way.
     """
+    digest = content_of(clip.path) if os.path.isfile(clip.path) else None
     if form == "npz":
-        if os.path.isfile(clip.path):
-            more["clip"] = np.array(content_of(clip.path))
-        write_npz(place.with_name(place.name + ".npz"), field, grid, **more)
-    elif form == "npy":
-        write_npy(place.with_name(place.name + ".npy"), field)
+        known = {} if digest is None else {"clip": np.array(digest)}
+        write_npz(place.with_name(f"{place.name}.npz"), field, grid, **more, **known)
+        return
+    about = place.with_name(place.name + ABOUT)
+    remove([about])  # it is about what was there
+    if form == "npy":
+        files = [place.with_name(f"{place.name}.npy")]
+        write_npy(files[0], field)
     else:
-        _write_pairs(place, field, grid, form)
+        files = _write_pairs(place, field, grid, form)
+    made = {"direction": field.direction, "size": [grid.height, grid.width], "times": field.times.tolist()}
+    made |= {} if digest is None else {"clip": digest}
+    made["files"] = [file_digest(file) for file in files]
+    write_text(about, json.dumps(made, indent=1) + "\n")
 
 
-def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> None:
+def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> list[Path]:
     write = write_flo if form == "flo" else write_kitti_png
     remove(_pairs_in(folder))  # perhaps more than there will be now
     kept = slice(1, None) if field.direction == "past" else slice(0, -1)
-    for number, (vectors, valid) in enumerate(zip(field.vectors[kept], field.valid[kept], strict=True)):
-        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in (vectors, valid))
-        write(str(folder / f"{number:05d}.{form}"), dense, known)
+    vectors, valid = field.vectors[kept], field.valid[kept]
+    files = [folder / f"{number:05d}.{form}" for number in range(len(vectors))]
+    for file, *pair in zip(files, vectors, valid, strict=True):
+        dense, known = (np.repeat(np.repeat(a, grid.patch, axis=0), grid.patch, axis=1) for a in pair)
+        write(str(file), dense, known)
+    return files
 
 
 def write_npz(path: Path, field: MotionField, grid: VideoGrid, **more: NDArray[np.generic]) -> None:
@@ -359,7 +422,7 @@ def _save_npz(file: IO[bytes], field: MotionField, grid: VideoGrid, more: Mappin
 def write_npy(path: Path, field: MotionField) -> None:
     """Write a field's vectors as this module reads them, not a number where they are not valid; whole or not at all.
 
-    A `.npy` keeps neither its direction nor its frame's size: prefer `write_npz`.
+    A `.npy` keeps neither its direction nor its frame's size: prefer `write_npz`, or `write_motion`.
     """
     data = io.BytesIO()  # written to a file, numpy does not notice a disk that is full
     np.save(data, np.where(field.valid[..., None], field.vectors, np.float32(np.nan)), allow_pickle=False)

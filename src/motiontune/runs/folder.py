@@ -29,10 +29,23 @@ EVALUATION = "evaluation.json"
 RUNS = "motiontune_runs.json"
 OVERVIEW = "motiontune_data.txt"
 STATE, RESULTS, MODEL_CARD = "trainer_state.json", "all_results.json", "README.md"  # the Trainer's
+_CHECKPOINTS = f"checkpoint-*/{STATE}"
 
 _PACKAGES = (
     "motiontune llamafactory transformers torch peft accelerate datasets av opencv-python-headless numpy".split()
 )
+
+_RESULTS = (
+    "*_results.json generated_predictions.jsonl motiontune_data.txt predict_*/predict_results.json "
+    "predict_*/generated_predictions.jsonl"
+).split()
+"""What the Trainer, LLaMA-Factory and this package write to an output folder without looking what lies there."""
+_MODEL = (
+    "trainer_state.json trainer_log.jsonl training_*.png checkpoint-[0-9]* motion_head* *model*.safetensors "
+    "*model*.safetensors.index.json pytorch_model*.bin adapter_model.bin config.json *_config.json tokenizer.* "
+    "vocab.* merges.txt added_tokens.json special_tokens_map.json chat_template.*"
+).split()
+"""What they write there while they train."""
 
 _OF_A_CARD = ("generated_from_trainer", "library_name: peft", "library_name: transformers")
 
@@ -117,6 +130,9 @@ def given_keys(args: "Mapping[str, Any] | Sequence[str]") -> dict[str, Any]:
 def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     """Refuse an output folder that a run cannot write to, or where it would write over what no run made.
 
+    A folder in which a run is noted is that run's, and what has a run's names there is replaced. In any other, such a
+    file is somebody's.
+
     Args:
         folder: the output folder.
         keys: the run's. If it trains, it writes a model and a model card.
@@ -127,8 +143,20 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     folder = Path(folder)
     made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
     claim(folder, made)
-    if not trains(keys):
-        return
+    read_json(folder / RESULTS, {})  # the Trainer adds to it at the end
+    if trains(keys):
+        _claim_for_training(folder, keys)
+    if not _is_of_a_run(folder):
+        names = [*_RESULTS, *(_MODEL if trains(keys) else [])]
+        for file in sorted(file for name in names for file in folder.glob(name)):
+            raise OutputError(
+                f"{file} might be written over: a run writes such names, and none is noted in {folder}: move it away, "
+                f"or choose another output_dir"
+            )
+
+
+def _claim_for_training(folder: Path, keys: Mapping[str, Any]) -> None:
+    """Refuse the folder of the model that is trained, and a README.md that is no model card."""
     for key in ("model_name_or_path", "adapter_name_or_path"):
         for model in str(keys.get(key) or "").split(","):
             if folder.is_dir() and os.path.isdir(model) and os.path.samefile(model, folder):
@@ -139,6 +167,11 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
             text = card.read_text("utf-8", errors="replace")
         if not any(mark in text for mark in _OF_A_CARD):
             raise OutputError(f"{card} is no model card and would be written over: choose another output_dir")
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a run has begun here, of this package or of the Trainer alone."""
+    return (folder / RUNS).is_file() or (folder / "training_args.bin").is_file() or any(folder.glob(_CHECKPOINTS))
 
 
 def trains(keys: Mapping[str, Any]) -> bool:
@@ -186,7 +219,7 @@ def read_state(folder: Path) -> State:
         MotiontuneError: if the file is damaged.
     """
     path = folder / STATE
-    checkpoints = sorted(folder.glob(f"checkpoint-*/{STATE}"), key=_step)
+    checkpoints = sorted(folder.glob(_CHECKPOINTS), key=_step)
     ended = path.is_file() or not checkpoints
     path = path if ended else checkpoints[-1]
     with _reading(path):

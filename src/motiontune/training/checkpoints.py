@@ -4,17 +4,19 @@ Beside each checkpoint's files lies a list of them, `motiontune_checkpoint.json`
 CRC-32 of those that hold no checksum of their own. What torch saves is a zip file, which has one for each part.
 """
 
+import contextlib
 import json
 import os
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from motiontune.errors import ConfigError, in_one_line
+from motiontune.errors import ConfigError, OutputError, in_one_line
 from motiontune.files import write_text
 from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 
@@ -70,6 +72,21 @@ def torn(checkpoint: str | Path) -> str:
             return f"{lost.name} is missing"
     # at last, what reads whole files
     return _changed(folder) or next((f"{file.name} cannot be read" for file in saved if _damaged(file)), "")
+
+
+@contextlib.contextmanager
+def saving(folder: str) -> Iterator[None]:
+    """Name the folder where torch or safetensors fail to write, which is mostly for want of room.
+
+    Raises:
+        OutputError: with their message.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not isinstance(error, SafetensorError) and "inline_container" not in str(error):  # not of torch's writer
+            raise
+        raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
 
 
 def list_files(checkpoint: str | Path) -> None:

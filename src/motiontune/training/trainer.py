@@ -25,7 +25,7 @@ from transformers import EvalPrediction, Seq2SeqTrainer
 from typing_extensions import override
 
 from motiontune.drawing.images import save_png
-from motiontune.errors import MotiontuneError
+from motiontune.errors import MotiontuneError, mistakes
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
@@ -43,7 +43,7 @@ from motiontune.model.wrappers import base_of, is_peft
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
-from motiontune.training.checkpoints import list_files
+from motiontune.training.checkpoints import list_files, saving
 from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
 from motiontune.training.names import check_names, log_picture
 from motiontune.training.pictures import draw
@@ -348,13 +348,14 @@ class MotionTrainerMixin(_Trainer):
     @override
     def save_model(self, *args: Any, **kwargs: Any) -> None:
         """Save the model and its head, which all processes gather and the main process writes."""
-        with whole_head(self.model):
+        with whole_head(self.model), saving(self.args.output_dir):
             super().save_model(*args, **kwargs)
 
     @override
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint, and then a list of its files, by which a damaged one is known when a run is resumed."""
-        super()._save_checkpoint(model, trial)
+        with saving(self.args.output_dir):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process has written its part
         if self.args.should_save:
             list_files(Path(self._get_output_dir(trial=trial), f"checkpoint-{self.state.global_step}"))
@@ -371,6 +372,15 @@ class MotionTrainerMixin(_Trainer):
                 restore_adapter(self.model, resume_from_checkpoint)
             self._restore_head(self.model, resume_from_checkpoint)
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    @override
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with mistakes(
+            f"resume_from_checkpoint: the optimizer in {checkpoint} is of other weights (resume with the keys that it "
+            f"was trained with, or start anew from its model)",
+            ValueError,
+        ):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

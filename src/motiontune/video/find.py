@@ -13,8 +13,31 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
+def files_below(folder: str | Path) -> list[Path]:
+    """What lies in a folder and below it, but folders; sorted. Links to folders are followed, unless in a circle.
+
+    Raises:
+        ConfigError: if a folder cannot be read: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    found = []
+    for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
+        links = [name for name in below if os.path.islink(os.path.join(place, name))]
+        if links:
+            above = {os.path.realpath(path) for path in (Path(place), *Path(place).parents)}
+            circles = {name for name in links if os.path.realpath(os.path.join(place, name)) in above}
+            below[:] = [name for name in below if name not in circles]
+        found += [Path(place, name) for name in names]
+    return sorted(found)
+
+
 def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[tuple[Path, str]]:
     """The clips that files and folders stand for: (name, the file), where a folder stands for the videos below it.
+
+    What cannot be read, such as a link that leads nowhere, is among them: reading it tells what it is.
 
     The name of a clip in a folder keeps the folder's structure.
 
@@ -23,7 +46,7 @@ def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[t
         is_drawn: whether a file in a folder is a film that this package drew, and so no clip.
 
     Raises:
-        ConfigError: if there is no video in a folder, or a name is empty.
+        ConfigError: if there is no video in a folder, a folder cannot be read, or a name is empty.
     """
     found: list[tuple[Path, str]] = []
     for path in paths:
@@ -32,8 +55,7 @@ def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[t
                 raise ConfigError(f"{path!r} names no clip: is a variable of the shell empty?")
             found.append((Path(Path(path).name), path))
             continue
-        below = sorted(p for p in Path(path).rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
-        below = [clip for clip in below if not is_drawn(clip)]
+        below = [file for file in files_below(path) if file.suffix.lower() in VIDEO_SUFFIXES and not is_drawn(file)]
         if not below:
             raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
         found += [(clip.relative_to(path), str(clip)) for clip in below]
