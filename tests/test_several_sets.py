@@ -42,8 +42,10 @@ def test_each_set_is_predicted_into_a_folder_of_its_own(model, sets):
     for name, count in (("a", 2), ("b", 1)):
         alone = run(**keys, eval_dataset=name)
         folder = together / f"predict_{name}"
-        assert results(folder, "predict") == results(alone, "predict")
-        assert {f"predict_{name}_{key[8:]}" for key in results(alone, "predict")} <= set(everything)
+        measured = results(alone, "predict")
+        assert measured.pop("predict_samples_left_out") == everything["predict_samples_left_out"] == 0  # of all sets
+        assert results(folder, "predict") == measured
+        assert {f"predict_{name}_{key[8:]}" for key in measured} <= set(everything)
         texts = [(where / "generated_predictions.jsonl").read_text() for where in (folder, alone)]
         assert texts[0] == texts[1] and len(texts[0].splitlines()) == count
         assert len(list((folder / "motion_predictions").glob("*.npz"))) == count
