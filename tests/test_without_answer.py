@@ -24,6 +24,14 @@ def test_text_is_learned_from_answers_alone_and_motion_from_all_clips():
     assert "ce_loss" not in none and none["loss"] == pytest.approx(none["motion_loss"], abs=1e-6)
 
 
+def test_the_table_before_training_counts_them():
+    rows = [sample(PROMPT, answer, videos=[clips()[0]]) for answer in ("It stops.", "", " ")] + [sample("Hello?", "")]
+    for keys, said in ((BOTH, True), (CONTROL, False)):
+        table = (run(**keys, **dataset(rows), max_steps=1) / "motiontune_data.txt").read_text()
+        line = "toy.json: 2 of the 4 samples that were looked at have no answer, and count for motion alone"
+        assert (line in table) is said
+
+
 def test_the_control_run_learns_what_llamafactory_does():
     assert first_log(["It stops.", ""], CONTROL)["loss"] != pytest.approx(
         first_log(["It stops."], CONTROL)["loss"], abs=1e-3

@@ -36,6 +36,7 @@ class SetOverview:
         tokens: tokens of each sample, nothing cut.
         too_long: of each sample that does not fit, its name and its tokens.
         sources: where the motion comes from, and of how many clips.
+        unanswered: how many of the samples that were looked at have clips and no answer, which count for motion alone.
     """
 
     name: str
@@ -49,6 +50,7 @@ class SetOverview:
     tokens: list[int] = field(default_factory=list)
     too_long: list[tuple[str, int]] = field(default_factory=list)
     sources: Mapping[str, int] = field(default_factory=dict)
+    unanswered: int = 0
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table; what was not measured is a dash."""
@@ -113,6 +115,9 @@ def table(sets: Sequence[SetOverview]) -> str:
     """The table, its legend, and the samples that do not fit."""
     lines = [text_table([TITLES, *(one.cells() for one in sets)], rule=True), LEGEND]
     for one in sets:
+        if one.unanswered:
+            samples = f"{one.unanswered} of the {one.looked_at} samples that were looked at"
+            lines.append(f"{one.name}: {samples} have no answer, and count for motion alone")
         for sample, tokens in islice(one.too_long, 10):
             lines.append(f"{one.name}: {escaped(sample)} has {tokens} tokens, cutoff_len cuts it to {one.cutoff}")
         if len(one.too_long) > 10:

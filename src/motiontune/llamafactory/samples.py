@@ -89,7 +89,7 @@ class CheckedDatasetProcessor(DatasetProcessor):
             check_sample(sample, self.data_args.media_dir)
         input_ids, labels = encode_sample(self.inner, sample)
         learns = self.motion_without_answer and isinstance(self.inner, SupervisedDatasetProcessor)
-        if learns and sample["videos"] and not any(_answers(sample)):
+        if learns and has_motion_alone(sample):
             labels = [IGNORE_INDEX] * len(labels)
             if not self.announced:
                 self.announced = True
@@ -116,10 +116,10 @@ class CheckedDatasetProcessor(DatasetProcessor):
         self.inner.print_data_example(example)
 
 
-def _answers(sample: dict[str, Any]) -> list[str]:
-    """What the assistant answers in a sample, turn by turn, without white space around it."""
+def has_motion_alone(sample: dict[str, Any]) -> bool:
+    """Whether a sample has a video, and no answer in any turn but white space."""
     turns = [*sample["prompt"][1::2], *sample["response"]]
-    return [turn["content"].strip() for turn in turns]
+    return bool(sample["videos"]) and not any(str(turn["content"]).strip() for turn in turns)
 
 
 def _question(prompt: list[dict[str, Any]]) -> str:

@@ -48,6 +48,7 @@ from motiontune.llamafactory.samples import (
     check_sample,
     check_tokenized,
     check_videos,
+    has_motion_alone,
     log_enlarged,
     log_source,
     rows_to_look_at,
@@ -407,6 +408,10 @@ def load_counted_datasets(
     def look(attr: Any, dataset: Any) -> None:
         check_motion_files(dataset, data_args, motion_files)
         note(attr.dataset_name, dataset, videos_of, count_tokens)
+        if motion_without_answer:
+            rows = rows_to_look_at(dataset, data_args.streaming, LOOKED_AT)
+            samples = [sample_of({key: [value] for key, value in row.items()}, 0) for row in rows]
+            overviews[-1].unanswered = sum(map(has_motion_alone, samples))
         log_enlarged(attr.dataset_name, dataset, plugin, processor, data_args.streaming)
         log_overview(overviews[-1:])
 
