@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError, OutputError, in_one_line
 from motiontune.files import file_digest, known_digest, write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import load_npz
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.provider import is_provider
@@ -72,7 +73,7 @@ class Cache:
     def get(self, key: str) -> dict[str, NDArray[Any]] | None:
         """The arrays of a key, or None."""
         try:
-            with np.load(self.path_of(key)) as saved:
+            with load_npz(self.path_of(key)) as saved:
                 return {name: saved[name] for name in saved.files}
         except FileNotFoundError:
             return None

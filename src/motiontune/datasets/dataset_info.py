@@ -10,6 +10,7 @@ from typing import Any
 
 from motiontune.errors import ConfigError, OutputError, in_one_line, nearest
 from motiontune.files import claim, write_text, write_whole
+from motiontune.limits import parse_json, read_json, read_text
 
 
 INFO_FILE = "dataset_info.json"
@@ -44,7 +45,7 @@ def load_info(folder: str | Path, *, or_empty: bool = False) -> dict[str, Any]:
     """
     file = Path(folder) / INFO_FILE
     try:
-        info = json.loads(file.read_text("utf-8"))
+        info = read_json(file)
     except FileNotFoundError:
         if or_empty:
             return {}
@@ -115,8 +116,8 @@ def read_dataset_rows(folder: str | Path, name: str, info: Mapping[str, Any]) ->
     if not columns_of(info[name]).get("videos"):
         raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
     with _reading(folder, name, info):
-        text = file.read_text("utf-8")
-        rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
+        text = read_text(file)
+        rows = parse_json(text) if file.suffix == ".json" else [parse_json(line) for line in text.splitlines() if line]
         return [dict(row) for row in rows]
 
 
@@ -168,7 +169,7 @@ def templates_of(folder: str | Path, names: str) -> dict[str, str]:
         if file.suffix != ".json" or not file.is_file():
             continue
         try:
-            rows = json.loads(file.read_text("utf-8"))
+            rows = read_json(file)
         except ValueError as error:
             raise ConfigError(f"{file} is not JSON: {in_one_line(error)}") from error
         for row in rows:

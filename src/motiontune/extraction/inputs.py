@@ -5,6 +5,7 @@ wherever fsspec opens addresses (`s3://`, `gs://`, `https://`, ...).
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import posixpath
@@ -19,6 +20,7 @@ from typing import IO, Any
 from motiontune.datasets.dataset_info import read_clips
 from motiontune.drawing.films import is_film
 from motiontune.errors import ClipError, ConfigError, in_one_line
+from motiontune.limits import COPY_BYTES, ROWS, TAR_HEADER_BYTES, TEXT_BYTES
 from motiontune.manifest import arrow
 from motiontune.video.container import check_file, content_of
 from motiontune.video.find import VIDEO_SUFFIXES, list_clips
@@ -115,6 +117,20 @@ def is_one_of_many(path: str) -> bool:
     return _is_address(path) or not os.path.isdir(path) and path.endswith((*LISTS, ".tar", ".tar.gz", ".tgz"))
 
 
+class _Headers:
+    """A tar of which tarfile reads the headers alone, each into memory whatever size it states."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            raise tarfile.ReadError("a header has no length")
+        TAR_HEADER_BYTES.check(self._path, size, "a header")
+        return self._file.read(size)
+
+
 @contextlib.contextmanager
 def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
     """Have a clip as a file: (path, digest of its content, bytes, time of its change or None).
@@ -127,6 +143,8 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
     """
     if source.problem:
         raise ClipError(source.path, source.problem)
+    if reason := COPY_BYTES.excess(source.size):
+        raise ClipError(source.path, reason)
     if source.start is None and not _is_address(source.path):
         check_file(source.path)
         status = os.stat(source.path)
@@ -138,7 +156,11 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
             for data in _read(source):
                 digest.update(data)
                 copy.write(data)
+                if reason := COPY_BYTES.excess(copy.tell(), "what is there of it"):
+                    raise ClipError(source.path, reason)
             copy.flush()
+        except ClipError:
+            raise
         except Exception as error:  # of any file system
             raise ClipError(source.path, f"cannot be read ({in_one_line(error)})") from error
         size = copy.tell()
@@ -244,8 +266,11 @@ def _listed(path: str) -> list[str]:
     try:
         with _opened(path) as file:
             if path.endswith(".txt"):
+                TEXT_BYTES.check(path, file.seek(0, os.SEEK_END))
+                file.seek(0)
                 return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
             parquet = arrow().parquet.ParquetFile(file)
+            ROWS.check(path, parquet.metadata.num_rows)
             column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
             if column is None:
                 raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
@@ -285,9 +310,14 @@ def _members(tar: ClipSource) -> Iterator[ClipSource]:
     if not tar.path.endswith(".tar"):
         raise ConfigError(f"{tar.path} is compressed, which has no places to read from: unpack it to a .tar")
     try:
-        with _opened(tar.path, HEADER) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+        with _opened(tar.path, HEADER) as file:
+            headers: Any = _Headers(tar.path, file)
+            opened, reached = tarfile.open(fileobj=headers, mode="r:"), 0
             for member in opened:
                 opened.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if member.size < 0 or member.offset_data <= reached:
+                    raise tarfile.ReadError("a header leads backwards")  # and would for ever
+                reached = member.offset_data
                 if (
                     not member.isreg()
                     or member.sparse
@@ -295,8 +325,10 @@ def _members(tar: ClipSource) -> Iterator[ClipSource]:
                 ):
                     continue
                 name = f"{tar.path}::{member.name}"
-                below = _at(name, member.name)
-                place = below.place and posixpath.join(tar.place.removesuffix(".tar"), below.place)
-                yield ClipSource(name, place, member.offset_data, member.size, tar.problem or below.problem)
-    except (OSError, tarfile.TarError) as error:
+                # as a whole, for the tar itself may be called `...tar`
+                below = _at(name, posixpath.join(tar.place.removesuffix(".tar"), member.name))
+                yield dataclasses.replace(
+                    below, start=member.offset_data, size=member.size, problem=tar.problem or below.problem
+                )
+    except (OSError, ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
         raise ConfigError(f"{tar.path} cannot be read as a tar: {in_one_line(error)}") from error

@@ -33,9 +33,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, in_one_line
 from motiontune.files import remove, write_bytes, write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import ARRAY_BYTES, PIXELS, load_arrays
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.motion.patches import patch_median
@@ -44,6 +45,7 @@ from motiontune.video.container import content_of
 
 
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
@@ -156,7 +158,9 @@ def _find(
     if files[0].suffix in (".npz", ".npy"):
         return str(files[0]), *_read_numpy(files[0], clip, direction, grid)
     read = read_flo if files[0].suffix == ".flo" else read_kitti_png
-    pairs = [read(str(path)) for path in files]
+    first = read(str(files[0]))
+    ARRAY_BYTES.check(files[0], len(files) * sum(array.nbytes for array in first), "it with the files after it")
+    pairs = [first, *(read(str(path)) for path in files[1:])]
     if len({vectors.shape for vectors, _ in pairs}) > 1:
         raise MotiontuneError(f"{files[0]} and the files after it differ in size; all pairs must have one size")
     name_of_all = f"{files[0]} to {files[-1].name}"
@@ -165,7 +169,7 @@ def _find(
 
 def _read_numpy(path: Path, clip: Clip, direction: Direction, grid: VideoGrid) -> Pairs:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = load_arrays(path)
         if isinstance(loaded, np.ndarray):
             vectors, valid = loaded, None
             if np.issubdtype(vectors.dtype, np.floating) and vectors.ndim:
@@ -370,15 +374,18 @@ def read_flo(path: str) -> Pairs:
     """Read a Middlebury .flo file: vectors float32 [H, W, 2] in pixels, and valid bool [H, W].
 
     Raises:
-        MotiontuneError: if the file is not one, or is cut.
+        MotiontuneError: if the file is not one, or is cut, or larger than a limit.
     """
-    data = Path(path).read_bytes()
-    if len(data) < 12 or data[:4] != FLO_MAGIC.astype("<f4").tobytes():
-        raise MotiontuneError(f"{path}: is not a .flo file")
-    width, height = (int(number) for number in np.frombuffer(data, "<i4", 2, 4))
-    if width < 1 or height < 1 or len(data) < 12 + 8 * width * height:
-        raise MotiontuneError(f"{path}: is cut or damaged: it should hold {height} x {width} vectors")
-    vectors = np.frombuffer(data, "<f4", 2 * width * height, 12).reshape(height, width, 2)
+    with open(path, "rb") as file:
+        header = file.read(12)
+        if len(header) < 12 or header[:4] != FLO_MAGIC.astype("<f4").tobytes():
+            raise MotiontuneError(f"{path}: is not a .flo file")
+        width, height = (int(number) for number in np.frombuffer(header, "<i4", 2, 4))
+        if width < 1 or height < 1 or os.path.getsize(path) < 12 + 8 * width * height:
+            raise MotiontuneError(f"{path}: is cut or damaged: it should hold {height} x {width} vectors")
+        PIXELS.check(path, width * height)
+        data = file.read(8 * width * height)
+    vectors = np.frombuffer(data, "<f4").reshape(height, width, 2)
     valid = np.asarray((np.abs(vectors) < FLO_UNKNOWN).all(-1), np.bool_)
     return np.asarray(np.where(valid[..., None], vectors, 0), np.float32), valid
 
@@ -401,10 +408,18 @@ def read_kitti_png(path: str) -> Pairs:
     """Read KITTI's 16-bit .png: vectors float32 [H, W, 2] in pixels, in steps of 1/64, and valid bool [H, W].
 
     Raises:
-        MotiontuneError: if the file is not a 16-bit picture with three channels.
+        MotiontuneError: if the file is not a 16-bit picture with three channels, or is larger than a limit.
     """
-    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    with open(path, "rb") as file:
+        header = file.read(24)
+        if header[:8] == PNG_MAGIC:
+            PIXELS.check(path, int.from_bytes(header[16:20], "big") * int.from_bytes(header[20:24], "big"))
+            ARRAY_BYTES.check(path, os.path.getsize(path))
+            data = np.frombuffer(header + file.read(), np.uint8)
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if header[:8] == PNG_MAGIC else None
+    except cv2.error as error:
+        raise MotiontuneError(f"{path}: cannot be read as a .png: {in_one_line(error)}") from error
     if picture is None or picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 3:
         raise MotiontuneError(f"{path}: is not a KITTI flow file (a 16-bit .png with three channels)")
     # OpenCV reads blue first: valid, y, x

@@ -16,6 +16,7 @@ from motiontune.drawing.images import data_uri
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frame_sheet
 from motiontune.errors import MotiontuneError
 from motiontune.files import claim
+from motiontune.limits import load_npz
 from motiontune.manifest import ClipRow, about_manifest, manifest_files, read_rows
 from motiontune.runs.page import definitions, figure, fold, percent, tile, write_page
 from motiontune.video.clip import FPS, MAX_FRAMES, read_clip
@@ -184,7 +185,9 @@ def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any]) -> NDArray
     name = os.path.basename(row.path)
     if row.motion is None:
         return frame_sheet(name, clip.frames, clip.times, _COLUMNS)
-    with np.load(folder / row.motion, allow_pickle=False) as saved:
+    if os.path.isabs(row.motion) or ".." in Path(row.motion).parts:
+        raise ValueError("its motion would lie outside of the manifest's folder")
+    with load_npz(folder / row.motion) as saved:
         arrays = (saved["vectors"], saved["valid"], saved["times"])
     return contact_sheet([SheetRow.of(name, clip.frames, *arrays, padding=1)], _COLUMNS)
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line
+from motiontune.limits import PIXELS
 from motiontune.video.clip import read_clip
 from motiontune.video.find import VIDEO_SUFFIXES
 
@@ -62,7 +64,17 @@ def read_photos(paths: Sequence[Path]) -> Tensor:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        with Image.open(path) as header:  # reads no more than that
+            PIXELS.check(path, header.width * header.height)
+    except Image.DecompressionBombError as error:
+        raise ConfigError(f"{path}: {in_one_line(error)}: take it out of the folder") from error
+    except (OSError, ValueError, SyntaxError):
+        pass  # OpenCV reads more formats
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # its own limits
+        image = None
     if image is None:
         raise ConfigError(f"{path}: cannot be read as a photo: take it out of the folder")
     return np.asarray(image[..., ::-1], np.uint8)
