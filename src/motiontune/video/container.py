@@ -19,6 +19,9 @@ from motiontune.files import as_url, known_digest
 from motiontune.limits import FRAMES, PIXELS
 
 
+PLAYLISTS = ("concat", "dash", "hls", "imf", "sdp")
+"""FFmpeg's names of formats that read further files and addresses."""
+
 Opened = tuple[InputContainer, VideoStream]
 
 # old AVI files carry titles in other encodings than UTF-8; PyAV 19 no longer takes the argument
@@ -71,6 +74,8 @@ def open_video(path: str) -> Iterator[Opened]:
         with av.open(as_url(path), "r", **_READING) as container:
             if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
                 raise ClipError(path, "is a text file, not a video")
+            if container.format.name in PLAYLISTS:
+                raise ClipError(path, "is a list of other files, not a video: give these")
             yield container, _video_stream(path, container)
     except av.error.FFmpegError as error:
         raise ClipError(path, f"cannot be read as a video ({in_words(error)})") from error
