@@ -129,6 +129,30 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def check_png(path: str | os.PathLike[str], data: bytes) -> None:
+    """Refuse a .png whose picture is too large, or a part of which is longer than the file.
+
+    OpenCV takes memory for what each part states, up to 4 GB for a file of a hundred bytes.
+
+    Args:
+        path: for the message.
+        data: the file's bytes, beginning with `PNG_MAGIC`.
+
+    Raises:
+        MotiontuneError: naming the file.
+    """
+    PIXELS.check(path, int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big"))
+    at, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + size
+        if at > len(data):
+            raise MotiontuneError(f"{os.fspath(path)}: is cut or damaged: it is shorter than its parts")
+
+
 def load_arrays(path: str | os.PathLike[str]) -> "NpzFile | NDArray[Any]":
     """Open an `.npz`, or read an `.npy`, once what its headers state is known to fit the file and `ARRAY_BYTES`.
 
@@ -174,10 +198,10 @@ def _check_archive(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> No
     ARRAY_BYTES.check(path, sum(member.file_size for member in members), "what is compressed in it")
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{member.filename} is compressed in a way that numpy does not write")
+            raise ValueError(f"{member.filename!r:.99} is compressed in a way that numpy does not write")
         if member.filename.endswith(".npy"):
             with archive.open(member) as file:
-                _check_array(path, file, member.file_size, member.filename.removesuffix(".npy"))
+                _check_array(path, file, member.file_size, f"{member.filename.removesuffix('.npy'):.99}")
 
 
 def _check_array(path: str | os.PathLike[str], file: IO[bytes], size: int, name: str) -> None:

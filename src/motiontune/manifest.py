@@ -184,7 +184,9 @@ def _tables(path: str | Path, columns: list[str]) -> Iterator[Any]:
                 rows += parquet.metadata.num_rows
                 ROWS.check(file, rows)
                 for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
-                    yield pa.Table.from_batches([batch]).select(columns).cast(schema)
+                    table = pa.Table.from_batches([batch]).select(columns).cast(schema)
+                    table.validate(full=True)  # also that text is UTF-8
+                    yield table
         except (OSError, ValueError, pa.ArrowException) as error:
             raise ConfigError(f"{file} cannot be read as a manifest: {in_one_line(error)}") from error
 

@@ -21,7 +21,7 @@ import numpy as np
 from motiontune.datasets.dataset_info import load_info, read_clips, templates_of
 from motiontune.datasets.selection import Wanted
 from motiontune.datasets.something_something import _read_split
-from motiontune.errors import MotiontuneError
+from motiontune.errors import MotiontuneError, escaped
 from motiontune.evaluation.templates import read_templates
 from motiontune.extraction.inputs import Inputs, _listed
 from motiontune.grid import VideoGrid
@@ -69,10 +69,14 @@ def parse(name: str, data: bytes) -> str:
         try:
             PARSERS[name].read(data, Path(folder))
         except MotiontuneError as error:
-            message = str(error)
-            assert message and "\n" not in message, message
-            return message
+            assert_one_line(error)
+            return str(error)
     return ""
+
+
+def assert_one_line(error: MotiontuneError) -> None:
+    shown = escaped(str(error))  # as the commands show it
+    assert shown and len(shown.splitlines()) == 1, shown
 
 
 @contextlib.contextmanager
@@ -201,15 +205,16 @@ ROWS = [{"messages": TURNS, "videos": ["a.mp4"], "template": "[Something] moves"
 
 
 def every(*reads: Callable[[], object]) -> None:
-    """Let each read, and refuse as the first one does."""
-    refused = None
+    """Let each read; where all refuse, refuse as the first one does."""
+    refused = []
     for read in reads:
         try:
             read()
         except MotiontuneError as error:
-            refused = refused or error
-    if refused:
-        raise refused
+            refused.append(error)
+            assert_one_line(error)
+    if len(refused) == len(reads):
+        raise refused[0]
 
 
 def read_labels(data: bytes, folder: Path) -> None:

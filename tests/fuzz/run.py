@@ -133,12 +133,13 @@ def fuzz(name: str, minutes: float) -> None:
 
     sys.path[:0] = [str(HERE.parent)]
     with atheris.instrument_imports(include=INSTRUMENTED):
-        from fuzz.parsers import PARSERS, seeds_of
+        from fuzz.parsers import PARSERS, parse, seeds_of
 
     corpus = Path("corpus")
     corpus.mkdir(exist_ok=True)
     for data in seeds_of(name):
         Path(corpus, hashlib.blake2b(data, digest_size=6).hexdigest()).write_bytes(data)
+        parse(name, data)  # what is imported when it is needed is there now
     Path("result.json").unlink(missing_ok=True)
     run = Run(name, minutes)
     options = [f"-max_len={PARSERS[name].largest}", "-rss_limit_mb=4096", "-timeout=60", "-verbosity=0"]

@@ -162,7 +162,7 @@ def _open(path: str | Path) -> NpzFile:
     except FileNotFoundError:
         raise MotiontuneError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise MotiontuneError(f"{path}: not a readable prediction: {error}") from None
+        raise MotiontuneError(f"{path}: cannot be read as a prediction: {error}") from None
     if not isinstance(file, NpzFile):
         raise MotiontuneError(f"{path}: a single array, not a prediction with named arrays")
     return file

@@ -269,16 +269,33 @@ def _listed(path: str) -> list[str]:
                 TEXT_BYTES.check(path, file.seek(0, os.SEEK_END))
                 file.seek(0)
                 return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
-            parquet = arrow().parquet.ParquetFile(file)
-            ROWS.check(path, parquet.metadata.num_rows)
-            column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
-            if column is None:
-                raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
-            values = parquet.read([column])[column].to_pylist()
+            values = _column(path, file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a list of clips: {in_one_line(error)}") from error
     flat: Iterable[Any] = (one for value in values for one in (value if isinstance(value, list) else [value]))
     return [one for one in flat if isinstance(one, str)]
+
+
+def _column(path: str, file: IO[bytes]) -> list[Any]:
+    """The column of clips of a list in Parquet.
+
+    Raises:
+        ConfigError: if it has none.
+        OSError, ValueError: if it cannot be read.
+    """
+    pa = arrow()
+    try:
+        parquet = pa.parquet.ParquetFile(file)
+        ROWS.check(path, parquet.metadata.num_rows)
+        column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
+        if column is None:
+            raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
+        table = parquet.read([column])
+        table.validate(full=True)  # also that text is UTF-8
+        values: list[Any] = table[column].to_pylist()
+    except pa.ArrowException as error:  # of which some are a ValueError, others not
+        raise ValueError(in_one_line(error)) from error
+    return values
 
 
 def _remote(address: str) -> list[ClipSource]:

@@ -22,6 +22,7 @@ Signs are those of `MotionField`. Optical flow from frame i to frame i+1 is "fut
 pair i is minus the optical flow from frame i+1 to frame i.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -33,10 +34,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, in_one_line
+from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable
 from motiontune.files import remove, write_bytes, write_whole
 from motiontune.grid import VideoGrid
-from motiontune.limits import ARRAY_BYTES, PIXELS, load_arrays
+from motiontune.limits import ARRAY_BYTES, PIXELS, PNG_MAGIC, check_png, load_arrays
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.motion.patches import patch_median
@@ -45,7 +46,6 @@ from motiontune.video.container import content_of
 
 
 FLO_MAGIC = np.float32(202021.25)  # the bytes "PIEH"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 FLO_UNKNOWN = 1e9  # larger values mark pixels without flow
 # how far the proportions of a dense field may lie from the grid's, which resizing rounds to whole patches
 ASPECT_TOLERANCE = 1.25
@@ -410,16 +410,12 @@ def read_kitti_png(path: str) -> Pairs:
     Raises:
         MotiontuneError: if the file is not a 16-bit picture with three channels, or is larger than a limit.
     """
-    with open(path, "rb") as file:
-        header = file.read(24)
-        if header[:8] == PNG_MAGIC:
-            PIXELS.check(path, int.from_bytes(header[16:20], "big") * int.from_bytes(header[20:24], "big"))
-            ARRAY_BYTES.check(path, os.path.getsize(path))
-            data = np.frombuffer(header + file.read(), np.uint8)
-    try:
-        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if header[:8] == PNG_MAGIC else None
-    except cv2.error as error:
-        raise MotiontuneError(f"{path}: cannot be read as a .png: {in_one_line(error)}") from error
+    ARRAY_BYTES.check(path, os.path.getsize(path))
+    data, picture = Path(path).read_bytes(), None
+    if data.startswith(PNG_MAGIC):
+        check_png(path, data)
+        with contextlib.suppress(cv2.error):
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 3:
         raise MotiontuneError(f"{path}: is not a KITTI flow file (a 16-bit .png with three channels)")
     # OpenCV reads blue first: valid, y, x

@@ -1,5 +1,6 @@
 """What lies behind the objects: photos, drawn patterns, and the user's own videos."""
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from motiontune.errors import ConfigError, in_one_line
-from motiontune.limits import PIXELS
+from motiontune.limits import PIXELS, PNG_MAGIC, check_png
 from motiontune.video.clip import read_clip
 from motiontune.video.find import VIDEO_SUFFIXES
 
@@ -64,17 +65,17 @@ def read_photos(paths: Sequence[Path]) -> Tensor:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as header:  # reads no more than that
-            PIXELS.check(path, header.width * header.height)
-    except Image.DecompressionBombError as error:
-        raise ConfigError(f"{path}: {in_one_line(error)}: take it out of the folder") from error
-    except (OSError, ValueError, SyntaxError):
-        pass  # OpenCV reads more formats
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # its own limits
-        image = None
+    with contextlib.suppress(OSError, ValueError, SyntaxError):  # OpenCV reads more formats, up to limits of its own
+        try:
+            with Image.open(path) as header:  # reads no more than that
+                PIXELS.check(path, header.width * header.height)
+        except Image.DecompressionBombError as error:
+            raise ConfigError(f"{path}: {in_one_line(error)}: take it out of the folder") from error
+    data, image = path.read_bytes(), None
+    if data.startswith(PNG_MAGIC):
+        check_png(path, data)
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ConfigError(f"{path}: cannot be read as a photo: take it out of the folder")
     return np.asarray(image[..., ::-1], np.uint8)
