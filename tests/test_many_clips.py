@@ -387,6 +387,20 @@ def test_a_page_about_a_manifest(clips: Path, undisturbed: Path, tmp_path: Path,
     assert "its frames cannot be read" in (tmp_path / "report.html").read_text("utf-8")
 
 
+def test_a_clip_in_a_tar_is_drawn_on_the_page(clips: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "a.mp4")
+    extracted(tmp_path / "shard.tar", out=tmp_path / "out")
+    run_command("report", [str(tmp_path / "out")])
+    page = Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert len([value for value in page.values("src") if value.startswith("data:image/")]) == 1
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "b.mp4")
+    run_command("report", [str(tmp_path / "out")])
+    page = Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert f"its frames cannot be read: {tmp_path / 'shard.tar'}::a.mp4: is not in its tar any more" in page.text
+
+
 def test_facts_of_clips_are_those_of_the_clips_until_they_change(clips: Path, tmp_path: Path) -> None:
     own = tmp_path / "clips"
     shutil.copytree(clips, own)

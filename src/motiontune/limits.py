@@ -79,7 +79,7 @@ class Limit:
             raise MotiontuneError(f"{os.fspath(path)}: {reason}")
 
 
-PIXELS = Limit("PIXELS", 1 << 26, "pixels", "a video's frame, a dense motion field, a photo")
+PIXELS = Limit("PIXELS", 1 << 26, "pixels", "a video's frame, a .flo or .png of motion, a photo")
 FRAMES = Limit("FRAMES", 10_000_000, "frames", "a video")
 ARRAY_BYTES = Limit(
     "ARRAY_BYTES", 4 << 30, "bytes", "the arrays of a motion file; a clip's frames that are not resized"

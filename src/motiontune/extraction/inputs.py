@@ -169,6 +169,24 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
         yield f"/proc/self/fd/{copy.fileno()}", digest.hexdigest(), size, None
 
 
+@contextlib.contextmanager
+def as_file(path: str) -> Iterator[str]:
+    """Have a clip as a file by its name in a manifest: one in a tar or at an address is copied, as in `fetched`.
+
+    Raises:
+        ClipError: if it cannot be had, or is not in its tar any more.
+        ConfigError: if its tar cannot be read.
+    """
+    tar, inside, _ = path.partition("::")
+    source: ClipSource | None = _at(path, _whole_path(path))
+    if inside and _is_tar(tar):
+        source = next((member for member in _members(_at(tar, _whole_path(tar))) if member.path == path), None)
+    if source is None:
+        raise ClipError(path, "is not in its tar any more")
+    with fetched(source) as (file, *_):
+        yield file
+
+
 def _read(source: ClipSource) -> Iterator[bytes]:
     with _opened(source.path.partition("::")[0] if source.start is not None else source.path) as file:
         left = source.size if source.start is not None else None
