@@ -6,9 +6,11 @@ wherever fsspec opens addresses (`s3://`, `gs://`, `https://`, ...).
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import posixpath
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ from typing import IO, Any
 from motiontune.datasets.dataset_info import read_clips
 from motiontune.drawing.films import is_film
 from motiontune.errors import ClipError, ConfigError, in_one_line
+from motiontune.files import write_whole
 from motiontune.limits import COPY_BYTES, ROWS, TAR_HEADER_BYTES, TEXT_BYTES
 from motiontune.manifest import arrow
 from motiontune.video.container import check_file, content_of
@@ -177,14 +180,40 @@ def as_file(path: str) -> Iterator[str]:
         ClipError: if it cannot be had, or is not in its tar any more.
         ConfigError: if its tar cannot be read.
     """
-    tar, inside, _ = path.partition("::")
-    source: ClipSource | None = _at(path, _whole_path(path))
-    if inside and _is_tar(tar):
-        source = next((member for member in _members(_at(tar, _whole_path(tar))) if member.path == path), None)
-    if source is None:
-        raise ClipError(path, "is not in its tar any more")
-    with fetched(source) as (file, *_):
+    with fetched(_named(path)) as (file, *_):
         yield file
+
+
+def copy_below(folder: Path, path: str) -> Path:
+    """Copy a clip, by its name in a manifest, to its place below a folder: where it is now.
+
+    Raises:
+        ClipError, ConfigError: as `as_file`.
+        OutputError: if it cannot be written, or another's file is in the way.
+    """
+    source = _named(path)
+    with fetched(source) as (file, *_), write_whole(folder / source.place) as unfinished:
+        shutil.copyfile(file, unfinished)
+    return folder / source.place
+
+
+def _named(path: str) -> ClipSource:
+    """A clip by its name in a manifest."""
+    tar, inside, _ = path.partition("::")
+    if not inside or not _is_tar(tar):
+        return _at(path, _whole_path(path))
+    changed = (0, 0)
+    if not _is_address(tar) and os.path.isfile(tar):
+        changed = os.stat(tar).st_size, os.stat(tar).st_mtime_ns
+    found = _members_by_name(tar, changed).get(path)
+    if found is None:
+        raise ClipError(path, "is not in its tar any more")
+    return found
+
+
+@functools.lru_cache(maxsize=2)  # a manifest has one tar after the other
+def _members_by_name(tar: str, changed: tuple[int, int]) -> dict[str, ClipSource]:
+    return {member.path: member for member in _members(_at(tar, _whole_path(tar)))}
 
 
 def _read(source: ClipSource) -> Iterator[bytes]:
