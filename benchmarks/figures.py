@@ -35,6 +35,7 @@ READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
 TRAINING_RUNS = FOLDER / "training_curves/results/runs.json"
 QUESTIONS_RUNS = [FOLDER / "does_it_help/results" / name for name in ("tiny_questions", "tiny_questions_longer")]
+FUZZ = ROOT / "tests" / "fuzz" / "results.json"
 Row = dict[str, Any]
 METHODS = {"lora": "LoRA", "full": "full"}
 GPU_MODELS = {"2B": "Qwen2-VL-2B", "4B": "Qwen3-VL-4B", "7B": "Qwen2-VL-7B"}
@@ -146,6 +147,44 @@ def memory_table(rows: list[Row]) -> str:
     for row in rows:
         cells = [f"{row[key]:,.0f} MB" for key in ("first_mb", "last_mb", "highest_mb")]
         lines.append([row["reader"], f"{row['samples']:,}", *cells, f"{row['mb_per_1000_samples']:.1f} MB"])
+    return grid(lines)
+
+
+def fuzz_table(results: dict[str, Row]) -> str:
+    """What was done to each reader of files, by hand of `make fuzz`."""
+    lines = [["reader", "CPU minutes", "inputs", "read, not refused", "slowest", "memory", "findings"]]
+    for name, row in results.items():
+        cells = [f"{row['cpu_seconds'] / 60:.1f}", f"{row['executions']:,}", f"{row['values']:,}"]
+        cells += [f"{row['slowest_seconds']:.2f} s", f"{row['more_megabytes']:,} MB", str(len(row["findings"]))]
+        lines.append([FUZZED[name], *cells])
+    return grid(lines)
+
+
+FUZZED = {
+    "boxes": "lengths of MP4 and AVI, hidden frames of VP8 and VP9",
+    "flo": "`.flo`",
+    "h264": "H.264 headers",
+    "head": "`motion_head_config.json`",
+    "labels": "JSON of data sets, splits and labels",
+    "list": "lists of clips, `.txt`",
+    "manifest": "manifests and lists in Parquet",
+    "npy": "`.npy` of motion",
+    "npz": "`.npz` of motion",
+    "png": "KITTI's `.png`",
+    "run": "files of a run's folder",
+    "tar": "tars",
+    "video": "clips, with their vectors (FFmpeg's decoders are not guided)",
+    "weights": "`motion_head.safetensors`",
+}
+
+
+def length_table(rows: list[Row]) -> str:
+    """Peak memory of a process that reads one clip, by the clip's length."""
+    peaks = {(row["minutes"], row["reading"].partition(",")[0]): row["peak_mb"] for row in rows}
+    readings = list(dict.fromkeys(reading for _, reading in peaks))
+    lines = [["minutes", *readings]]
+    for minutes in dict.fromkeys(minutes for minutes, _ in peaks):
+        lines.append([str(minutes), *(f"{peaks[minutes, reading]:.0f} MB" for reading in readings)])
     return grid(lines)
 
 
@@ -338,6 +377,10 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
         "trials": lambda: trial_table(load("does_it_help/main")),
+    },
+    ROOT / "docs/reliability.md": {
+        "fuzz": lambda: fuzz_table(json.loads(FUZZ.read_text("utf-8"))),
+        "lengths": lambda: length_table(load("long_clips/cpu")),
     },
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),

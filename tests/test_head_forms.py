@@ -9,11 +9,21 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import training
+from fuzz.examples import IMPORT_TRANSFORMERS, kept_files, run_examples
+from fuzz.parsers import HEAD, parse, seeds_of, weights
 from motiontune.errors import ConfigError, HeadError
 from motiontune.grid import VideoGrid
 from motiontune.model.families import family_of
 from motiontune.model.forward import freeze_unused
-from motiontune.model.head import MotionHead, MotionHeadConfig, features_of, load_head, save_head
+from motiontune.model.head import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    MotionHead,
+    MotionHeadConfig,
+    features_of,
+    load_head,
+    save_head,
+)
 from motiontune.motion.field import MotionField
 from motiontune.targets import PLAIN, HeadForm, field_to_targets, field_to_weights
 from motiontune.training import MotionCollator, MotionSettings, attach_motion, predict
@@ -307,3 +317,21 @@ def test_a_head_of_before_forms_loads(tmp_path):
     saved = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in saved.items() if key not in asdict(PLAIN)}))
     assert load_head(tmp_path).config == MotionHeadConfig(8, 14, 2, 2, input="layer:1")
+
+
+@pytest.mark.parametrize("name", IMPORT_TRANSFORMERS)
+def test_any_bytes_in_the_place_of_a_head_give_a_head_or_one_line(name):
+    run_examples(name, 60)
+    for file in kept_files():
+        if file.name.startswith(f"{name}-"):
+            parse(name, file.read_bytes())
+    assert [parse(name, seed) for seed in seeds_of(name)] == [""] * len(seeds_of(name))
+
+
+def test_a_head_is_as_large_as_its_weights_whatever_its_configuration(tmp_path):
+    (tmp_path / WEIGHTS_NAME).write_bytes(weights())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(HEAD))
+    assert load_head(tmp_path).config.hidden_size == 4
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(HEAD | {"hidden_size": 10**12}))
+    with pytest.raises(HeadError, match=r"its weight is \[16, 4\], its configuration \[16, 1000000000000\]"):
+        load_head(tmp_path)

@@ -16,7 +16,8 @@ from html_page import Page
 from make_clips import pan_clip
 from motiontune.cli import run_command
 from motiontune.commands.extract import extract
-from motiontune.datasets.dataset_info import make_sample, write_dataset
+from motiontune.datasets.dataset_info import make_sample, read_clips, write_dataset
+from motiontune.datasets.selection import Wanted, select
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
@@ -28,6 +29,7 @@ from motiontune.extraction.worker import Died, Worker
 from motiontune.grid import VideoGrid
 from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows
 from motiontune.motion.field import MotionField
+from motiontune.motion.file import find_motion
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.motion.statistics import MotionStatistics
@@ -251,6 +253,7 @@ def test_other_settings_and_others_files_are_refused(clips: Path, tmp_path: Path
 KILLER = """
 import os, signal
 from motiontune.motion.sources import motion_of
+from motiontune.motion.file import find_motion
 from motiontune.motion.options import MotionOptions
 
 def source(clip, grid, direction):
@@ -385,6 +388,47 @@ def test_a_page_about_a_manifest(clips: Path, undisturbed: Path, tmp_path: Path,
     shutil.copy(undisturbed / "manifest.parquet", tmp_path / "m.parquet")
     run_command("report", [str(tmp_path / "m.parquet")])
     assert "its frames cannot be read" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_clip_in_a_tar_is_drawn_on_the_page(clips: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "a.mp4")
+    extracted(tmp_path / "shard.tar", out=tmp_path / "out")
+    run_command("report", [str(tmp_path / "out")])
+    page = Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert len([value for value in page.values("src") if value.startswith("data:image/")]) == 1
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "b.mp4")
+    run_command("report", [str(tmp_path / "out")])
+    page = Page((tmp_path / "out" / "report.html").read_text("utf-8"))
+    assert f"its frames cannot be read: {tmp_path / 'shard.tar'}::a.mp4: is not in its tar any more" in page.text
+
+
+def test_selected_clips_are_copied_out_of_tars(clips: Path, tmp_path: Path, capfd) -> None:
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "a.mp4")
+        tar.add(clips / "a.mp4", "deep/b.mp4")
+    out = tmp_path / "out"
+    extracted(tmp_path / "in", out=out)
+    with pytest.raises(ConfigError, match="none of 2 clips is left: in a tar or at an address, not a file .--copy. 2"):
+        select(out, Wanted(), tmp_path / "data")
+    run_command("select", [str(out), "--out", str(tmp_path / "data"), "--copy"])
+    found = [clip.path for clip in read_clips(tmp_path / "data", "selected")]
+    assert [Path(path).read_bytes() for path in found] == [(clips / "a.mp4").read_bytes()] * 2
+    assert {os.path.commonpath([path, tmp_path / "data" / "clips"]) for path in found} == {
+        str(tmp_path / "data" / "clips")
+    }
+    # and training finds their motion
+    assert [find_motion(path, str(out)) for path in found] == [
+        [out / "shard" / "a.mp4.npz"],
+        [out / "shard" / "deep" / "b.mp4.npz"],
+    ]
+    with tarfile.open(tmp_path / "in" / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "a.mp4")
+    run_command("select", [str(out), "--out", str(tmp_path / "data"), "--copy"])  # over its own files
+    assert "cannot be copied" in capfd.readouterr().out
+    assert len(read_clips(tmp_path / "data", "selected")) == 1
 
 
 def test_facts_of_clips_are_those_of_the_clips_until_they_change(clips: Path, tmp_path: Path) -> None:

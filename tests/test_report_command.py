@@ -159,7 +159,7 @@ def test_a_damaged_prediction_and_a_page_that_cannot_be_written(predicted, tmp_p
     folder = shutil.copytree(predicted, tmp_path / "copy")
     file = folder / "motion_predictions" / "000002.npz"
     file.write_bytes(file.read_bytes()[:200])
-    assert refused(capfd, "report", folder).startswith(f"{file}: not a readable prediction")
+    assert refused(capfd, "report", folder).startswith(f"{file}: cannot be read as a prediction")
     assert "is a folder" in refused(capfd, "report", predicted, "--out", tmp_path)
 
 

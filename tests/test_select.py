@@ -8,7 +8,7 @@ import pytest
 
 from motiontune.cli import run_command
 from motiontune.datasets.dataset_info import make_sample, read_clips, write_dataset, write_rows
-from motiontune.datasets.selection import Wanted, select
+from motiontune.datasets.selection import NO_FILE, Wanted, select
 from motiontune.errors import ConfigError, OutputError
 from motiontune.manifest import ClipRow, write_manifest
 
@@ -69,7 +69,7 @@ def test_samples_of_a_data_set_keep_their_form(manifest: Path, tmp_path: Path) -
     (data / "dataset_info.json").write_text(json.dumps({"mine": entry}))
     found = select(manifest, Wanted({"moving": 0.05}), data, "moving", (data, "mine"))
     assert (found.clips, found.chosen, found.samples) == (6, 3, 1)
-    assert dict(found.left_out) == {"moving below 0.05": 1, "failed: clip": 1, "in an archive or at an address": 1}
+    assert dict(found.left_out) == {"moving below 0.05": 1, "failed: clip": 1, NO_FILE: 1}
     assert [one.answer for one in read_clips(data, "moving")] == ["moves"]
     assert json.loads((data / "dataset_info.json").read_text()) == {
         "mine": entry,

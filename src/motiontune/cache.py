@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError, OutputError, in_one_line
 from motiontune.files import file_digest, known_digest, write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import load_npz
 from motiontune.motion.field import MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.provider import is_provider
@@ -77,7 +78,7 @@ class Cache:
             ValueError: if the file was written under another key.
         """
         try:
-            with np.load(self.path_of(key)) as saved:
+            with load_npz(self.path_of(key)) as saved:
                 arrays = {name: saved[name] for name in saved.files}
         except FileNotFoundError:
             return None

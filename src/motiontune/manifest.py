@@ -17,6 +17,7 @@ import numpy as np
 
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.files import write_whole
+from motiontune.limits import ROWS, parse_json
 from motiontune.video.container import VideoInfo
 
 
@@ -162,16 +163,31 @@ def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterato
     Raises:
         ConfigError: if there is none, or a file of it cannot be read or lacks a column.
     """
-    pa, columns = arrow(), list(columns)
+    for table in _tables(path, list(columns)):
+        yield from table.to_pylist()
+
+
+def _tables(path: str | Path, columns: list[str]) -> Iterator[Any]:
+    """Some columns of a manifest, some thousand rows at once, in the types that they are written in.
+
+    Raises:
+        ConfigError: as `read_manifest`.
+    """
+    pa, whole = arrow(), _schema()
+    schema, rows = pa.schema([whole.field(name) for name in columns]), 0
     for file in manifest_files(path):
         try:
             with pa.parquet.ParquetFile(file) as parquet:
                 missing = set(columns) - set(parquet.schema_arrow.names)
                 if missing:
                     raise ConfigError(f"{file} is no manifest: it has no column {', '.join(sorted(missing))}")
+                rows += parquet.metadata.num_rows
+                ROWS.check(file, rows)
                 for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns):
-                    yield from batch.to_pylist()
-        except (OSError, ValueError) as error:
+                    table = pa.Table.from_batches([batch]).select(columns).cast(schema)
+                    table.validate(full=True)  # also that text is UTF-8
+                    yield table
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ConfigError(f"{file} cannot be read as a manifest: {in_one_line(error)}") from error
 
 
@@ -190,12 +206,9 @@ class ClipFacts:
     def __init__(self, path: str | Path) -> None:
         pa, self._path = arrow(), path
         names = ["path", "bytes", "changed", *(column for column, _ in _INFO)]
-        files = manifest_files(path)
-        try:
-            table = pa.concat_tables([pa.parquet.read_table(file, columns=names) for file in files])
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} cannot be read as a manifest: {in_one_line(error)}") from error
-        table = table.drop_null().combine_chunks()  # what could not be opened, and what is no local file
+        tables = [table.drop_null() for table in _tables(path, names)]  # what could be opened, and is a local file
+        empty = pa.schema([_schema().field(name) for name in names]).empty_table()
+        table = pa.concat_tables([empty, *tables]).combine_chunks()
         self._paths = table["path"]
         codecs = table["codec"].combine_chunks().dictionary_encode()
         self._codecs = codecs.dictionary.to_pylist()
@@ -260,11 +273,11 @@ def about_manifest(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no manifest.
     """
-    file = manifest_files(path)[0]
+    pa, file = arrow(), manifest_files(path)[0]
     try:
-        kept = arrow().parquet.read_schema(file).metadata or {}
-        settings = json.loads(kept.get(SETTINGS.encode(), b"{}"))
-    except (OSError, ValueError) as error:
+        kept = pa.parquet.read_schema(file).metadata or {}
+        settings = parse_json(kept.get(SETTINGS.encode(), b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{file} cannot be read as a manifest: {in_one_line(error)}") from error
     return settings if isinstance(settings, dict) else {}
 

@@ -3,6 +3,7 @@
 import argparse
 
 from motiontune.errors import ConfigError
+from motiontune.extraction.inputs import as_file
 from motiontune.runs.report import CLIPS, report
 from motiontune.runs.survey import is_survey, survey
 
@@ -34,5 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.clips < 0:
         raise ConfigError("--clips must be 0 or more")
-    write = survey if is_survey(arguments.run) else report
-    print(write(arguments.run, arguments.out, arguments.clips))
+    if is_survey(arguments.run):
+        print(survey(arguments.run, arguments.out, arguments.clips, as_file))
+    else:
+        print(report(arguments.run, arguments.out, arguments.clips))

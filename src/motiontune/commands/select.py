@@ -4,6 +4,8 @@ import argparse
 
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.datasets.selection import BALANCES, MEASURES, Wanted, select
+from motiontune.errors import ConfigError
+from motiontune.extraction.inputs import copy_below
 
 
 DESCRIPTION = "Choose clips by their motion, out of a manifest that `motiontune extract` wrote, and write a data set."
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", default="selected", help="of the data set (default: %(default)s)")
     add("--dataset", metavar="NAME", help="take the samples of this data set (default: a sample per clip, no answer)")
     add("--dataset-dir", default="data", metavar="DIR", help="of --dataset (default: %(default)s)")
+    add("--copy", action="store_true", help="copy chosen clips that lie in a tar or at an address to DIR/clips")
     add("--prompt", default=PROMPT, help="the question, without --dataset (default: %(default)r)")
     for name, about in MEASURES.items():
         add(f"--min-{name}", type=float, metavar="X", help=f"at least this {about}")
@@ -41,6 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
     codecs = tuple(filter(None, (arguments.codec or "").split(",")))
     wanted = Wanted(least, most, codecs, arguments.draw, arguments.balance, arguments.seed)
     dataset = None if arguments.dataset is None else (arguments.dataset_dir, arguments.dataset)
-    selection = select(arguments.manifest, wanted, arguments.out, arguments.name, dataset, arguments.prompt)
+    if arguments.copy and dataset is not None:
+        raise ConfigError("--copy is without --dataset, whose samples name files")
+    copy = copy_below if arguments.copy else None
+    selection = select(arguments.manifest, wanted, arguments.out, arguments.name, dataset, arguments.prompt, copy)
     print(selection.table())
     print(f"\nIn the YAML:\n\n{selection.yaml()}")

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motiontune.errors import ConfigError, OutputError, in_one_line, nearest
+from motiontune.errors import ConfigError, OutputError, in_one_line, mistakes, nearest
 from motiontune.files import claim, write_text, write_whole
+from motiontune.limits import parse_json, read_json, read_text
 
 
 INFO_FILE = "dataset_info.json"
 PROMPT = "Explain the action happening the video."
 """The question of Something-Something's reference runs; ours where the user gives none."""
+
+
+_MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)
+"""What values lead to that are of another kind than they should be."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def load_info(folder: str | Path, *, or_empty: bool = False) -> dict[str, Any]:
     """
     file = Path(folder) / INFO_FILE
     try:
-        info = json.loads(file.read_text("utf-8"))
+        info = read_json(file)
     except FileNotFoundError:
         if or_empty:
             return {}
@@ -115,8 +120,8 @@ def read_dataset_rows(folder: str | Path, name: str, info: Mapping[str, Any]) ->
     if not columns_of(info[name]).get("videos"):
         raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
     with _reading(folder, name, info):
-        text = file.read_text("utf-8")
-        rows = json.loads(text) if file.suffix == ".json" else [json.loads(line) for line in text.splitlines() if line]
+        text = read_text(file)
+        rows = parse_json(text) if file.suffix == ".json" else [parse_json(line) for line in text.splitlines() if line]
         return [dict(row) for row in rows]
 
 
@@ -124,7 +129,7 @@ def read_dataset_rows(folder: str | Path, name: str, info: Mapping[str, Any]) ->
 def _reading(folder: str | Path, name: str, info: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, *_MALFORMED) as error:
         file = Path(folder) / info[name]["file_name"]
         raise ConfigError(f"dataset: {name!r}: {file} cannot be read: {in_one_line(error)}") from error
 
@@ -168,12 +173,13 @@ def templates_of(folder: str | Path, names: str) -> dict[str, str]:
         if file.suffix != ".json" or not file.is_file():
             continue
         try:
-            rows = json.loads(file.read_text("utf-8"))
+            rows = read_json(file)
         except ValueError as error:
             raise ConfigError(f"{file} is not JSON: {in_one_line(error)}") from error
-        for row in rows:
-            if row.get("template") and row.get("messages"):
-                found[row["messages"][-1]["content"].strip()] = row["template"]
+        with mistakes(f"{file} has a row that is no sample", *_MALFORMED):
+            for row in rows:
+                if row.get("template") and row.get("messages"):
+                    found[row["messages"][-1]["content"].strip()] = str(row["template"])
     return found
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError
 from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import load_npz
 from motiontune.motion.field import STEP, Direction, MotionField, frames_with_motion
 
 
@@ -112,7 +113,7 @@ class Scene:
         file = Path(path) if str(path).endswith(".npz") else scene_file(Path(path))
         if not file.is_file():
             raise ConfigError(f"{path} has no scene beside it: {file} is missing")
-        with np.load(file) as arrays:
+        with load_npz(file) as arrays:
             sprites: list[Sprite] = []
             while f"{len(sprites)}_shape" in arrays:
                 i = len(sprites)

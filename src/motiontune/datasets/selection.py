@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from typing import Any
 from motiontune.datasets.dataset_info import (
     PROMPT,
     check_listed,
+    claim_dataset,
     load_info,
     make_sample,
     read_dataset_rows,
     videos_of_row,
     write_dataset,
 )
-from motiontune.errors import ConfigError
+from motiontune.errors import ClipError, ConfigError
 from motiontune.manifest import read_manifest
 from motiontune.tables import text_table
 
@@ -37,6 +38,7 @@ MEASURES = {
 
 BALANCES = ("moving", "object", "camera", "px", "codec", "source")
 BINS = 10
+NO_FILE = "in a tar or at an address, not a file (--copy)"
 COLUMNS = ("path", "codec", "source", "frames", "valid_share", "mean_px", "moving_share", "camera_share", "failure")
 
 
@@ -144,6 +146,7 @@ def select(
     name: str = "selected",
     dataset: tuple[str | Path, str] | None = None,
     prompt: str = PROMPT,
+    copy: Callable[[Path, str], Path] | None = None,
 ) -> Selection:
     """Write a data set of the clips that are wanted.
 
@@ -155,6 +158,9 @@ def select(
         dataset: (its `dataset_dir`, its name): its samples are taken, those all of whose clips are chosen. Without
             one, each clip is a sample without an answer, for prediction.
         prompt: the question, without a data set.
+        copy: copies a clip that is no file of its own (one in a tar, or at an address) below a folder, and returns
+            where; such clips are chosen, too, and go to `OUT/clips`. None is without them. Not with a data set, whose
+            samples name files.
 
     Raises:
         ConfigError: if something cannot be read, or no clip or sample is left.
@@ -164,7 +170,7 @@ def select(
     kept: list[tuple[str, str]] = []  # path and part
     for row in read_manifest(manifest, COLUMNS):
         clips += 1
-        reason = wanted.refusal(row) or ("" if _is_file(row["path"]) else "in an archive or at an address")
+        reason = wanted.refusal(row) or ("" if copy or _is_file(row["path"]) else NO_FILE)
         if reason:
             left_out[reason] += 1
         else:
@@ -177,7 +183,17 @@ def select(
         raise ConfigError(f"{manifest}: none of {clips:,} clips is left: {reasons}")
     out = Path(out).absolute()
     if dataset is None:
-        samples = [make_sample(path, prompt, "") for path, _ in kept if path in chosen]
+        claim_dataset(out, name)  # before clips are copied
+        samples = []
+        for path in (path for path, _ in kept if path in chosen):
+            try:
+                place = path if copy is None or _is_file(path) else str(copy(out / "clips", path))
+            except ClipError:
+                left_out["cannot be copied"] += 1
+            else:
+                samples.append(make_sample(place, prompt, ""))
+        if not samples:
+            raise ConfigError(f"{manifest}: none of the {len(chosen):,} clips that are chosen can be copied")
         file = write_dataset(out, name, samples)
     else:
         samples, entry = _samples_of(*dataset, chosen)

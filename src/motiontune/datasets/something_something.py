@@ -5,7 +5,6 @@ The data set comes as a folder of clips (`74225.webm` and so on) and one JSON fi
 stops spinning", "placeholders": ["cube"]}`; the test split has ids alone.
 """
 
-import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from motiontune.datasets.dataset_info import PROMPT, claim_dataset, make_sample, write_dataset, write_rows
 from motiontune.errors import ClipError, ConfigError
+from motiontune.limits import read_json
 from motiontune.tables import text_table
 from motiontune.video.container import probe
 from motiontune.video.find import VIDEO_SUFFIXES
@@ -145,7 +145,7 @@ def _split_name(file: Path) -> str:
 def _read_split(file: Path) -> list[dict[str, Any]]:
     """Read a split's entries, their ids as text; check that they are what they should be."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = read_json(file)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -18,6 +18,7 @@ from motiontune.errors import MotiontuneError
 from motiontune.evaluation.sums import MotionSums
 from motiontune.files import write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import load_arrays
 from motiontune.motion.field import DIRECTIONS
 
 
@@ -157,11 +158,11 @@ def _check(name: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) 
 
 def _open(path: str | Path) -> NpzFile:
     try:
-        file = np.load(path, allow_pickle=False)
+        file = load_arrays(path)
     except FileNotFoundError:
         raise MotiontuneError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise MotiontuneError(f"{path}: not a readable prediction: {error}") from None
+        raise MotiontuneError(f"{path}: cannot be read as a prediction: {error}") from None
     if not isinstance(file, NpzFile):
         raise MotiontuneError(f"{path}: a single array, not a prediction with named arrays")
     return file

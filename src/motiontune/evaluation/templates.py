@@ -6,12 +6,11 @@ its placeholders counts, then the one with the fewest placeholders, then the fir
 from left to right" it is "Pushing [something] from left to right" and not "Pushing [something]".
 """
 
-import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from motiontune.errors import ConfigError
+from motiontune.limits import read_json
 
 
 _PLACEHOLDER = re.compile(r"\[[^\]]*\]")
@@ -64,7 +63,7 @@ def read_templates(file: str) -> list[str]:
         ConfigError: if the file cannot be read or maps no templates to numbers.
     """
     try:
-        labels = json.loads(Path(file).read_text("utf-8"))
+        labels = read_json(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--templates {file} cannot be read: {error}") from error
     if not isinstance(labels, dict) or not labels:

@@ -5,20 +5,25 @@ wherever fsspec opens addresses (`s3://`, `gs://`, `https://`, ...).
 """
 
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import os
 import posixpath
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from random import Random
 from typing import IO, Any
 
 from motiontune.datasets.dataset_info import read_clips
 from motiontune.drawing.films import is_film
 from motiontune.errors import ClipError, ConfigError, in_one_line
+from motiontune.files import write_whole
+from motiontune.limits import COPY_BYTES, ROWS, TAR_HEADER_BYTES, TEXT_BYTES
 from motiontune.manifest import arrow
 from motiontune.video.container import check_file, content_of
 from motiontune.video.find import VIDEO_SUFFIXES, files_below, list_clips
@@ -115,6 +120,20 @@ def is_one_of_many(path: str) -> bool:
     return _is_address(path) or not os.path.isdir(path) and path.endswith((*LISTS, ".tar", ".tar.gz", ".tgz"))
 
 
+class _Headers:
+    """A tar of which tarfile reads the headers alone, each into memory whatever size it states."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            raise tarfile.ReadError("a header has no length")
+        TAR_HEADER_BYTES.check(self._path, size, "a header")
+        return self._file.read(size)
+
+
 @contextlib.contextmanager
 def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
     """Have a clip as a file: (path, digest of its content, bytes, time of its change or None).
@@ -127,6 +146,8 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
     """
     if source.problem:
         raise ClipError(source.path, source.problem)
+    if reason := COPY_BYTES.excess(source.size):
+        raise ClipError(source.path, reason)
     if source.start is None and not _is_address(source.path):
         check_file(source.path)
         status = os.stat(source.path)
@@ -138,13 +159,61 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
             for data in _read(source):
                 digest.update(data)
                 copy.write(data)
+                if reason := COPY_BYTES.excess(copy.tell(), "what is there of it"):
+                    raise ClipError(source.path, reason)
             copy.flush()
+        except ClipError:
+            raise
         except Exception as error:  # of any file system
             raise ClipError(source.path, f"cannot be read ({in_one_line(error)})") from error
         size = copy.tell()
         if size < source.size or size == 0:
             raise ClipError(source.path, f"is cut: {size} of {source.size} bytes are there" if size else "is empty")
         yield f"/proc/self/fd/{copy.fileno()}", digest.hexdigest(), size, None
+
+
+@contextlib.contextmanager
+def as_file(path: str) -> Iterator[str]:
+    """Have a clip as a file by its name in a manifest: one in a tar or at an address is copied, as in `fetched`.
+
+    Raises:
+        ClipError: if it cannot be had, or is not in its tar any more.
+        ConfigError: if its tar cannot be read.
+    """
+    with fetched(_named(path)) as (file, *_):
+        yield file
+
+
+def copy_below(folder: Path, path: str) -> Path:
+    """Copy a clip, by its name in a manifest, to its place below a folder: where it is now.
+
+    Raises:
+        ClipError, ConfigError: as `as_file`.
+        OutputError: if it cannot be written, or another's file is in the way.
+    """
+    source = _named(path)
+    with fetched(source) as (file, *_), write_whole(folder / source.place) as unfinished:
+        shutil.copyfile(file, unfinished)
+    return folder / source.place
+
+
+def _named(path: str) -> ClipSource:
+    """A clip by its name in a manifest."""
+    tar, inside, _ = path.partition("::")
+    if not inside or not _is_tar(tar):
+        return _at(path, _whole_path(path))
+    changed = (0, 0)
+    if not _is_address(tar) and os.path.isfile(tar):
+        changed = os.stat(tar).st_size, os.stat(tar).st_mtime_ns
+    found = _members_by_name(tar, changed).get(path)
+    if found is None:
+        raise ClipError(path, "is not in its tar any more")
+    return found
+
+
+@functools.lru_cache(maxsize=2)  # a manifest has one tar after the other
+def _members_by_name(tar: str, changed: tuple[int, int]) -> dict[str, ClipSource]:
+    return {member.path: member for member in _members(_at(tar, _whole_path(tar)))}
 
 
 def _read(source: ClipSource) -> Iterator[bytes]:
@@ -245,16 +314,36 @@ def _listed(path: str) -> list[str]:
     try:
         with _opened(path) as file:
             if path.endswith(".txt"):
+                TEXT_BYTES.check(path, file.seek(0, os.SEEK_END))
+                file.seek(0)
                 return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
-            parquet = arrow().parquet.ParquetFile(file)
-            column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
-            if column is None:
-                raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
-            values = parquet.read([column])[column].to_pylist()
+            values = _column(path, file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a list of clips: {in_one_line(error)}") from error
     flat: Iterable[Any] = (one for value in values for one in (value if isinstance(value, list) else [value]))
     return [one for one in flat if isinstance(one, str)]
+
+
+def _column(path: str, file: IO[bytes]) -> list[Any]:
+    """The column of clips of a list in Parquet.
+
+    Raises:
+        ConfigError: if it has none.
+        OSError, ValueError: if it cannot be read.
+    """
+    pa = arrow()
+    try:
+        parquet = pa.parquet.ParquetFile(file)
+        ROWS.check(path, parquet.metadata.num_rows)
+        column = next((name for name in PATH_COLUMNS if name in parquet.schema_arrow.names), None)
+        if column is None:
+            raise ConfigError(f"{path} has none of the columns {', '.join(PATH_COLUMNS)}")
+        table = parquet.read([column])
+        table.validate(full=True)  # also that text is UTF-8
+        values: list[Any] = table[column].to_pylist()
+    except pa.ArrowException as error:  # of which some are a ValueError, others not
+        raise ValueError(in_one_line(error)) from error
+    return values
 
 
 def _remote(address: str) -> list[ClipSource]:
@@ -286,9 +375,14 @@ def _members(tar: ClipSource) -> Iterator[ClipSource]:
     if not tar.path.endswith(".tar"):
         raise ConfigError(f"{tar.path} is compressed, which has no places to read from: unpack it to a .tar")
     try:
-        with _opened(tar.path, HEADER) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+        with _opened(tar.path, HEADER) as file:
+            headers: Any = _Headers(tar.path, file)
+            opened, reached = tarfile.open(fileobj=headers, mode="r:"), 0
             for member in opened:
                 opened.members = []  # type: ignore[attr-defined]  # it would keep them all
+                if member.size < 0 or member.offset_data <= reached:
+                    raise tarfile.ReadError("a header leads backwards")  # and would for ever
+                reached = member.offset_data
                 if (
                     not member.isreg()
                     or member.sparse
@@ -296,8 +390,10 @@ def _members(tar: ClipSource) -> Iterator[ClipSource]:
                 ):
                     continue
                 name = f"{tar.path}::{member.name}"
-                below = _at(name, member.name)
-                place = below.place and posixpath.join(tar.place.removesuffix(".tar"), below.place)
-                yield ClipSource(name, place, member.offset_data, member.size, tar.problem or below.problem)
-    except (OSError, tarfile.TarError) as error:
+                # as a whole, for the tar itself may be called `...tar`
+                below = _at(name, posixpath.join(tar.place.removesuffix(".tar"), member.name))
+                yield dataclasses.replace(
+                    below, start=member.offset_data, size=member.size, problem=tar.problem or below.problem
+                )
+    except (OSError, ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
         raise ConfigError(f"{tar.path} cannot be read as a tar: {in_one_line(error)}") from error

@@ -1,6 +1,5 @@
 """Reads clips as training does for one model, outside of training."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from transformers import AutoConfig
 
 from motiontune.errors import ConfigError, in_one_line, mistakes
 from motiontune.grid import VideoGrid
+from motiontune.limits import read_json
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.plugin import reading_settings
 from motiontune.llamafactory.sampling import sampling_keys
@@ -114,7 +114,7 @@ def _base_and_adapter(model: str, base: str | None) -> tuple[str, str | None]:
     file = fetch_file(model, "adapter_config.json")
     if file is not None:
         with mistakes(file, OSError, ValueError):
-            base = base or json.loads(Path(file).read_text("utf-8")).get("base_model_name_or_path")
+            base = base or read_json(file).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"{file} does not name the adapter's model: name it with --base")
         return base, model

@@ -1,6 +1,5 @@
 """What happens to samples before training: clips are checked, and the motion source of each data set is logged."""
 
-import json
 import os
 import re
 import textwrap
@@ -16,6 +15,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, own_code
+from motiontune.limits import parse_json, read_text
 from motiontune.llamafactory.names import (
     encode_sample,
     get_logger,
@@ -178,9 +178,9 @@ def check_rows(dataset_attr: Any, dataset_dir: Any) -> None:
         return
     file = Path(dataset_dir, dataset_attr.dataset_name)
     try:
-        text = file.read_text("utf-8")
-        rows = [json.loads(line) for line in text.splitlines()] if file.suffix == ".jsonl" else json.loads(text)
-    except (OSError, ValueError):
+        text = read_text(file)
+        rows = [parse_json(line) for line in text.splitlines()] if file.suffix == ".jsonl" else parse_json(text)
+    except (OSError, ValueError, MotiontuneError):
         return  # the error that there is tells why
     for number, row in enumerate(rows if isinstance(rows, list) else []):
         videos = row.get(dataset_attr.videos) if isinstance(row, dict) else None

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from motiontune.errors import HeadError, in_one_line
 from motiontune.files import write_bytes, write_text
 from motiontune.grid import VideoGrid
+from motiontune.limits import read_json
 from motiontune.model.families import family_of, patching_of
 from motiontune.model.wrappers import fetch_file
 from motiontune.motion.field import Direction
@@ -275,9 +276,12 @@ def load_head(where: str | os.PathLike[str], **hub_kwargs: Any) -> MotionHead | 
     if config_file is None or weights_file is None:
         raise HeadError(f"{where}: found only one of {CONFIG_NAME} and {WEIGHTS_NAME}; copy the other one beside it")
     try:
-        saved = json.loads(Path(config_file).read_text(encoding="utf-8"))
-        head = MotionHead(MotionHeadConfig.from_saved(saved, str(where)))
-        head.load_state_dict(load_file(weights_file))
+        config = MotionHeadConfig.from_saved(read_json(config_file), str(where))
+        weights = load_file(weights_file)  # before a head of the configuration's size, which may be any
+        if (shape := list(weights["weight"].shape)) != [config.token_width, config.hidden_size]:
+            raise ValueError(f"its weight is {shape}, its configuration {[config.token_width, config.hidden_size]}")
+        head = MotionHead(config)
+        head.load_state_dict(weights)
     except Exception as error:
         raise HeadError(f"{where}: the motion head cannot be read: {in_one_line(error)}") from error
     return head

@@ -25,6 +25,7 @@ Signs are those of `MotionField`. Optical flow from frame i to frame i+1 is "fut
 pair i is minus the optical flow from frame i+1 to frame i.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 from motiontune.errors import ConfigError, MotiontuneError, MotionUnavailable, in_one_line
 from motiontune.files import file_digest, remove, write_bytes, write_text, write_whole
 from motiontune.grid import VideoGrid
+from motiontune.limits import ARRAY_BYTES, PIXELS, PNG_MAGIC, check_png, load_arrays, read_json
 from motiontune.motion.field import Direction, MotionField, frames_with_motion
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.motion.patches import patch_median
@@ -176,7 +178,9 @@ def _find(
 
 def _read_pairs(files: Sequence[Path]) -> tuple[NDArray[np.floating], NDArray[np.bool_], None]:
     read = read_flo if files[0].suffix == ".flo" else read_kitti_png
-    pairs = [read(str(path)) for path in files]
+    first = read(str(files[0]))
+    ARRAY_BYTES.check(files[0], len(files) * sum(array.nbytes for array in first), "it with the files after it")
+    pairs = [first, *(read(str(path)) for path in files[1:])]
     if len({vectors.shape for vectors, _ in pairs}) > 1:
         raise MotiontuneError(f"{files[0]} and the files after it differ in size; all pairs must have one size")
     return np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]), None
@@ -186,7 +190,7 @@ def _read_numpy(path: Path) -> tuple[NDArray[np.floating], NDArray[np.bool_], di
     """Vectors, where they are valid, and of a `.npz` what it was made of."""
     made = None
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = load_arrays(path)
         if isinstance(loaded, np.ndarray):
             vectors, valid = loaded, None
             if np.issubdtype(vectors.dtype, np.floating) and vectors.ndim:
@@ -217,7 +221,7 @@ def _about(files: Sequence[Path]) -> dict[str, Any]:
     about = place.with_name(place.name + ABOUT)
     if not about.is_file():
         return {}
-    made = json.loads(about.read_bytes())
+    made = read_json(about)
     if made["files"] == [file_digest(file) for file in files]:
         return {name: made[name] for name in MADE if name in made}
     raise MotiontuneError(
@@ -433,15 +437,18 @@ def read_flo(path: str) -> Pairs:
     """Read a Middlebury .flo file: vectors float32 [H, W, 2] in pixels, and valid bool [H, W].
 
     Raises:
-        MotiontuneError: if the file is not one, or is cut.
+        MotiontuneError: if the file is not one, or is cut, or larger than a limit.
     """
-    data = Path(path).read_bytes()
-    if len(data) < 12 or data[:4] != FLO_MAGIC.astype("<f4").tobytes():
-        raise MotiontuneError(f"{path}: is not a .flo file")
-    width, height = (int(number) for number in np.frombuffer(data, "<i4", 2, 4))
-    if width < 1 or height < 1 or len(data) < 12 + 8 * width * height:
-        raise MotiontuneError(f"{path}: is cut or damaged: it should hold {height} x {width} vectors")
-    vectors = np.frombuffer(data, "<f4", 2 * width * height, 12).reshape(height, width, 2)
+    with open(path, "rb") as file:
+        header = file.read(12)
+        if len(header) < 12 or header[:4] != FLO_MAGIC.astype("<f4").tobytes():
+            raise MotiontuneError(f"{path}: is not a .flo file")
+        width, height = (int(number) for number in np.frombuffer(header, "<i4", 2, 4))
+        if width < 1 or height < 1 or os.path.getsize(path) < 12 + 8 * width * height:
+            raise MotiontuneError(f"{path}: is cut or damaged: it should hold {height} x {width} vectors")
+        PIXELS.check(path, width * height)
+        data = file.read(8 * width * height)
+    vectors = np.frombuffer(data, "<f4").reshape(height, width, 2)
     valid = np.asarray((np.abs(vectors) < FLO_UNKNOWN).all(-1), np.bool_)
     return np.asarray(np.where(valid[..., None], vectors, 0), np.float32), valid
 
@@ -464,10 +471,14 @@ def read_kitti_png(path: str) -> Pairs:
     """Read KITTI's 16-bit .png: vectors float32 [H, W, 2] in pixels, in steps of 1/64, and valid bool [H, W].
 
     Raises:
-        MotiontuneError: if the file is not a 16-bit picture with three channels.
+        MotiontuneError: if the file is not a 16-bit picture with three channels, or is larger than a limit.
     """
-    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    ARRAY_BYTES.check(path, os.path.getsize(path))
+    data, picture = Path(path).read_bytes(), None
+    if data.startswith(PNG_MAGIC):
+        check_png(path, data)
+        with contextlib.suppress(cv2.error):
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.dtype != np.uint16 or picture.ndim != 3 or picture.shape[2] != 3:
         raise MotiontuneError(f"{path}: is not a KITTI flow file (a 16-bit .png with three channels)")
     # OpenCV reads blue first: valid, y, x

@@ -20,6 +20,7 @@ from typing import Any
 
 from motiontune.errors import MotiontuneError, OutputError, mistakes
 from motiontune.files import claim, write_text
+from motiontune.limits import parse_json, read_text
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -259,7 +260,7 @@ def read_json(path: Path, missing: Any) -> Any:
     """
     with _reading(path):
         try:
-            value = json.loads(path.read_text("utf-8"))
+            value = parse_json(read_text(path))
         except FileNotFoundError:
             return missing
         if not isinstance(value, type(missing)):
@@ -277,7 +278,7 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     with _reading(path):
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        rows = [parse_json(line) for line in read_text(path).splitlines()]
         return [(str(row["predict"]), str(row["label"])) for row in rows]
 
 

@@ -4,7 +4,8 @@ import heapq
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from motiontune.drawing.images import data_uri
 from motiontune.drawing.sheets import SheetRow, contact_sheet, frame_sheet
-from motiontune.errors import MotiontuneError
+from motiontune.errors import MotiontuneError, in_one_line
 from motiontune.files import claim
+from motiontune.limits import load_npz
 from motiontune.manifest import ClipRow, about_manifest, manifest_files, read_rows
 from motiontune.runs.page import definitions, figure, fold, percent, tile, write_page
 from motiontune.video.clip import FPS, MAX_FRAMES, read_clip
@@ -63,13 +65,18 @@ class _Counts:
         return [row for _, _, row in sorted(self._heap, reverse=True)]
 
 
-def survey(manifest: str | Path, out: str | Path | None = None, clips: int = 4) -> Path:
+AsFile = Callable[[str], AbstractContextManager[str]]
+"""Has a clip of a manifest as a file, by its name there; raises a `ClipError` where it cannot."""
+
+
+def survey(manifest: str | Path, out: str | Path | None = None, clips: int = 4, as_file: AsFile = nullcontext) -> Path:
     """Write `report.html` about a manifest.
 
     Args:
         manifest: a file, or a folder of them.
         out: the page; None is `report.html` beside the manifest.
         clips: how many clips with the fewest valid vectors are drawn.
+        as_file: has a clip as a file, such as one in a tar; without it, only files are drawn.
 
     Returns:
         The page.
@@ -104,7 +111,7 @@ def survey(manifest: str | Path, out: str | Path | None = None, clips: int = 4) 
         f"<section><h2>Motion</h2><div class=plots>{''.join(_histograms(counts.values))}</div></section>",
         f"<section><h2>Codecs and sources</h2>{_bars(codecs)}</section>",
         _failures(counts),
-        _worst(counts.worst, folder, settings),
+        _worst(counts.worst, folder, settings, as_file),
         fold("Settings", definitions(settings)),
     ]
     return write_page(page, f"Clips of {folder.resolve().name}", body)
@@ -155,15 +162,15 @@ def _failures(counts: _Counts) -> str:
     return f"<section><h2>Failures</h2>{''.join(parts)}</section>"
 
 
-def _worst(rows: Sequence[ClipRow], folder: Path, settings: Mapping[str, Any]) -> str:
+def _worst(rows: Sequence[ClipRow], folder: Path, settings: Mapping[str, Any], as_file: AsFile) -> str:
     if not rows:
         return ""
     articles = []
     for row in rows:
         try:
-            picture = f'<img src="{data_uri(_picture(row, folder, settings))}" alt="motion" loading=lazy>'
-        except (MotiontuneError, OSError, ValueError, KeyError):
-            picture = "its frames cannot be read"
+            picture = f'<img src="{data_uri(_picture(row, folder, settings, as_file))}" alt="motion" loading=lazy>'
+        except (MotiontuneError, OSError, ValueError, KeyError) as error:
+            picture = f"its frames cannot be read: {escape(in_one_line(error))}"
         numbers = f"valid {percent(row.valid_share or 0)} · {row.codec} · {row.source} · {row.frames} frames"
         articles.append(
             f"<article><h3>{escape(os.path.basename(row.path))}</h3>"
@@ -172,7 +179,7 @@ def _worst(rows: Sequence[ClipRow], folder: Path, settings: Mapping[str, Any]) -
     return f"<section><h2>Clips with the fewest valid vectors</h2>{''.join(articles)}</section>"
 
 
-def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
+def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any], as_file: AsFile) -> NDArray[np.uint8]:
     """A clip's motion on its frames, or its frames alone where the motion is not there.
 
     Raises:
@@ -180,11 +187,14 @@ def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any]) -> NDArray
         ValueError: if the motion is of other frames.
     """
     frames = settings.get("frames", {}) | dict(settings.get("given", ()))
-    clip = read_clip(row.path, float(frames.get("fps", FPS)), int(frames.get("max_frames", MAX_FRAMES)))
+    with as_file(row.path) as path:
+        clip = read_clip(path, float(frames.get("fps", FPS)), int(frames.get("max_frames", MAX_FRAMES)))
     name = os.path.basename(row.path)
     if row.motion is None:
         return frame_sheet(name, clip.frames, clip.times, _COLUMNS)
-    with np.load(folder / row.motion, allow_pickle=False) as saved:
+    if os.path.isabs(row.motion) or ".." in Path(row.motion).parts:
+        raise ValueError("its motion would lie outside of the manifest's folder")
+    with load_npz(folder / row.motion) as saved:
         arrays = (saved["vectors"], saved["valid"], saved["times"])
     return contact_sheet([SheetRow.of(name, clip.frames, *arrays, padding=1)], _COLUMNS)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
+from motiontune.limits import ARRAY_BYTES
 from motiontune.video.container import VideoInfo, info_of, is_whole, open_video
 from motiontune.video.decode import Resize, decode, times_of
 from motiontune.video.vectors import CodecMotion, Follower, has_vectors
@@ -158,6 +159,10 @@ def read_clip(
     with open_video(path) as opened:
         info = info_of(path, *opened)
         indices = sample_indices(info, fps, max_frames)
+        if resize is None:
+            size = 3 * len(indices) * info.width * info.height
+            if reason := ARRAY_BYTES.excess(size, f"{len(indices)} frames of {info.width}x{info.height}"):
+                raise ClipError(path, reason)
         if not isinstance(with_vectors, bool) and not with_vectors.wanted(info.duration, len(indices)):
             with_vectors = False
         # counting has read the file to its end

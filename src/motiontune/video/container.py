@@ -16,7 +16,11 @@ from av.video.stream import VideoStream
 
 from motiontune.errors import ClipError
 from motiontune.files import as_url, known_digest
+from motiontune.limits import FRAMES, PIXELS
 
+
+PLAYLISTS = ("concat", "dash", "hls", "imf", "sdp")
+"""FFmpeg's names of formats that read further files and addresses."""
 
 Opened = tuple[InputContainer, VideoStream]
 
@@ -70,6 +74,8 @@ def open_video(path: str) -> Iterator[Opened]:
         with av.open(as_url(path), "r", **_READING) as container:
             if container.format.name == "tty":  # FFmpeg would draw any .txt as a film of its letters
                 raise ClipError(path, "is a text file, not a video")
+            if container.format.name in PLAYLISTS:
+                raise ClipError(path, "is a list of other files, not a video: give these")
             yield container, _video_stream(path, container)
     except av.error.FFmpegError as error:
         raise ClipError(path, f"cannot be read as a video ({in_words(error)})") from error
@@ -180,6 +186,8 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     width, height = int(stream.codec_context.width), int(stream.codec_context.height)
     if width < 1 or height < 1:
         raise ClipError(path, "has a video stream without a frame size")
+    if reason := PIXELS.excess(width * height, f"a frame of {width}x{height}"):
+        raise ClipError(path, reason)
     rate = float(stream.average_rate or stream.base_rate or 0)
     frames = int(stream.frames)
     counted = frames <= 0
@@ -202,6 +210,8 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
             frames, duration, rate, _ = found
     if frames < 1:
         raise ClipError(path, "has no frame")
+    if reason := FRAMES.excess(frames):
+        raise ClipError(path, reason)
     if duration <= 0:
         if rate <= 0 and frames > 1:
             raise ClipError(path, "has neither times nor a frame rate: write it again, into .mp4 or .mkv")

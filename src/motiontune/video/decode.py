@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
+from motiontune.limits import PIXELS
 from motiontune.video.container import Opened, VideoInfo, in_words, open_video, packets_of
 from motiontune.video.vectors import Anchor, Follower, VectorCollector, has_vectors
 
@@ -228,8 +229,10 @@ def _decode_by(
         stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
         # else FFmpeg crops at the left in steps of 64 pixels, and the frame is narrower than its header has it
         stream.codec_context.flags |= Flags.unaligned
+        options = {"max_pixels": str(PIXELS.value)}  # of a frame that is larger than its header has it
         if with_vectors and has_vectors(info.codec):
-            stream.codec_context.options = {"flags2": "+export_mvs"}
+            options["flags2"] = "+export_mvs"
+        stream.codec_context.options = options
         if plan is not None or with_vectors and has_vectors(info.codec):
             extradata = stream.codec_context.extradata
             collector = VectorCollector(info.codec, extradata, info.width, info.height, info.average_rate)

@@ -14,6 +14,8 @@ from motiontune.errors import MotiontuneError
 SLICE, PARTITIONS, IDR_SLICE, SPS, PPS = 1, (2, 3, 4), 5, 7, 8
 # Slice headers are short; a header with many prediction weights still fits into the second
 HEADER_BYTES = (40, 400)
+# reading a bit takes longer in a longer unit: parameter sets have some hundred bytes, and at most some thousand
+SET_BYTES = 4096
 # profiles whose sequence header has chroma format, bit depth and scaling lists
 HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 # more reference pictures than any memory holds: once they have passed, what was before is forgotten
@@ -162,7 +164,9 @@ def parse_sps(nal: bytes) -> tuple[int, Sequence]:
         left, _, top, _ = (bits.ue() for _ in range(4))
         left *= 2 if chroma in (1, 2) else 1
         top *= (2 if chroma == 1 else 1) * (1 if frame_mbs_only else 2)
-    if frame_num_bits > 16 or poc_lsb_bits > 16 or max_num_ref_frames > 16 or chroma > 3:
+    if frame_num_bits > 16 or poc_lsb_bits > 16 or max_num_ref_frames > 16 or chroma > 3 or number > 31:
+        raise HeaderError("a sequence header is damaged")
+    if max(left, top) >= 1 << 16:
         raise HeaderError("a sequence header is damaged")
     return number, Sequence(
         0 if separate else chroma,
@@ -194,6 +198,8 @@ def parse_pps(nal: bytes) -> tuple[int, Picture]:
     bottom_field_poc = bool(bits.u(1))
     if bits.ue():
         raise HeaderError("slice groups are not followed")
+    if number > 255:
+        raise HeaderError("a picture header is damaged")
     num_ref_idx = (bits.ue() + 1, bits.ue() + 1)
     weighted_pred, weighted_bipred = bool(bits.u(1)), bits.u(2)
     bits.se(), bits.se(), bits.se(), bits.u(2)  # quantisers, chroma offset, deblocking, constrained intra
@@ -385,6 +391,7 @@ class ReferenceTracker:
         return PictureRefs(kind, first.reference, interlaced, candidates)
 
     def _parameter_set(self, unit: bytes) -> None:
+        unit = unit[:SET_BYTES]
         try:
             if unit[0] & 31 == SPS:
                 number, sequence = parse_sps(unit)

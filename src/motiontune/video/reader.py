@@ -54,4 +54,5 @@ class FrameReader:
         if width * height <= self.max_pixels:
             return frame
         factor = (self.max_pixels / (width * height)) ** 0.5
-        return np.asarray(Image.fromarray(frame).resize((int(width * factor), int(height * factor))), np.uint8)
+        size = max(int(width * factor), 1), max(int(height * factor), 1)
+        return np.asarray(Image.fromarray(frame).resize(size), np.uint8)

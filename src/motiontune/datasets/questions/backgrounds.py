@@ -1,5 +1,6 @@
 """What lies behind the objects: photos, drawn patterns, and the user's own videos."""
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line
+from motiontune.limits import PIXELS, PNG_MAGIC, check_png
 from motiontune.video.clip import read_clip
 from motiontune.video.find import VIDEO_SUFFIXES
 
@@ -62,7 +65,17 @@ def read_photos(paths: Sequence[Path]) -> Tensor:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    with contextlib.suppress(OSError, ValueError, SyntaxError):  # OpenCV reads more formats, up to limits of its own
+        try:
+            with Image.open(path) as header:  # reads no more than that
+                PIXELS.check(path, header.width * header.height)
+        except Image.DecompressionBombError as error:
+            raise ConfigError(f"{path}: {in_one_line(error)}: take it out of the folder") from error
+    data, image = path.read_bytes(), None
+    if data.startswith(PNG_MAGIC):
+        check_png(path, data)
+    with contextlib.suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ConfigError(f"{path}: cannot be read as a photo: take it out of the folder")
     return np.asarray(image[..., ::-1], np.uint8)
