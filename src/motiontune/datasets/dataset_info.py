@@ -15,6 +15,8 @@ from motiontune.files import claim, write_text, write_whole
 INFO_FILE = "dataset_info.json"
 PROMPT = "Explain the action happening the video."
 """The question of Something-Something's reference runs; ours where the user gives none."""
+NEW_TOKENS = 128
+"""An answer has at most so many tokens where the user asks for nothing else."""
 
 
 @dataclass(frozen=True)
