@@ -122,7 +122,8 @@ def get_train_args(args: Any = None) -> Any:
 
 def _look_for_hub(given: dict[str, Any]) -> None:
     places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
-    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")))
+    where = {"cache_dir": given.get("cache_dir"), "revision": given.get("model_revision")}
+    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")), **where)
 
 
 def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:
