@@ -30,17 +30,32 @@ def run(arguments: argparse.Namespace) -> None:
         print(DESCRIPTION)
         words = ["--help"]
     from motiontune.llamafactory.config import read_config
+    from motiontune.runs.folder import given_keys
 
-    export(read_config(words))
+    keys = read_config(words)
+    with_head = export(keys)
+    print("\n" + loading(str(given_keys(keys)["export_dir"]), with_head))
 
 
-def export(args: "dict[str, Any] | list[str]") -> None:
+def loading(folder: str, with_head: bool) -> str:
+    """What was written, and how it is loaded, in two lines."""
+    ours = f'; with motion: motiontune.MotionModel.from_pretrained("{folder}")' if with_head else ""
+    return (
+        f"{folder} holds the merged model{' and its motion head' if with_head else ''}.\n"
+        f'Load it: transformers.AutoModelForImageTextToText.from_pretrained("{folder}"), or vllm serve {folder}{ours}'
+    )
+
+
+def export(args: "dict[str, Any] | list[str]") -> bool:
     """Export as `llamafactory-cli export` does; the head of the last adapter, or of the model, goes to `export_dir`.
 
     The exported folder is the plain model for everything that knows nothing of motion: the head has files of its own.
 
     Args:
         args: the keys of an export YAML, or a list of command-line arguments.
+
+    Returns:
+        Whether there was a motion head.
 
     Raises:
         MotiontuneError: on a mistake in the configuration, or if `export_dir` holds anything.
@@ -63,9 +78,10 @@ def export(args: "dict[str, Any] | list[str]") -> None:
     found = find_head(head_places(model_args), **hub_arguments(model_args))
     if found is None:
         logger.warning_rank0("There is no motion head beside the adapter or the model: exported without one.")
-        return
+        return False
     where, head = found
     sampling = trained_sampling(where, head, **hub_arguments(model_args))
     head.config = replace(head.config, sampling=sampling)  # the exported folder has no notes of runs
     save_head(head, model_args.export_dir)
     logger.info_rank0(f"Motion head of {where} copied to {model_args.export_dir}.")
+    return True
