@@ -1,12 +1,17 @@
 """`motiontune export`: merge an adapter into its model and carry the motion head along."""
 
 import argparse
+import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from motiontune.commands.options import add_keys, asks_for_keys
 from motiontune.errors import mistakes
 from motiontune.files import claim_empty
+from motiontune.tables import text_table
+from motiontune.terminal import is_verbose
 
 
 DESCRIPTION = """motiontune export cfg.yaml [key=value ...]
@@ -30,20 +35,24 @@ def run(arguments: argparse.Namespace) -> None:
         print(DESCRIPTION)
         words = ["--help"]
     from motiontune.llamafactory.config import read_config
+    from motiontune.llamafactory.names import quiet_loggers
     from motiontune.runs.folder import given_keys
 
     keys = read_config(words)
-    with_head = export(keys)
-    print("\n" + loading(str(given_keys(keys)["export_dir"]), with_head))
+    with nullcontext() if is_verbose() else quiet_loggers():
+        with_head = export(keys)
+    print("\n" + how_to_load(str(given_keys(keys)["export_dir"]), with_head))
 
 
-def loading(folder: str, with_head: bool) -> str:
-    """What was written, and how it is loaded, in two lines."""
-    ours = f'; with motion: motiontune.MotionModel.from_pretrained("{folder}")' if with_head else ""
-    return (
-        f"{folder} holds the merged model{' and its motion head' if with_head else ''}.\n"
-        f'Load it: transformers.AutoModelForImageTextToText.from_pretrained("{folder}"), or vllm serve {folder}{ours}'
-    )
+def how_to_load(folder: str, with_head: bool) -> str:
+    """What was written, and how it is loaded."""
+    config = json.loads(Path(folder, "config.json").read_text("utf-8"))
+    lines = [(f"{folder} holds the merged model{' and its motion head' if with_head else ''}. Load it with", "")]
+    if "dino_grid" not in config.get("vision_config", {}):  # of `prepare start`, which others do not know
+        lines += [("  transformers", f'AutoModelForImageTextToText.from_pretrained("{folder}")')]
+        lines += [("  vLLM", f"vllm serve {folder}")]
+    lines += [("  motiontune", f'MotionModel.from_pretrained("{folder}")')]
+    return text_table(lines, measured=lines[1:])
 
 
 def export(args: "dict[str, Any] | list[str]") -> bool:
