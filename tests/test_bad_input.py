@@ -416,7 +416,10 @@ def test_a_model_without_video_tokens_is_refused(kind, capfd):
 
 MODEL_MISTAKES = [
     ({"model_name_or_path": "/nowhere/model"}, "model_name_or_path: /nowhere/model is no folder"),
-    ({"model_name_or_path": "nobody/nothing"}, "model_name_or_path: nobody/nothing cannot be loaded from a folder or"),
+    (
+        {"model_name_or_path": "nobody/nothing"},
+        "nobody/nothing is no folder here, and not in the hub's cache",
+    ),
     (
         {"adapter_name_or_path": "/nowhere", "finetuning_type": "lora"},
         "the model cannot be loaded: Can't find 'adapter",

@@ -43,7 +43,7 @@ def test_commands_options_words_and_files_are_completed(complete):
     assert complete("view", "--port", "") == []
 
 
-@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["zsh", "fish", "tcsh"])
 def test_other_shells_get_a_script_of_all_commands(shell):
     from motiontune.commands.completion import script
 

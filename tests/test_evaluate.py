@@ -6,18 +6,22 @@ import os
 import shutil
 import signal
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import training
 from commands import command, refused
 from faults import Faults
+from motiontune import MotionModel
 from motiontune.commands.evaluate import measure_motion
 from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.evaluation.comparison import MotionComparison, load_predictions
 from motiontune.evaluation.sums import MotionSums
 from motiontune.grid import VideoGrid
+from motiontune.runs.folder import read_texts
 
 
 OPTIONS = ["--fps", "8", "--max-frames", "16", "--max-new-tokens", "8", "--bootstrap", "50"]
@@ -73,6 +77,29 @@ def test_the_numbers_are_those_of_the_predictions(model, data, tmp_path, capfd):
     assert len(list((tmp_path / "plots").glob("*.png"))) == 2
     # the label "spinning a pen" does not follow its template, and no answer could be right
     assert result["text"]["template_recognised"]["value"] == 0.8
+
+
+def test_the_text_is_that_of_do_predict_with_the_examples_keys_and_of_predict(model, data, tmp_path, capfd):
+    """Of a model that was trained with a system message of its own, which nobody names again."""
+    quiet = ["--compare-with", "blockmatch"]
+    asked = training.run(**training.toy(4), **training.BOTH, default_system="Look twice.")
+    arguments = ["--model", asked, "--dataset", "held_out", "--dataset-dir", data, "--max-samples", "2", *quiet]
+    code, _, err = command(capfd, "evaluate", *arguments, "--bootstrap", "1", "--out", tmp_path / "evaluate")
+    assert code == 0, err[-3000:]
+    keys = yaml.safe_load(Path(training.REPOSITORY, "examples/qwen2vl_predict.yaml").read_text())
+    generation = {key: keys[key] for key in ("predict_with_generate", "do_sample", "max_new_tokens")}
+    keys = generation | {"do_predict": True, "eval_dataset": "held_out", "dataset_dir": str(data), "max_samples": 2}
+    keys |= {"model_name_or_path": str(asked), "default_system": "Look twice.", "train_on_video_tokens": True}
+    with training.logged() as messages:
+        out = training.run(**keys, motion_source="blockmatch", dataset=None)
+    assert "Text: greedy, at most 128 tokens." in messages
+    texts = [answer for answer, _ in read_texts(out)]
+    assert texts == [answer for answer, _ in read_texts(tmp_path / "evaluate")] and all(texts)
+    said = MotionModel.from_pretrained(asked)
+    clips = map(str, training.clips()[:2])
+    assert [said.predict(clip, training.PROMPT).text for clip in clips] == [text.strip() for text in texts]
+    plain = MotionModel.from_pretrained(asked, template="qwen2_vl")
+    assert plain.reader.template.default_system == "Look twice."
 
 
 @pytest.mark.slow

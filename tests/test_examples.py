@@ -81,8 +81,11 @@ def test_the_prediction_example_predicts_text_and_motion(capfd):
 def test_the_export_example_exports_model_and_head(capfd):
     adapter, merged = train_example(capfd, "qwen2vl_lora_motion.yaml"), fresh_folder("merged")
     keys = [f"model_name_or_path={tiny()}", f"adapter_name_or_path={adapter}", f"export_dir={merged}"]
-    code, _, err = command(capfd, "export", EXAMPLES / "qwen2vl_export.yaml", *keys)
+    code, out, err = command(capfd, "export", EXAMPLES / "qwen2vl_export.yaml", *keys)
     assert code == 0, err[-4000:]
+    *_, last = out.splitlines()
+    assert f"{merged} holds the merged model and its motion head." in out and str(merged) in last
+    assert f'AutoModelForImageTextToText.from_pretrained("{merged}")' in out and "[INFO" not in out
     assert {"motion_head.safetensors", "motion_head_config.json", "config.json"} <= {f.name for f in merged.iterdir()}
 
 

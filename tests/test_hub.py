@@ -2,11 +2,14 @@
 
 import os
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from huggingface_hub import constants
 
+from motiontune.errors import ConfigError
 from motiontune.model import hub
 
 
@@ -16,9 +19,22 @@ def online(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # so that what is set here is undone
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub._answers.cache_clear()
+    hub._reached.cache_clear()
     yield
-    hub._answers.cache_clear()
+    hub._reached.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def cached(monkeypatch, tmp_path_factory):
+    """A cache in which one repository is."""
+    cache = tmp_path_factory.mktemp("hub")
+    repository = cache / "models--Qwen--Qwen2-VL-2B-Instruct"
+    (repository / "snapshots/1").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("1")
+    (repository / "snapshots/1/config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return cache
 
 
 def goes_offline(*places):
@@ -52,5 +68,32 @@ def test_nobody_is_asked_about_folders(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "saves").mkdir()
     assert not goes_offline(None, "", str(tmp_path), "saves", "/not/there", "./saves/x", "saves/a/b")
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:3128")
-    assert not goes_offline("Qwen/Qwen2-VL-2B-Instruct")
+
+
+def test_what_is_not_cached_is_refused_in_our_words(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    with pytest.raises(ConfigError) as error:
+        hub.use_cache_without_network("Qwen/Qwen2-VL-2B-Instruct", "saves/mistyped")
+    reason = "hub.invalid cannot be reached: name a folder"
+    assert str(error.value) == f"saves/mistyped is no folder here, and not in the hub's cache; {reason}"
+    with pytest.raises(ConfigError, match="Qwen/other is no folder here.*; HF_HUB_OFFLINE is set: name a folder"):
+        hub.use_cache_without_network("Qwen/other")  # offline by now
+    with pytest.raises(ConfigError, match="no folder here"):
+        hub.use_cache_without_network("Qwen/Qwen2-VL-2B-Instruct", revision="another")
+
+
+@pytest.mark.parametrize("code, reaches", [(200, True), (404, True), (403, False), (502, False)])
+def test_behind_a_proxy_the_hub_itself_must_answer(code, reaches, monkeypatch):
+    class Proxy(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+        assert goes_offline("Qwen/Qwen2-VL-2B-Instruct") != reaches

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from commands import command, refused
+from commands import command, refused, refused_run
 from make_clips import recoded
 from real_clips import real_clip
 from training import (
@@ -182,6 +182,9 @@ def test_what_a_training_would_refuse_here_is_said(capfd):
     said, _ = inspect(capfd, **BOTH, bf16=True, use_cpu=None)
     line = "bf16: there is no GPU here, and `motiontune train` stops; with `use_cpu: true` it trains."
     assert (line in said) != torch.accelerator.is_available()
+    if line in said:
+        message = refused_run(capfd, **BOTH, bf16=True, use_cpu=None)
+        assert message.startswith("bf16: there is no GPU here. `use_cpu: true` trains on the CPU")
     said, _ = inspect(capfd, **BOTH, bf16=True, use_cpu=True)
     assert "there is no GPU" not in said
 

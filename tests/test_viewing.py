@@ -176,6 +176,13 @@ def test_arrow_length(speed, expected):
     assert arrow_length(vectors, np.ones((8, 8), bool), spacing=14) == expected
 
 
+def test_most_arrows_are_no_stubs_where_a_few_are_long():
+    vectors = np.tile([2.0, 0.0], (8, 8, 1))
+    vectors[0] *= 5  # an eighth moves by 10 px, and arrows lie 28 px apart
+    length = arrow_length(vectors, np.ones((8, 8), bool), spacing=28)
+    assert length == 4  # to scale, most would be 2 px long
+
+
 def test_arrows_refuse_what_does_not_fit():
     frame, vectors, valid = np.zeros((28, 28, 3), np.uint8), np.zeros((2, 2, 2)), np.ones((2, 2), bool)
     for wrong in ((frame[:-1], vectors, valid, 14), (frame, vectors[:1], valid, 14), (frame, vectors, valid, 16)):

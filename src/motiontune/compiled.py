@@ -31,6 +31,8 @@ R = TypeVar("R")
 # A division by zero gives what IEEE 754 asks for: Python's error would need a branch
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _PATIENCE = 120.0  # seconds that a process waits for another one
+_LOADING = 2.0  # seconds that loading what is kept may take
+_NOTICE = "Compiling the loops that search for motion, once for this machine: about 20 seconds ..."
 _THREADS = threading.RLock()
 _warned = False
 _ALL: "list[_Compiled[Any, Any]]" = []
@@ -75,10 +77,22 @@ def part(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], njit(**_OPTIONS)(function))
 
 
-def compile_all() -> None:
-    """Compile every function of the modules that have been imported, or load it: before processes are forked."""
-    for function in _ALL:
-        function.compile()
+def compile_all(announce: Callable[[str], object] | None = None) -> None:
+    """Compile every function of the modules that have been imported, or load it.
+
+    Before processes are forked, and before a clip is timed.
+
+    Args:
+        announce: called with a line where this takes longer than loading does, so that nobody wonders.
+    """
+    waiting = None if announce is None else threading.Timer(_LOADING, announce, (_NOTICE,))
+    with contextlib.ExitStack() as ends:
+        if waiting is not None:
+            waiting.daemon = True
+            waiting.start()
+            ends.callback(waiting.cancel)
+        for function in _ALL:
+            function.compile()
 
 
 def _warn_once(error: Exception) -> None:

@@ -7,16 +7,28 @@ from motiontune.commands import COMMANDS, parser_of
 
 DESCRIPTION = """Print a script that lets a shell complete motiontune's commands, options and files.
 
-bash:  motiontune completion bash > ~/.local/share/bash-completion/completions/motiontune
-zsh:   motiontune completion zsh > FOLDER/_motiontune, where FOLDER is one of $fpath
-tcsh:  motiontune completion tcsh > ~/.motiontune.tcsh, and `source ~/.motiontune.tcsh` in ~/.tcshrc
+bash:  mkdir -p ~/.local/share/bash-completion/completions
+       motiontune completion bash > ~/.local/share/bash-completion/completions/motiontune
+       (read by the package bash-completion; without it: `source` that file in ~/.bashrc)
+zsh:   mkdir -p ~/.zfunc
+       motiontune completion zsh > ~/.zfunc/_motiontune
+       (with `fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit` in ~/.zshrc)
+fish:  mkdir -p ~/.config/fish/completions
+       motiontune completion fish > ~/.config/fish/completions/motiontune.fish
+tcsh:  motiontune completion tcsh > ~/.motiontune.tcsh
+       (with `source ~/.motiontune.tcsh` in ~/.tcshrc)
+
+A new shell then has it.
 """
+
+
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,7 +40,7 @@ def script(shell: str) -> str:
     """Make the script of a shell.
 
     Args:
-        shell: "bash", "zsh" or "tcsh".
+        shell: of SHELLS.
     """
     import shtab
 

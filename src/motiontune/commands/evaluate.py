@@ -15,7 +15,7 @@ from typing import Any
 import av
 
 from motiontune.commands.options import add_compare_with, add_reading, check_reading
-from motiontune.datasets.dataset_info import templates_of
+from motiontune.datasets.dataset_info import NEW_TOKENS, templates_of
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
@@ -132,7 +132,7 @@ def evaluate(
         dataset_dir: the folder of `dataset_info.json`.
         out: the output folder.
         base: an adapter's model, where it is not the one that it names.
-        template: LLaMA-Factory's, where it is not the family's own.
+        template: LLaMA-Factory's, where it is not that of its training (if not known: the family's own).
         keys: more keys of a training YAML, such as `motion_source`, `max_samples`; `video_fps` and the like where they
             are to be others than in the model's training.
         templates: Something-Something's labels.json; None takes the templates that the data set's own file names.
@@ -169,6 +169,7 @@ def evaluate(
             "output_dir": out,
             "cutoff_len": 131072,  # prompts are never cut
             "do_sample": False,
+            "max_new_tokens": NEW_TOKENS,
             "report_to": "none",
             "overwrite_cache": True,
             **({"train_on_video_tokens": True, "motion_on_error": "skip"} if with_motion else {}),

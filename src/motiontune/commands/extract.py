@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, claim_outputs, find_clips
+from motiontune.commands.options import check_used, claim_outputs, find_clips, show_line
+from motiontune.compiled import compile_all
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError, MotiontuneError, OutputError, escaped
 from motiontune.extraction.clip import MANY_FORMS, Settings, clip_motion
-from motiontune.extraction.engines import ENGINES
+from motiontune.extraction.engines import ENGINES, on_this_machine
 from motiontune.extraction.inputs import Inputs, is_one_of_many
 from motiontune.extraction.run import run as run_many
 from motiontune.extraction.worker import TIMEOUT
@@ -201,6 +202,8 @@ def _run_many(
     drawn = (arguments.shard or (1, 1), arguments.sample, arguments.seed)
     inputs = Inputs(tuple(arguments.clips), names, arguments.dataset_dir, *drawn)
     engine = ENGINES[arguments.engine or "local"]
+    if engine is on_this_machine:
+        compile_all(show_line)  # for all workers
     summary = run_many(inputs, settings, engine, arguments.workers or 0, arguments.timeout)
     print(summary.table())
     if summary.clips == summary.failures.total():
@@ -240,6 +243,8 @@ def extract(
         unnamed = claim_outputs(out, clips, lambda place: motion_files(place, form), pictures, ABOUT)
         if options.source == "file":
             check_unshared(clips.values(), options.motion_dir, {})
+        else:
+            compile_all(show_line)  # which is no part of a clip's seconds
         rows = []
         with tqdm(clips.items(), unit="clip") as bar:
             for target, clip in bar:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from motiontune.datasets.dataset_info import NEW_TOKENS
 from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
 from motiontune.files import claim, name_problem
@@ -31,12 +32,17 @@ def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options of commands that load a model and read clips for it."""
     parser.add_argument("--model", required=required, metavar="DIR", help="a model or an adapter (folder or hub)")
     parser.add_argument("--base", metavar="DIR", help="an adapter's model, if not the one that it names")
-    parser.add_argument("--template", help="LLaMA-Factory's template, if not the family's own")
+    parser.add_argument("--template", help="another LLaMA-Factory template than in the model's training")
     add = parser.add_argument
     add("--fps", type=float, help="another video_fps than in the model's training")
     add("--max-frames", type=int, help="another video_maxlen than in training")
     add("--max-pixels", type=int, help="another video_max_pixels than in training")
-    add("--max-new-tokens", type=int, default=128, help="length of the text (default: %(default)s)")
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=NEW_TOKENS,
+        help="longest greedy text, in tokens (default: %(default)s)",
+    )
 
 
 def check_reading(arguments: argparse.Namespace) -> None:
@@ -48,6 +54,11 @@ def check_reading(arguments: argparse.Namespace) -> None:
     whole = (arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens)
     if (arguments.fps is not None and not arguments.fps > 0) or any(n is not None and n < 1 for n in whole):
         raise ConfigError("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+
+
+def show_line(text: str) -> None:
+    """Show a line while a command works, apart from its result."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def check_used(option: str, value: str | None, source: str, needed: str) -> None:

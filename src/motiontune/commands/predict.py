@@ -19,8 +19,10 @@ from motiontune.commands.options import (
     claim_outputs,
     find_clips,
     load_model,
+    show_line,
 )
-from motiontune.datasets.dataset_info import PROMPT
+from motiontune.compiled import compile_all
+from motiontune.datasets.dataset_info import NEW_TOKENS, PROMPT
 from motiontune.drawing.films import FILM, frame_size, motion_between, write_overlay
 from motiontune.drawing.panels import Show
 from motiontune.drawing.text import printable
@@ -126,7 +128,7 @@ def predict(
     prompt: str,
     compare_with: str = "auto",
     show: Show = "arrows",
-    max_new_tokens: int = 128,
+    max_new_tokens: int = NEW_TOKENS,
     form: Format = "npz",
 ) -> list[Predicted]:
     """Write the text and motion of clips, and `predictions.json` about all of them; a bad clip stops no other.
@@ -149,6 +151,8 @@ def predict(
     """
     with alone_in(out, key="--out"):
         clips, unnamed = _clips_to_predict(paths, out, compare_with, show, form)
+        if compare_with not in (NO_SOURCE, "file"):
+            compile_all(show_line)
         rows = []
         with tqdm(clips.items(), unit="clip") as bar:
             for place, path in bar:

@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write: the dataset_dir of your YAML")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     add(
-        "--count", type=int, default=1000, metavar="N", help="clips of each split, shared by its tasks (default: 1000)"
+        "--count",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="clips of EACH split, so five times as many where --splits is not given; a split's tasks share them "
+        "(default: 1000)",
     )
     splits = "train in_domain ood_photos ood_objects ood_speeds; real_backgrounds needs --backgrounds"
     add("--splits", nargs="+", metavar="NAME", help=f"default: {splits}")
@@ -103,6 +108,7 @@ def _make_questions(arguments: argparse.Namespace) -> None:
     lists = {name: names_of(getattr(arguments, name)) for name in ("splits", "tasks", "cameras")}
     given |= {name: names for name, names in lists.items() if names}
     wanted = Wanted(**given)
+    print(wanted.plan(), flush=True)
     report = prepare_questions(wanted, arguments.workers, progress=True)
     print(report.table())
     print(f"\nIn the YAML:\n\n{report.yaml()}")

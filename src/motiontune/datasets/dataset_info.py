@@ -16,6 +16,8 @@ from motiontune.limits import parse_json, read_json, read_text
 INFO_FILE = "dataset_info.json"
 PROMPT = "Explain the action happening the video."
 """The question of Something-Something's reference runs; ours where the user gives none."""
+NEW_TOKENS = 128
+"""An answer has at most so many tokens where the user asks for nothing else."""
 
 
 _MALFORMED = (ValueError, TypeError, AttributeError, KeyError, IndexError)

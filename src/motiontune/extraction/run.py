@@ -114,7 +114,8 @@ def _check_out(out: Path, settings: Settings) -> None:
         return  # a training may have begun to fill it
     there = sorted(file for file in out.iterdir() if not file.name.startswith("."))
     if there and not any(settings_of(file) for file in out.glob("extract*.jsonl")):
-        raise OutputError(f"{out} is not empty, it holds {there[0].name}: remove it, or choose another --out")
+        whose = "the motion of clips without a manifest" if (out / "extract.json").is_file() else there[0].name
+        raise OutputError(f"{out} is not empty, it holds {whose}: remove it, or choose another --out")
 
 
 def _is_done(source: ClipSource, journal: Journal, out: Path) -> bool:

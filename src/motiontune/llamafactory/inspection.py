@@ -1,6 +1,7 @@
 """What training will see, printed and drawn, without training and without the model's weights."""
 
 import io
+import sys
 from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +13,7 @@ from accelerate import init_empty_weights
 from llamafactory.extras.constants import IGNORE_INDEX
 from transformers import AutoModelForImageTextToText
 
+from motiontune.compiled import compile_all
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
 from motiontune.errors import ConfigError
@@ -65,6 +67,8 @@ def inspect(args: dict[str, Any], out: str | Path, samples: int = 2) -> None:
         config, tokenizer_module, template = load_processor(model_args, data_args)
         tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
         head = head_config(config, processor, data_args, finetuning_args)
+        if data_args.motion_source != "file":
+            compile_all(lambda line: print(line, file=sys.stderr, flush=True))
         with redirect_stdout(io.StringIO()):  # LLaMA-Factory prints an example, here comes a better one
             arguments = template, model_args, data_args, training_args, tokenizer_module
             module = load_datasets(*arguments, motion_without_answer=finetuning_args.trains_motion)

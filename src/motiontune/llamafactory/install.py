@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
 from transformers import TrainerCallback
@@ -111,6 +112,7 @@ def get_train_args(args: Any = None) -> Any:
     args = clean_values(args, classes)
     given = given_keys(read_config(sys.argv[1:]) if args is None else args)
     check_replacements(given)
+    _check_device(given)
     _look_for_hub(given)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
@@ -121,9 +123,23 @@ def get_train_args(args: Any = None) -> Any:
     return groups
 
 
+def _check_device(given: dict[str, Any]) -> None:
+    """Refuse what needs a GPU where there is none, before the Trainer does so in words of its own.
+
+    Raises:
+        ConfigError: with the key that trains on the CPU.
+    """
+    halves = [key for key in ("bf16", "fp16") if given.get(key) in (True, "true", "True")]
+    if halves and given.get("use_cpu") not in (True, "true", "True") and not torch.accelerator.is_available():
+        raise ConfigError(
+            f"{halves[0]}: there is no GPU here. `use_cpu: true` trains on the CPU, which is slow: take a small model"
+        )
+
+
 def _look_for_hub(given: dict[str, Any]) -> None:
     places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
-    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")))
+    where = {"cache_dir": given.get("cache_dir"), "revision": given.get("model_revision")}
+    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")), **where)
 
 
 def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from llamafactory.hparams import GeneratingArguments
 from llamafactory.model import load_model
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from motiontune.datasets.dataset_info import PROMPT
+from motiontune.datasets.dataset_info import NEW_TOKENS, PROMPT
 from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.prediction import MotionPrediction
 from motiontune.grid import VideoGrid
@@ -83,7 +83,7 @@ class MotionModel:
         Args:
             model: the folder or repository. Without a motion head the model gives text alone.
             base: the model of an adapter, where it is not the one that adapter_config.json names.
-            template: LLaMA-Factory's, where it is not the family's own.
+            template: LLaMA-Factory's, where it is not that of its training (if not known: the family's own).
             fps: sampled frames per second.
             max_frames: at most so many of them.
             max_pixels: frames with more pixels are made smaller.
@@ -122,7 +122,7 @@ class MotionModel:
         prompt: str = PROMPT,
         *,
         compare_with: str | MotionOptions = NO_SOURCE,
-        max_new_tokens: int = 128,
+        max_new_tokens: int = NEW_TOKENS,
         **generation: Any,
     ) -> MotionPrediction:
         """Answer a question about a clip, and predict its motion. Both come out of the same forward pass.

@@ -10,7 +10,7 @@ from motiontune.grid import VideoGrid
 from motiontune.limits import read_json
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.plugin import reading_settings
-from motiontune.llamafactory.sampling import sampling_keys
+from motiontune.llamafactory.sampling import prompt_keys, sampling_keys
 from motiontune.llamafactory.workflow import load_processor
 from motiontune.model.families import family_of
 from motiontune.model.hub import use_cache_without_network
@@ -30,7 +30,7 @@ class ModelReader:
         max_frames: at most so many of them (`video_maxlen`).
         max_pixels: a frame with more pixels is made smaller (`video_max_pixels`).
         base: the model that an adapter belongs to; None is the one that its adapter_config.json names.
-        template: LLaMA-Factory's; None is the family's own.
+        template: LLaMA-Factory's; None is as in `model_keys`.
 
     Raises:
         ConfigError: if there is no such model or template, or it has no video tokens.
@@ -76,12 +76,12 @@ class ModelReader:
 
 
 def model_keys(model: str, base: str | None = None, template: str | None = None) -> dict[str, Any]:
-    """The keys of a YAML that load a model or adapter: `model_name_or_path`, `adapter_name_or_path`, `template`.
+    """The keys of a YAML that load a model or adapter, and make its prompts: `model_name_or_path`, `template` ...
 
     Args:
         model: a folder or the name of a hub repository: a model, or an adapter.
         base: the model that an adapter belongs to; None is the one that its adapter_config.json names.
-        template: LLaMA-Factory's; None is the family's own.
+        template: LLaMA-Factory's; None is that of the model's training, or where that is not known the family's own.
 
     Raises:
         ConfigError: if there is no such model, or it has no video tokens.
@@ -96,8 +96,9 @@ def model_keys(model: str, base: str | None = None, template: str | None = None)
         whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
         raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
     family = family_of(config)
-    keys = {"model_name_or_path": where, "template": template or family.templates[0]}
-    return keys | ({"adapter_name_or_path": adapter} if adapter else {})
+    keys = {"model_name_or_path": where} | ({"adapter_name_or_path": adapter} if adapter else {})
+    asked = {"template": family.templates[0], **prompt_keys(places_of(keys))}
+    return keys | asked | ({"template": template} if template else {})
 
 
 def places_of(keys: dict[str, Any]) -> list[str]:

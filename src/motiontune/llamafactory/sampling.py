@@ -1,10 +1,12 @@
-"""How a model's clips were sampled in training: what is read with it later is sampled in the same way."""
+"""How a model's clips were sampled in training, and its questions asked: so it is with what it is asked later."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from llamafactory.data import TEMPLATES
 
 from motiontune.errors import MotiontuneError
 from motiontune.llamafactory.names import get_logger
@@ -35,13 +37,40 @@ def sampling_keys(places: Sequence[str], **hub_kwargs: Any) -> dict[str, Any]:
     return {} if known is None else {key: value for key, value in asdict(known).items() if value is not None}
 
 
+PROMPT_KEYS = ("template", "default_system", "enable_thinking")
+"""The keys by which LLaMA-Factory makes a prompt out of a question."""
+
+
+def prompt_keys(places: Sequence[str], **hub_kwargs: Any) -> dict[str, Any]:
+    """The keys by which a model's training made prompts; none where they are not known, or not LLaMA-Factory's.
+
+    Args:
+        places: where notes of the training may lie: beside the adapter, beside the model.
+        hub_kwargs: as for `load_head`.
+    """
+    noted = next(filter(None, (_noted_training(where, **hub_kwargs) for where in places)), {})
+    known = {key: noted[key] for key in PROMPT_KEYS if noted.get(key) is not None}
+    if isinstance(known.get("enable_thinking"), str):  # of a command line
+        known["enable_thinking"] = known["enable_thinking"].lower() not in ("false", "0", "no")
+    return known if known.get("template") in TEMPLATES else {}
+
+
 def trained_sampling(where: str, head: MotionHead, **hub_kwargs: Any) -> Sampling | None:
     """The sampling that is kept with a head, or of an old one that of the last training noted beside it, or None."""
     return head.config.sampling or _noted_sampling(where, **hub_kwargs)
 
 
 def _noted_sampling(where: str, **hub_kwargs: Any) -> Sampling | None:
-    """The sampling of the last training noted in a folder; of a checkpoint, in the folder above it."""
+    """The sampling of the last training noted in a folder, see `_noted_training`."""
+    try:
+        noted = _noted_training(where, **hub_kwargs)
+        return None if noted is None else Sampling.from_keys(noted)
+    except (ValueError, TypeError):  # what is damaged stops no run
+        return None
+
+
+def _noted_training(where: str, **hub_kwargs: Any) -> dict[str, Any] | None:
+    """The keys of the last training noted in a folder; of a checkpoint, in the folder above it."""
     file = fetch_file(where, RUNS, **hub_kwargs)
     above = Path(where).resolve()
     if file is None and os.path.isdir(where) and above.name.startswith("checkpoint-"):
@@ -50,7 +79,7 @@ def _noted_sampling(where: str, **hub_kwargs: Any) -> Sampling | None:
         return None
     try:
         runs = [run for run in read_runs(Path(file).parent) if trains(run.configuration)]
-        return Sampling.from_keys(runs[-1].configuration) if runs else None
+        return runs[-1].configuration if runs else None
     except (MotiontuneError, ValueError, TypeError):  # what is damaged stops no run
         return None
 

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import Trainer
 
 from motiontune.cache import FrameCache, MotionCache
 from motiontune.compiled import compile_all
+from motiontune.datasets.dataset_info import NEW_TOKENS
 from motiontune.errors import ConfigError, HeadError, MotiontuneError, in_one_line, mistakes, nearest
 from motiontune.evaluation.forms import main_metric, metric_names
 from motiontune.files import alone_in, write_text
@@ -102,6 +104,9 @@ def run_motion_sft(
     tokenizer, processor = tokenizer_module["tokenizer"], tokenizer_module["processor"]
     # before the data sets and the model, which take long: a mistake shows at once
     head = make_head(config, processor, model_args, data_args, finetuning_args, training_args.do_train)
+    if data_args.motion_source != "file" or training_args.dataloader_num_workers:
+        # before workers are forked, which where nothing can be kept would each compile by themselves
+        compile_all(lambda line: logger.info_rank0(line, **ON_PAGE))
     needs_motion = training_args.do_train and finetuning_args.use_only_motionvector_loss
     dataset_module, left_out, overview = load_counted_datasets(
         template, model_args, data_args, training_args, tokenizer_module, needs_motion, finetuning_args.trains_motion
@@ -125,8 +130,6 @@ def run_motion_sft(
     if training_args.do_train:
         log_frozen_tokens(model, tokenizer, template, finetuning_args)
 
-    if training_args.dataloader_num_workers:
-        compile_all()  # before workers are forked, which where nothing can be kept would each compile by themselves
     collator = MotionDataCollator(
         template=template,
         model=None if training_args.predict_with_generate else model,
@@ -146,6 +149,8 @@ def run_motion_sft(
     elif finetuning_args.compute_accuracy:
         compute_metrics = ComputeAccuracy()
     gen_kwargs = generation_arguments(generating_args, tokenizer)
+    if training_args.predict_with_generate:
+        logger.info_rank0(how_generated(gen_kwargs), **ON_PAGE)
     with alone_in(training_args.output_dir) if training_args.process_index == 0 else nullcontext():
         with mistakes("", ValueError, ImportError, RuntimeError):  # such as a logger that is unknown or not installed
             trainer = MotionTrainer(
@@ -599,6 +604,19 @@ def generation_arguments(generating_args: GeneratingArguments, tokenizer: Any) -
     arguments["eos_token_id"] = list(dict.fromkeys(ends))
     arguments["pad_token_id"] = tokenizer.pad_token_id
     return arguments
+
+
+def how_generated(arguments: Mapping[str, Any]) -> str:
+    """A line about the text that `generate()` makes with these arguments, and how it becomes that of `evaluate`."""
+    limit = f"at most {arguments['max_new_tokens']} tokens" if "max_new_tokens" in arguments else "max_length counts"
+    beams = f"{arguments['num_beams']} beams, " if arguments["num_beams"] > 1 else ""
+    if not arguments["do_sample"]:
+        return f"Text: {beams or 'greedy, '}{limit}."
+    drawn = ", ".join(f"{key} {arguments[key]:g}" for key in ("temperature", "top_p", "top_k"))
+    return (
+        f"Text: drawn at random (do_sample, {drawn}), {beams}{limit}: another in each run. `do_sample: false` gives "
+        f"the greedy text of `motiontune evaluate` and `predict` (theirs is at most {NEW_TOKENS} tokens long)."
+    )
 
 
 def _save_results(

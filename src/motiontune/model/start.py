@@ -31,6 +31,7 @@ from motiontune.datasets.questions.backgrounds import draw_patterns
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.files import claim_empty
 from motiontune.model.families import SIMPLEST
+from motiontune.model.hub import use_cache_without_network
 from motiontune.model.tiny import chat_template
 from motiontune.model.tower import install_dino_tower
 from motiontune.tables import text_table
@@ -175,6 +176,7 @@ def _load(kind: Any, where: str, **options: Any) -> Any:
     """
     path = Path(where)
     place, file = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (where, {})
+    use_cache_without_network(place)
     try:
         return kind.from_pretrained(place, **file, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:

@@ -43,6 +43,20 @@ _PANELS: tuple[tuple[str, dict[str, str]], ...] = (
 )
 """The plots of a run: what stands at the y axis, and the logged numbers that are drawn there. The motion's loss, which
 has no unit, only where there is no end-point error."""
+_MEANINGS = (
+    ("clips_left_out", "samples that took no part, since a clip of theirs could not be read"),
+    ("clips_none", "clips for which there is no motion: they trained, or were measured by, their text alone"),
+    (r"clips_([^_]+)", r"clips whose motion came from \1, each as often as it was seen"),
+    ("epe", "mean end-point error over valid patches, pixels of the resized frame"),
+    ("epe_moving", "the same over patches that move by more than a pixel"),
+    ("epe_zero_motion", "what predicting no motion scores over valid patches, pixels"),
+    ("epe_moving_zero_motion", "what predicting no motion scores over moving patches, pixels"),
+    ("direction_accuracy", "share of moving patches whose direction is the right one of eight"),
+    ("valid_patches", "patches that were compared"),
+    ("motion_loss", "the part of the loss that is motion, per number, in no unit"),
+    ("ce_loss", "the part of the loss that is text: cross-entropy per token"),
+)
+"""How the name of a metric ends, and what it is."""
 _TEXT_TILES = (
     ("loss", "Loss", "on held-out samples"),
     ("bleu-4", "BLEU-4", "of 100, over characters"),
@@ -123,7 +137,7 @@ def write_report(
         _clips_section(clips),
         _answers_section(answers),
         _pictures_section(pictures or {}),
-        fold("All metrics", definitions(metrics)),
+        fold("All metrics", definitions(metrics) + _meanings(metrics)),
         fold("Configuration", definitions(configuration)),
         fold("Versions", definitions(versions)),
         *(fold(label, definitions(values)) for label, values in (folds or {}).items()),
@@ -390,6 +404,18 @@ def definitions(values: Mapping[str, Any]) -> str:
     """One line `key: value` each, to be copied into a configuration again."""
     lines = "\n".join(f"{key}: {_shown(value)}" for key, value in without_secrets(values).items())
     return f"<pre>{escape(lines)}</pre>" if lines else ""
+
+
+def _meanings(metrics: Mapping[str, Any]) -> str:
+    """One line for each metric of motiontune's: its name, and what it counts or measures."""
+    lines = {}
+    for key in sorted(map(str, metrics)):
+        for pattern, meaning in _MEANINGS:
+            if found := re.search(rf"(?:^|_){pattern}$", key):
+                name = found[0].removeprefix("_")
+                lines[name] = f"<dt><code>{escape(name)}</code></dt><dd>{escape(found.expand(meaning))}</dd>"
+                break
+    return f"<dl class=captions>{''.join(lines.values())}</dl>" if lines else ""
 
 
 def _shown(value: Any) -> str:

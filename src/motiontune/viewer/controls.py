@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.datasets.dataset_info import ClipOfSample
+from motiontune.datasets.dataset_info import NEW_TOKENS, ClipOfSample
 from motiontune.drawing.panels import Show
 from motiontune.errors import MotiontuneError
 from motiontune.evaluation.sums import MotionSums
@@ -53,7 +53,7 @@ class Settings:
     options: MotionOptions
     dataset: str | None = None
     prompt: str = ""
-    max_new_tokens: int = 128
+    max_new_tokens: int = NEW_TOKENS
 
 
 @dataclass(frozen=True)

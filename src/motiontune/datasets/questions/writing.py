@@ -110,6 +110,14 @@ class Wanted:
                     f"--tasks: none of {', '.join(self.tasks)} is asked in the split {split} with {self.codec}"
                 )
 
+    def plan(self) -> str:
+        """A line about what will be made."""
+        size, total = f"{self.size}x{self.size} px, {self.frames} frames", self.count * len(self.splits)
+        return (
+            f"Making {total:,} clips ({size}) in {self.out.absolute()}: {self.count:,} of each split, "
+            f"{', '.join(self.splits)}. Some may be had with --splits."
+        )
+
     def tasks_of(self, split: str) -> tuple[str, ...]:
         """The tasks of a split.
 
@@ -212,7 +220,7 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
         claim_dataset(wanted.out, _dataset_of(split), [*files, wanted.out / f"{_dataset_of(split)}.about.json"])
     total = sum(len(job.names) for some in jobs.values() for job in some)
     written = []
-    with tqdm(total=total, desc="clips", disable=not progress) as bar, _Workers(workers or os.cpu_count() or 1) as run:
+    with tqdm(total=total, unit="clip", disable=not progress) as bar, _Workers(workers or os.cpu_count() or 1) as run:
         for split, some in jobs.items():
             samples, digest = [], hashlib.blake2b(digest_size=16)
             for job, (rows, part) in zip(some, run(some), strict=True):
