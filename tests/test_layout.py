@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "motiontune"
 ROOMS = [
     "errors",
     "compiled",
+    "threads",
     "files",
     "tables",
     "terminal",

@@ -109,8 +109,9 @@ def extract(count: int, workers: int) -> dict[str, Any]:
 
 def train(count: int) -> dict[str, Any]:
     """Train so many steps; what is held, after each part of them."""
-    from training import BOTH, keys_for, start
     from transformers import TrainerCallback
+
+    from training import BOTH, keys_for, start
 
     run_exp = start()  # before the clock runs
     records: list[dict[str, Any]] = []
@@ -147,7 +148,9 @@ def judged(records: list[dict[str, Any]]) -> tuple[dict[str, dict[str, dict[str,
     records = records[:-1]
     for part in (name for name in records[0] if name not in ("done", "seconds")):
         there = [row for row in records if part in row]
-        found[part] = {kind: growth([row[part][kind] for row in there], [row["done"] for row in there]) for kind in ALLOWED}
+        found[part] = {
+            kind: growth([row[part][kind] for row in there], [row["done"] for row in there]) for kind in ALLOWED
+        }
         for kind, most in ALLOWED.items():
             one = found[part][kind]
             if max(one["last_quarter"] - one["second_quarter"], one["by_line"]) > most:
