@@ -16,6 +16,7 @@ ROOMS = [
     "errors",
     "compiled",
     "limits",
+    "threads",
     "files",
     "tables",
     "terminal",

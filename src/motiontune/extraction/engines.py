@@ -157,12 +157,16 @@ def on_ray(
 
     try:
         while True:
-            (ref,), _ = ray.wait([*begun, *running], num_returns=1)
-            if ref in begun:
-                hand = begun.pop(ref)
-                give(hand)
-                give(hand)  # one waits there while another is worked on
-            else:
+            refs = [*begun, *running]
+            ray.wait(refs, num_returns=1)
+            # waiting takes longer the more there are to wait for: all that are done by now are taken at once
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            for ref in ready:
+                if ref in begun:
+                    hand = begun.pop(ref)
+                    give(hand)
+                    give(hand)  # one waits there while another is worked on
+                    continue
                 give(running.pop(ref))
                 done, crashes = ray.get(ref)
                 for _ in range(crashes):

@@ -20,6 +20,7 @@ from motiontune.errors import MotiontuneError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.inputs import ClipSource
 from motiontune.manifest import ClipRow
+from motiontune.threads import use_one_thread
 
 
 TIMEOUT = 900.0
@@ -134,9 +135,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for who started this
     rows = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print
-    import cv2
-
-    cv2.setNumThreads(1)
+    use_one_thread()
     extractor = Extractor(Settings.from_json(sys.argv[1]))
     compile_all()  # which is no part of a clip's seconds
     rows.write(b"ready\n")

@@ -1,13 +1,13 @@
 """Pairs of neighbouring sampled frames, and the times of all."""
 
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.grid import VideoGrid
 from motiontune.motion.field import STEP, Direction, frames_with_motion
+from motiontune.threads import threads
 from motiontune.video.clip import Clip
 
 
@@ -29,7 +29,7 @@ def each_pair(
 ) -> None:
     """Call `work` with each of the `neighbours`, two at a time; of the frames that are wanted, None is all."""
     pairs = [pair for pair in neighbours(clip, direction) if wanted is None or pair[0] in wanted]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with threads(THREADS) as pool:
         list(pool.map(lambda pair: work(*pair), pairs))
 
 

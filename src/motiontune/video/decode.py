@@ -4,7 +4,7 @@ import bisect
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import av
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from motiontune.errors import ClipError
 from motiontune.limits import PIXELS
+from motiontune.threads import is_one_thread, threads
 from motiontune.video.container import Opened, VideoInfo, in_words, open_video, packets_of
 from motiontune.video.vectors import Anchor, Follower, VectorCollector, has_vectors
 
@@ -220,13 +221,16 @@ def _decode_by(
     last = int(indices[-1])
     images: list[Future[NDArray[np.uint8]]] = []  # converted and resized while the next frames are decoded
     source = open_video(info.path) if opened is None else contextlib.nullcontext(opened)
-    with ThreadPoolExecutor(1) as resizer, source as (container, stream):
+    with threads(1) as resizer, source as (container, stream):
         collector = following = None
         by_dts = container.format.name == "avi"  # which has no pts
         plan = _Plan(wanted, by_dts) if by_plan else None
         # Frame threads would lose and invent vectors, differently in each run. With threads of any kind FFmpeg shows
-        # what is damaged in H.264 as it lay in memory, instead of concealing it.
-        stream.thread_type = "NONE" if info.codec == "h264" else "SLICE"
+        # what is damaged in H.264 as it lay in memory, instead of concealing it; and of what is damaged in HEVC, VP8
+        # and VP9 it shows other frames, so that a clip would depend on how many cores a machine has.
+        stream.thread_type = "NONE"
+        if is_one_thread():
+            stream.thread_count = 1  # dav1d goes by it alone
         # else FFmpeg crops at the left in steps of 64 pixels, and the frame is narrower than its header has it
         stream.codec_context.flags |= Flags.unaligned
         options = {"max_pixels": str(PIXELS.value)}  # of a frame that is larger than its header has it
