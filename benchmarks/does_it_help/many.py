@@ -10,10 +10,11 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from clips import COLOURS, PLACES, SHAPES, WAYS, Clips, Studio, every_question
 from learning import IGNORE, Arm, Cell, Collator, Setting, arm_groups, autocast, make_arm
@@ -21,7 +22,11 @@ from probes import linear_probe, stages
 from torch import Tensor
 from whole import make_whole
 
+from motiontune.grid import VideoGrid
+from motiontune.motion.options import MotionOptions
+from motiontune.motion.sources import motion_of
 from motiontune.targets import HeadForm
+from motiontune.video.clip import clip_from_frames
 
 
 TASKS = ("which_way", "colour", "shape", "place")
@@ -46,6 +51,7 @@ class Trial(Arm):
         clip_noise: the same of an error that all patches of a clip share.
         gaps: share of the patches without a target.
         ahead: motion to the next frame instead of that since the previous one.
+        measured: motion as `auto` measures it in the frames, instead of the exact one; see `Lab.measure`.
         until: share of the steps after which the motion loss ends.
     """
 
@@ -55,6 +61,7 @@ class Trial(Arm):
     clip_noise: float = 0.0
     gaps: float = 0.0
     ahead: bool = False
+    measured: bool = False
     until: float = 1.0
 
     @property
@@ -67,6 +74,26 @@ class Trial(Arm):
         """What a step reads on the device, all of them numbers."""
         own = set(asdict(self)) - set(asdict(self.graph)) | {"weight", "shuffled"}
         return {name: float(value) for name, value in asdict(self).items() if name in own}
+
+
+def measured(clips: Clips, grid: VideoGrid) -> Clips:
+    """Clips whose vectors are those that `auto` finds in their frames, on the CPU."""
+    options, frames = MotionOptions("auto"), clips.frames.cpu().numpy()
+    fields = [motion_of(clip_from_frames(list(some), 2.0, path="rendered"), grid, options) for some in frames]
+    vectors = torch.from_numpy(np.stack([field.vectors for field in fields]))
+    return replace(clips, vectors=vectors, valid=torch.from_numpy(np.stack([field.valid for field in fields])))
+
+
+def target_errors(clips: Clips, grid: VideoGrid) -> dict[str, float]:
+    """How far measured vectors are from the exact ones, over patches that move, and which share of these has one."""
+    found = measured(clips, grid)
+    lengths = clips.vectors.norm(dim=-1)
+    moving = clips.valid & (lengths > 0)
+    both = moving & found.valid
+    off = (found.vectors - clips.vectors).norm(dim=-1)[both]
+    numbers = {"epe": off.mean(), "length": lengths[both].mean(), "within_1_px": (off < 1).double().mean()}
+    numbers["valid"] = both.sum() / moving.sum()
+    return {name: round(float(number), 3) for name, number in numbers.items()}
 
 
 class QuestionTable:
@@ -153,15 +180,21 @@ class Store:
         self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
         self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
         self.ahead, self.ahead_mask = torch.zeros_like(self.targets), torch.zeros_like(self.mask)
+        self.measured, self.measured_mask = self.targets, self.mask  # until `Lab.measure`
         steps = setting.frames // collator.pair
         self.directions = torch.zeros(clips, steps, 2, device=device)  # of what moves in each temporal step
         self.moves = torch.zeros(clips, steps, 2, dtype=torch.bool, device=device)
 
-    def motion(self, rows: Tensor, form: HeadForm, ahead: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D]; `ahead`: above 0 or not."""
+    def motion(self, rows: Tensor, form: HeadForm, which: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D].
+
+        `which` is 0 for the motion since the previous frame, 1 for that to the next one, 2 for the measured one.
+        """
         if form.form == "dense":
-            targets = torch.where(ahead > 0, self.ahead[rows], self.targets[rows])
-            mask = torch.where(ahead > 0, self.ahead_mask[rows], self.mask[rows])
+            targets = torch.where(which == 1, self.ahead[rows], self.targets[rows])
+            mask = torch.where(which == 1, self.ahead_mask[rows], self.mask[rows])
+            targets = torch.where(which == 2, self.measured[rows], targets)
+            mask = torch.where(which == 2, self.measured_mask[rows], mask)
         else:
             targets, mask = self.directions[rows], self.moves[rows]
         if form.features == "delta":  # the first step of a clip has no step before
@@ -220,6 +253,7 @@ class Lab:
     """
 
     at_once = 2
+    measures = False
 
     def __init__(
         self, folder: Path, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
@@ -255,10 +289,17 @@ class Lab:
                 (store.ahead, store.ahead_mask, self.collator.targets(clips, grid, direction="future")),
                 (store.directions, store.moves, self.collator.targets(clips, grid, DIRECTIONS)),
             ]
+            if self.measures and store is self.store and task == "mixed":
+                made.append((store.measured, store.measured_mask, self.collator.targets(measured(clips, grid), grid)))
             for values, masks, (targets, mask) in made:
                 values[rows] = targets.unflatten(0, (count, -1)).to(self.device)
                 masks[rows] = mask.unflatten(0, (count, -1)).to(self.device)
         return clips.ways
+
+    def measure(self) -> None:
+        """From here on, also measure the motion of what is rendered for training: 33 ms a clip on a core."""
+        self.store.measured, self.store.measured_mask = torch.zeros_like(self.store.targets), self.store.mask.clone()
+        self.measures = True
 
     def add_tests(self, tests: list[tuple[str, str, int, int]]) -> None:
         """Render the tests: split, task, number of clips, seed."""
@@ -287,11 +328,11 @@ class Lab:
         """The last test, clip by clip, as `learning.test` returns it."""
         return in_full(table, test)
 
-    def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, ahead: Tensor) -> dict[str, Any]:
-        """Make a batch of the product's inputs, [B]; the motion is that of the partners, to the next frame or not."""
+    def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, which: Tensor) -> dict[str, Any]:
+        """Make a batch of the product's inputs, [B]; the motion is that of the partners, `which` as in `motion`."""
         questions, grid = self.questions, self.collator.grid(self.setting.frames)
         asked = store.question[rows]
-        targets, mask = store.motion(partners, form, ahead)
+        targets, mask = store.motion(partners, form, which)
         thw = torch.tensor([[grid.frames // grid.temporal_patch, grid.rows, grid.cols]])
         return {
             "input_ids": questions.ids[asked],
@@ -390,7 +431,7 @@ class Slot:
         rows = self.begin + number.long() % self.length
         shift = (arm["shuffled"] * (1 + (self.seed + self.step) % (batch - 1))).long()
         partners = rows[(at - shift) % batch]
-        inputs = self.lab.inputs(self.lab.store, rows, partners, self.form, arm["ahead"])
+        inputs = self.lab.inputs(self.lab.store, rows, partners, self.form, arm["ahead"] + 2 * arm["measured"])
         inputs["labels"] = inputs["labels"].masked_fill(~answered[:, None], IGNORE)
         self._spoil(inputs, partners - self.begin, answered | (arm["answered_only"] == 0))
         # share_of_rate of learning.py, on the device

@@ -6,7 +6,8 @@
 
 README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
 second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
-down after the first run: fewer answers, errors in the targets, longer training. The cells come in the order of their
+down after the first run: fewer answers, errors in the targets, longer training; with --measured those whose targets
+are measured. The cells come in the order of their
 worth; which are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
@@ -30,9 +31,9 @@ import lessons
 import numpy as np
 import torch
 from aggregate import cells_of
-from clips import SPLITS
-from learning import SETTINGS, Cell, Setting, load_start
-from many import AT_ONCE, PROBES, Lab, Pool, Slot, Trial
+from clips import SPLITS, Studio
+from learning import SETTINGS, Cell, Collator, Setting, load_start
+from many import AT_ONCE, PROBES, Lab, Pool, Slot, Trial, target_errors
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
@@ -75,8 +76,9 @@ FLAWED = {
 }
 ENDS = {f"{arm}, a third": replace(ARMS[arm], until=1 / 3) for arm in ("projector", "last_hidden")}
 AHEAD = {f"{arm}, future": replace(ARMS[arm], ahead=True) for arm in ("projector", "last_hidden")}
+MEASURED = {f"{arm}, auto": replace(ARMS[arm], measured=True) for arm in ("projector", "last_hidden")}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
-ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | POOLED
+ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
@@ -181,6 +183,12 @@ def follow_up(steps: int) -> list[Cell]:
     return forms + rates + few + errors + ends + others + longer
 
 
+def measured_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run with measured targets, in the order of their worth."""
+    arms = ("projector, auto", "projector", "ce", "last_hidden, auto")
+    return [Cell("measured", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in arms]
+
+
 def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
     """Choose steps of a cell, and seeds, for so many steps per second in all; fewer seeds rather than too few."""
     for number in range(seeds, 2, -1):
@@ -202,6 +210,7 @@ class Process:
         keeps: clips stay without graphs, too.
         course: clips and questions.
         probes: clips of each task for linear probes of each stage; 0 for none.
+        measures: measure the motion of clips, too.
     """
 
     def __init__(
@@ -214,6 +223,7 @@ class Process:
         keeps: bool = False,
         course: Course = WHICH_WAY,
         probes: int = 0,
+        measures: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high")
@@ -222,6 +232,8 @@ class Process:
         self.course, first = course, folder / f"{course.start}-0"
         self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, course.chunk[device])
         self.lab.add_tests(course.tests(final_clips, probes))
+        if measures:
+            self.lab.measure()
         self.start = load_start(first, device)
         self.idle: dict[str, list[Slot]] = {}
         self.states: dict[Path, dict[str, Tensor]] = {}
@@ -335,13 +347,14 @@ class Runner:
             longest = 1 if arguments.arms and {*arguments.arms} <= {*FEW, *OWN} else 8
             steps = max(longest * (arguments.steps or MOST_STEPS), SETTING.stills_steps)
             clips = max(steps * SETTING.batch, max(ANSWERS))
-        keeps = arguments.follow_up or arguments.questions
-        if arguments.questions:
+        keeps = arguments.follow_up or arguments.questions or arguments.measured
+        if arguments.questions or arguments.measured:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
         options = (arguments.folder, device, graphs, room, arguments.final_clips, keeps, course, arguments.probes)
+        options += (arguments.measured,)
         self.process = Process(*options) if graphs else None
         if not graphs:
             context = multiprocessing.get_context("spawn")
@@ -382,6 +395,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
+    parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
@@ -439,6 +453,12 @@ class Experiment:
             if not (arguments.folder / f"{course.start}-{seed}" / "processor_config.json").exists():
                 course.make(arguments.folder, seed)
         log("untaught starts")
+        if arguments.measured and "targets" not in self.plan:
+            collator = Collator(arguments.folder / f"{course.start}-0", SETTING, "cpu")
+            photos = torch.from_numpy(np.load(arguments.folder / "photos.npy"))
+            studio = Studio(photos, UNSEEN_PHOTOS, SETTING.side, SETTING.frames, "cpu")
+            clips = studio.render(256, "in_domain", "mixed", -4)
+            self.note(targets=target_errors(clips, collator.grid(SETTING.frames)))
         runner = self.runner()
         seeds = range(1, arguments.seeds + 1)
         stills = [Cell("stills", "ce", SETTING.stills_rate, seed, SETTING.stills_steps) for seed in seeds]
@@ -461,6 +481,8 @@ class Experiment:
         steps = self.plan["steps"]
         if arguments.questions:
             cells = questions_plan(steps, self.plan["seeds"])
+        elif arguments.measured:
+            cells = measured_plan(steps, self.plan["seeds"])
         else:
             cells = follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"])
         if arguments.arms:
