@@ -4,8 +4,10 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +65,19 @@ def test_where_nothing_can_be_kept_it_is_compiled_in_memory(monkeypatch: pytest.
     assert double(2.5) == 5.0
     with pytest.raises(TypeError):  # one signature: nothing is compiled behind the caller's back
         double("text")  # type: ignore[arg-type]
+
+
+def test_a_line_tells_of_what_takes_longer_than_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> None:
+        time.sleep(0.3)
+
+    monkeypatch.setattr(module, "_ALL", [SimpleNamespace(compile=slow)])
+    lines: list[str] = []
+    compile_all(lines.append)
+    assert not lines
+    monkeypatch.setattr(module, "_LOADING", 0.05)
+    compile_all(lines.append)
+    assert len(lines) == 1 and lines[0].startswith("Compiling the loops")
 
 
 def test_without_a_place_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,13 @@
 """`motiontune completion bash`, as bash uses it."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from motiontune.commands import COMMANDS
+from motiontune.commands.completion import DESCRIPTION, SHELLS
 
 
 COMPLETE = """
@@ -48,3 +51,9 @@ def test_other_shells_get_a_script_of_all_commands(shell):
     from motiontune.commands.completion import script
 
     assert all(name in script(shell) for name in COMMANDS)
+
+
+def test_the_header_and_the_docs_name_the_same_folders():
+    docs = Path(__file__).resolve().parent.parent / "docs/install.md"
+    told = [set(re.findall(r"motiontune completion (\w+) > (\S+)", text)) for text in (DESCRIPTION, docs.read_text())]
+    assert told[0] == told[1] and sorted(shell for shell, _ in told[0]) == sorted(SHELLS)

@@ -87,6 +87,7 @@ def test_the_text_is_that_of_do_predict_with_the_examples_keys_and_of_predict(mo
     code, _, err = command(capfd, "evaluate", *arguments, "--bootstrap", "1", "--out", tmp_path / "evaluate")
     assert code == 0, err[-3000:]
     keys = yaml.safe_load(Path(training.REPOSITORY, "examples/qwen2vl_predict.yaml").read_text())
+    assert not {"bf16", "fp16"} & keys.keys()
     generation = {key: keys[key] for key in ("predict_with_generate", "do_sample", "max_new_tokens")}
     keys = generation | {"do_predict": True, "eval_dataset": "held_out", "dataset_dir": str(data), "max_samples": 2}
     keys |= {"model_name_or_path": str(asked), "default_system": "Look twice.", "train_on_video_tokens": True}

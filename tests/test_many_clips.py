@@ -235,6 +235,9 @@ def test_other_settings_and_others_files_are_refused(clips: Path, tmp_path: Path
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty, it holds notes.txt"):
         extracted(clips, out=tmp_path / "mine")
+    (tmp_path / "mine" / "extract.json").write_text("{}")  # as `extract` of a few clips leaves it
+    with pytest.raises(OutputError, match="is not empty, it holds the motion of clips without a manifest: remove it"):
+        extracted(clips, out=tmp_path / "mine")
     (out / "a.mp4.npz").write_text("mine")
     extracted(clips, out=out)
     assert (out / "a.mp4.npz").read_text() == "mine"

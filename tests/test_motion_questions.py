@@ -400,6 +400,8 @@ def test_the_command_tells_the_yaml(tmp_path: Path, capsys: pytest.CaptureFixtur
     words += ["--splits", "train", "ood_speeds", "--frames", "4", "--workers", "1"]
     prepare_command.run(parser.parse_args(words))
     printed = capsys.readouterr().out
+    first = f"Making 4 clips (56x56 px, 4 frames) in {tmp_path}: 2 of each split, train, ood_speeds ("
+    assert printed.startswith(first)
     assert "dataset: motion_questions_train\neval_dataset: motion_questions_ood_speeds\n" in printed
     assert (
         "train_on_video_tokens: true" in printed and "motion_source: file" in printed and "video_fps: 8.0" in printed

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pickle
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,13 @@ def test_a_fault_of_ours_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPa
         with loading_data(), dataset_hooks(lambda processor: processor, fail, nothing):
             loader._load_single_dataset(Attr)
     assert any("motiontune's own code" in note for note in pickle.loads(pickle.dumps(caught.value)).__notes__)
+
+
+def test_of_jiebas_warning_and_of_no_other_nothing_is_shown():
+    text = "pkg_resources is deprecated as an API. See https://setuptools.pypa.io"
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        importlib.reload(importlib.import_module("motiontune.llamafactory"))
+        for module in ("jieba._compat", "other"):
+            warnings.warn_explicit(text, UserWarning, f"{module}.py", 1, module)
+    assert [warning.filename for warning in shown] == ["other.py"]

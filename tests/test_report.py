@@ -71,6 +71,19 @@ def test_page_needs_nothing_from_outside(tmp_path):
     assert [item.name for item in (tmp_path / "out").glob("[!.]*")] == ["report.html"]
 
 
+def test_each_metric_is_explained_in_a_line(tmp_path):
+    counts = {"train_clips_codec+flow": 3, "train_clips_none": 1, "train_clips_left_out": 2, "eval_toy_epe": 2.0}
+    source, _ = write(tmp_path, metrics=counts | {"train_runtime": 9.0})
+    for name, meaning in (
+        ("clips_codec+flow", "clips whose motion came from codec+flow, each as often as it was seen"),
+        ("clips_none", "clips for which there is no motion: they trained, or were measured by, their text alone"),
+        ("clips_left_out", "samples that took no part, since a clip of theirs could not be read"),
+        ("epe", "mean end-point error over valid patches, pixels of the resized frame"),
+    ):
+        assert source.count(f"<dt><code>{name}</code></dt><dd>{meaning}</dd>") == 1
+    assert "<code>runtime" not in source
+
+
 def test_pictures_can_be_decoded(tmp_path):
     _, page = write(tmp_path)
     pictures = page.values("src")

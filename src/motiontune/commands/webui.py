@@ -5,7 +5,7 @@ import argparse
 
 DESCRIPTION = """Start LLaMA-Factory's WebUI; its trainings and evaluations run as `motiontune train`.
 
-The box "Extra arguments" takes motiontune's keys, such as
+The box "Extra arguments" (open "Extra configurations" above it) takes motiontune's keys, such as
 {"use_motionvector_crossentropy_loss": true, "video_fps": 4}.
 GRADIO_SERVER_NAME, GRADIO_SERVER_PORT and others mean what they mean to `llamafactory-cli webui`.
 """

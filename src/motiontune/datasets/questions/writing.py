@@ -115,7 +115,7 @@ class Wanted:
         size, total = f"{self.size}x{self.size} px, {self.frames} frames", self.count * len(self.splits)
         return (
             f"Making {total:,} clips ({size}) in {self.out.absolute()}: {self.count:,} of each split, "
-            f"{', '.join(self.splits)}. Some may be had with --splits."
+            f"{', '.join(self.splits)} (--splits takes some of them alone)"
         )
 
     def tasks_of(self, split: str) -> tuple[str, ...]:
