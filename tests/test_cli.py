@@ -282,6 +282,12 @@ def test_torchrun_starts_motiontunes_own_file(torchrun, monkeypatch, capfd):
         "max_steps=1",
         "run_name=one two",
     ]
+    for name in ("FORCE_TORCHRUN", "NPROC_PER_NODE"):  # of two nodes with one GPU, or none, each starts one process
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NNODES", "2")
+    assert command(capfd, "train", file)[0] == 0
+    words = json.loads((torchrun / "words.json").read_text())
+    assert words[words.index("--nnodes") + 1] == "2" and words[words.index("--nproc_per_node") + 1] == "1"
     # a mistake that one of its processes found is the last that is shown
     monkeypatch.setenv("ENDS", "mistake")
     assert refused(capfd, "train", file) == "dataset: 'toys' is not there"

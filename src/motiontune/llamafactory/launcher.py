@@ -44,11 +44,18 @@ def _count(environment: MutableMapping[str, str], name: str) -> int:
     return int(number)
 
 
+def _devices() -> str:
+    from llamafactory.extras.misc import get_device_count
+
+    return str(max(get_device_count(), 1))
+
+
 def launch(argv: list[str]) -> None:
     """Train as the arguments ask: in this process, or in several through torchrun where LLaMA-Factory would.
 
     `FORCE_TORCHRUN`, `NPROC_PER_NODE`, `NNODES`, `USE_RAY` and the like mean what they mean to `llamafactory-cli`. A
-    process that torchrun, accelerate or `srun` has started is one of several already, and starts no others.
+    process that torchrun, accelerate or `srun` has started is one of several already, and starts no others. Of several
+    nodes each starts torchrun, with one GPU, too.
 
     Args:
         argv: the arguments after `motiontune train`.
@@ -73,6 +80,9 @@ def launch(argv: list[str]) -> None:
         sys.argv = ["motiontune", *argv]
         run_exp()
         return
+    if _count(os.environ, "NNODES") > 1 or "RDZV_ID" in os.environ:
+        # else a node with one GPU, or none, would train for itself
+        os.environ |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": os.environ.get("NPROC_PER_NODE") or _devices()}
     # torchrun lies beside the interpreter, which is not on the path where the environment is not activated
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     sys.argv = ["motiontune", "train", *argv]
