@@ -1,6 +1,6 @@
 """Fuzz what reads bytes from outside, guided by coverage: `make fuzz`, or of some parsers `make fuzz ARGS="tar npz"`.
 
-    PYTHONPATH=build/atheris python tests/fuzz/run.py [--minutes M] [PARSER ...]
+    PYTHONPATH=$PWD/build/atheris python tests/fuzz/run.py [--minutes M] [PARSER ...]
 
 Each parser runs in a process of its own for M CPU minutes. What breaks the contract of `parsers.py`, takes more than
 SECONDS or more than MEGABYTES is kept in build/fuzz/PARSER, one file for each kind, and does not end the process; the
