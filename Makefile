@@ -63,7 +63,7 @@ test-trainers: | $(UV)
 # atheris is no dependency of the tests: a share of its work is among them, without it
 fuzz: $(STAMP) | $(UV)
 	test -d build/atheris || $(UV) pip install --quiet --python $(BIN)/python --target build/atheris 'atheris>=3,<4'
-	PYTHONPATH=build/atheris OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(ARGS)
+	PYTHONPATH='$(CURDIR)/build/atheris' OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py $(ARGS)
 
 clips: $(STAMP)
 	$(BIN)/python tests/fetch_clips.py $(ARGS)

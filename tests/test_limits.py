@@ -133,10 +133,11 @@ def test_a_zip_bomb_is_refused_until_the_limit_is_raised(tmp_path: Path, monkeyp
         motion_of_file(path)
 
 
-def test_what_an_archive_states_of_an_array_must_be_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vectors.npy", "vectors"])
+def test_what_an_archive_states_of_an_array_must_be_there(name: str, tmp_path: Path) -> None:
     for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
         with zipfile.ZipFile(tmp_path / "film.npz", "w", compression) as archive:
-            archive.writestr("vectors.npy", array_header((3, 10_000, 10_000, 2)) + b"\0" * 8)
+            archive.writestr(name, array_header((3, 10_000, 10_000, 2)) + b"\0" * 8)
         what = "compressed in a way" if compression == zipfile.ZIP_LZMA else "should have 2,400,000,000 bytes"
         with pytest.raises(MotiontuneError, match=what):
             motion_of_file(tmp_path / "film.npz")

@@ -199,8 +199,9 @@ def _check_archive(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> No
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{member.filename!r:.99} is compressed in a way that numpy does not write")
-        if member.filename.endswith(".npy"):
-            with archive.open(member) as file:
+        with archive.open(member) as file:
+            if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:  # by which numpy goes, not by the name
+                file.seek(0)
                 _check_array(path, file, member.file_size, f"{member.filename.removesuffix('.npy'):.99}")
 
 

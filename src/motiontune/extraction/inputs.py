@@ -314,8 +314,8 @@ def _listed(path: str) -> list[str]:
     try:
         with _opened(path) as file:
             if path.endswith(".txt"):
-                TEXT_BYTES.check(path, file.seek(0, os.SEEK_END))
-                file.seek(0)
+                size = getattr(file, "size", None) if _is_address(path) else os.path.getsize(path)
+                TEXT_BYTES.check(path, size or 0)  # some addresses do not tell
                 return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
             values = _column(path, file)
     except (OSError, ValueError) as error:
