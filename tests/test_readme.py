@@ -47,6 +47,7 @@ def test_what_motion_adds_to_an_answer_is_as_measured():
         ("benchmarks/train_step/README.md", "LoRA"),
         ("docs/does_it_help.md", "placebo"),
         ("docs/engines.md", "ZeRO-3"),
+        ("docs/scale.md", "2 workers"),
     ],
 )
 def test_the_tables_are_those_of_the_results(document, word, monkeypatch):
