@@ -129,6 +129,7 @@ def summed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "start_seconds": spread((row["start_seconds"] for row in group), 2),
                 "start_cpu_seconds": spread((row["start_cpu_seconds"] for row in group), 2),
                 "rate_to_first": spread((a["clips_per_second"] / b["clips_per_second"] for a, b in pairs), 3),
+                "others": spread((row["others"] for row in group), 2),
                 "cpu_to_first": spread((a["cpu_seconds_per_clip"] / b["cpu_seconds_per_clip"] for a, b in pairs), 3),
             }
         )
