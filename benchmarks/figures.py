@@ -48,10 +48,16 @@ def load_lines(name: str) -> list[Row]:
     return [json.loads(line) for line in lines]
 
 
-def load(name: str) -> list[Row]:
-    """The rows of a file of results, such as "train_step/cpu-answers"."""
+def whole(name: str) -> Row:
+    """A file of results, such as "train_step/cpu-answers"."""
     folder, _, file = name.partition("/")
-    results = json.loads((FOLDER / folder / "results" / f"{file}.json").read_text("utf-8"))
+    results: Row = json.loads((FOLDER / folder / "results" / f"{file}.json").read_text("utf-8"))
+    return results
+
+
+def load(name: str) -> list[Row]:
+    """The rows of a file of results."""
+    results = whole(name)
     rows: list[Row] = results.get("summaries") or results["rows"]
     return rows
 
@@ -186,6 +192,101 @@ def length_table(rows: list[Row]) -> str:
     for minutes in dict.fromkeys(minutes for minutes, _ in peaks):
         lines.append([str(minutes), *(f"{peaks[minutes, reading]:.0f} MB" for reading in readings)])
     return grid(lines)
+
+
+def speed_table(rows: list[Row]) -> str:
+    """Clips per second of workers that extract, the median of some rounds, with the least and the most."""
+    head = ["", "CPU time of a clip", "clips per CPU second", "clips per second", "to the first row"]
+    lines = [[*head, "cores that others used", "CPU time of the start"]]
+    for row in rows:
+        name = f"{row['workers']} worker{'s' * (row['workers'] > 1)}{', Ray' * (row['engine'] == 'ray')}"
+        milliseconds = spread([1000 * value for value in row["cpu_seconds_per_clip"]], ".0f")
+        cells = [
+            f"{milliseconds} ms",
+            spread(row["clips_per_core_second"], ".1f"),
+            spread(row["clips_per_second"], ".1f"),
+        ]
+        cells += [spread(row["rate_to_first"], ".2f"), spread(row["others"], ".1f")]
+        lines.append([name, *cells, f"{row['start_cpu_seconds'][0]:.1f} s"])
+    return grid(lines)
+
+
+def alone_table(rows: list[Row]) -> str:
+    """What an engine costs by itself: clips that are not there."""
+    lines = [["", "CPU time of all processes, by clip", "of the driver"]]
+    for row in rows:
+        times = (row["cpu_seconds_per_clip"], row["driver_cpu_seconds_per_clip"])
+        cells = [f"{spread([1000 * value for value in values], '.2f')} ms" for values in times]
+        lines.append([{"local": "worker processes", "ray": "Ray"}[row["engine"]], *cells])
+    return grid(lines)
+
+
+def spread(values: list[float], form: str) -> str:
+    """A median, with the least and the most."""
+    middle, least, most = (f"{value:{form}}" for value in values)
+    return f"{middle} ({least} to {most})"
+
+
+SOAKED = {"mb": "resident memory, MB", "files": "open files", "threads": "threads"}
+
+
+def soak_table(results: dict[str, Row]) -> str:
+    """What processes held over thousands of clips or steps."""
+    lines = [["", "", "second quarter", "last quarter", "growth by a line", "most"]]
+    for title, result in results.items():
+        for part, kinds in result["growth"].items():
+            name = "driver" if part == "driver" and len(result["growth"]) > 1 else part.replace("driver", "")
+            for kind, about in SOAKED.items():
+                found, digits = kinds[kind], 0 if kind == "mb" else 1
+                cells = [
+                    f"{found[key]:,.{digits}f}" for key in ("second_quarter", "last_quarter", "by_line", "highest")
+                ]
+                lines.append([", ".join(filter(None, (title, name))), about, *cells])
+    return grid(lines)
+
+
+def projection_table(results: Callable[[str], Row]) -> str:
+    """What the measured figures make of 16 and of 1,000 cores: a calculation, not a measurement."""
+    speed = results("many_clips/speed")["summaries"]
+    empty = results("many_clips/speed_engines_alone")["summaries"]
+    driver, sizes = results("many_clips/driver"), results("many_clips/driver")["mb"]
+    clip = speed[0]["cpu_seconds_per_clip"][0]
+    listing = driver["first"]["cpu_seconds"] / driver["clips"]
+    handing = {row["engine"]: row["driver_cpu_seconds_per_clip"][0] for row in empty}
+    lines = [["", "how it is calculated", "16 cores", "1,000 cores"]]
+
+    def add(title: str, how: str, value: Callable[[int], str]) -> None:
+        lines.append([title, how, value(16), value(1000)])
+
+    def rate(cores: int) -> float:
+        return cores / clip
+
+    add("clips per second", f"cores / {clip:.4f} s", lambda cores: f"{rate(cores):,.0f}")
+    add(
+        "Something-Something V2's training set",
+        f"{TRAINING_SET:,} clips / rate",
+        lambda cores: f"{TRAINING_SET / rate(cores) / 60:.1f} minutes",
+    )
+    add("a million clips", "1,000,000 clips / rate", lambda cores: f"{1e6 / rate(cores) / 60:.0f} minutes")
+    for engine, name in (("local", "one driver, cores"), ("ray", "one driver with Ray, cores")):
+        # the journal is in both of them
+        how = f"rate * ({1000 * listing:.2f} + {1000 * handing[engine]:.2f} ms)"
+        each = listing + handing[engine]
+        add(name, how, lambda cores, each=each: f"{rate(cores) * each:.2f}")  # type: ignore[misc]
+    add(
+        "read from the storage",
+        f"rate * {CLIP_BYTES / 1000:.0f} kB",
+        lambda cores: f"{rate(cores) * CLIP_BYTES / 1e6:,.0f} MB/s",
+    )
+    add("requests to an object store", "rate * 2 (size, content)", lambda cores: f"{2 * rate(cores):,.0f} a second")
+    add("motion files made", "rate * 1", lambda cores: f"{rate(cores):,.0f} a second")
+    row_bytes = 1e6 * sizes["extract.jsonl"] / driver["clips"]
+    add("journal", f"rate * {row_bytes:.0f} B", lambda cores: f"{rate(cores) * row_bytes / 1e6:.2f} MB/s")
+    return grid(lines)
+
+
+TRAINING_SET = 168_913  # clips of Something-Something V2
+CLIP_BYTES = 88_000  # 19.4 GB, as its page has it, by 220,847 clips
 
 
 ANSWERS = {  # arm, rate of learning, steps
@@ -381,6 +482,12 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/reliability.md": {
         "fuzz": lambda: fuzz_table(json.loads(FUZZ.read_text("utf-8"))),
         "lengths": lambda: length_table(load("long_clips/cpu")),
+    },
+    ROOT / "docs/scale.md": {
+        "speed": lambda: speed_table(load("many_clips/speed")),
+        "engines": lambda: alone_table(load("many_clips/speed_engines_alone")),
+        "soak": lambda: soak_table({name: whole(f"many_clips/soak_{name}") for name in ("extract", "train")}),
+        "projection": lambda: projection_table(whole),
     },
     FOLDER / "train_step/README.md": {
         "step": lambda: step_table(load("train_step/cpu-prototype")),

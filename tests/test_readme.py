@@ -48,6 +48,7 @@ def test_what_motion_adds_to_an_answer_is_as_measured():
         ("docs/does_it_help.md", "placebo"),
         ("docs/engines.md", "ZeRO-3"),
         ("docs/reliability.md", "tars"),
+        ("docs/scale.md", "2 workers"),
     ],
 )
 def test_the_tables_are_those_of_the_results(document, word, monkeypatch):

@@ -58,8 +58,8 @@ def coded(source: Path, folder: Path) -> Path:
     return encode(folder / f"{source.stem}.webm", "vp9", images, RATE)
 
 
-def now() -> tuple[float, float, float]:
-    """Seconds of the clock, of the processor in this process and those below it, and in the whole machine."""
+def now() -> tuple[float, float, float, float]:
+    """Seconds: of the clock; of the processor in this process and those below it, in the machine, in this process."""
     this, machine, used = psutil.Process(), psutil.cpu_times(), 0.0
     for process in [this, *this.children(recursive=True)]:
         try:
@@ -67,7 +67,7 @@ def now() -> tuple[float, float, float]:
         except psutil.NoSuchProcess:
             continue
         used += times.user + times.system
-    return time.monotonic(), used, sum(machine) - machine.idle - machine.iowait
+    return time.monotonic(), used, sum(machine) - machine.idle - machine.iowait, time.process_time()
 
 
 def measure(clips: Path, count: int, engine: str, workers: int, fps: float) -> dict[str, Any]:
@@ -90,13 +90,14 @@ def measure(clips: Path, count: int, engine: str, workers: int, fps: float) -> d
 
         ray.shutdown()
     begin, quarter, end = moments
-    seconds, used, busy = (after - before for before, after in zip(quarter, end, strict=True))
+    seconds, used, busy, own = (after - before for before, after in zip(quarter, end, strict=True))
     share = (count // 4) / (count - count // 4)
     return {
         "engine": engine,
         "workers": workers,
         "clips_per_second": round((count - count // 4) / seconds, 2),
         "cpu_seconds_per_clip": round(used / (count - count // 4), 6),
+        "driver_cpu_seconds_per_clip": round(own / (count - count // 4), 6),
         "start_seconds": round(quarter[0] - begin[0] - share * seconds, 2),
         "start_cpu_seconds": round(quarter[1] - begin[1] - share * used, 2),
         "cores": round(used / seconds, 2),
@@ -123,10 +124,12 @@ def summed_up(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "workers": workers,
                 "clips_per_second": spread((row["clips_per_second"] for row in group), 2),
                 "cpu_seconds_per_clip": spread((row["cpu_seconds_per_clip"] for row in group), 6),
+                "driver_cpu_seconds_per_clip": spread((row["driver_cpu_seconds_per_clip"] for row in group), 6),
                 "clips_per_core_second": spread((1 / row["cpu_seconds_per_clip"] for row in group), 2),
                 "start_seconds": spread((row["start_seconds"] for row in group), 2),
                 "start_cpu_seconds": spread((row["start_cpu_seconds"] for row in group), 2),
                 "rate_to_first": spread((a["clips_per_second"] / b["clips_per_second"] for a, b in pairs), 3),
+                "others": spread((row["others"] for row in group), 2),
                 "cpu_to_first": spread((a["cpu_seconds_per_clip"] / b["cpu_seconds_per_clip"] for a, b in pairs), 3),
             }
         )
