@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import TrainingArguments
 
 from commands import refused_run, trained
 from motiontune.errors import MotiontuneError, OutputError
+from motiontune.llamafactory.install import run_exp
+from motiontune.llamafactory.names import OUTPUT_DIR
 from motiontune.runs.folder import claim_run
 from motiontune.training.checkpoints import saving
-from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, run, sample, start, toy, weights
+from training import BOTH, PROMPT, clips, dataset, distance, fresh_folder, keys_for, run, sample, start, toy, weights
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -249,6 +252,45 @@ def test_files_of_the_users_stay_as_they_are(name, tmp_path, capfd):
         claim_run(tmp_path, {"do_predict": True})  # it writes no such file
     (tmp_path / "motiontune_runs.json").write_text("[]")
     claim_run(tmp_path, {"do_train": True})
+
+
+def test_a_link_that_leads_nowhere_is_somebodys(tmp_path):
+    (tmp_path / "generated_predictions.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(OutputError, match="might be written over"):
+        claim_run(tmp_path, {"do_predict": True})
+
+
+def test_a_run_without_an_output_folder_is_held_to_the_same(tmp_path, monkeypatch):
+    assert TrainingArguments().output_dir == OUTPUT_DIR
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / OUTPUT_DIR).mkdir()
+    (tmp_path / OUTPUT_DIR / "train_results.json").write_text("mine")
+    with pytest.raises(OutputError, match="train_results.json might be written over"):
+        run_exp({key: value for key, value in keys_for(**BOTH).items() if key != "output_dir"})
+
+
+def test_folders_that_are_no_checkpoints_stay():
+    """The Trainer would remove each `checkpoint-*` that is older."""
+    output = fresh_folder()
+    for name in ("checkpoint-best", "checkpoint-0_notes", "checkpoint-0"):
+        (output / name).mkdir(parents=True)
+        (output / name / "mine.txt").write_text("mine")
+    (output / "motiontune_runs.json").write_text("[]")
+    run(**BOTH, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1, output_dir=str(output))
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == [
+        "checkpoint-0",
+        "checkpoint-0_notes",
+        "checkpoint-3",
+        "checkpoint-best",
+    ]
+
+
+def test_an_evaluation_keeps_the_log_of_the_training(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "trainer_log.jsonl").read_text()
+    keys = {**BOTH, **toy(2), "dataset": None, "eval_dataset": "toy", "do_eval": True, "overwrite_output_dir": True}
+    run(**keys, model_name_or_path=str(tmp_path / "checkpoint-3"), output_dir=str(tmp_path))
+    assert (tmp_path / "trainer_log.jsonl").read_text().startswith(before)
 
 
 def test_a_run_refuses_what_it_could_not_end_with(tmp_path, capfd):

@@ -235,7 +235,9 @@ def test_exchanged_files_are_computed_again(kind: str, tmp_path: Path) -> None:
     for key in ("ab12", "cd34"):
         cache.save(key, kept)
     cache.path_of("ab12").replace(cache.path_of("cd34"))
-    with pytest.warns(UserWarning, match="cd34.npz is damaged and computed again .it was written under another name"):
+    with pytest.warns(
+        UserWarning, match="cd34.npz is damaged and computed again .it was written under another name, or"
+    ):
         assert cache.load("cd34", *more) is None
     assert cache.load("ab12", *more) is None
 

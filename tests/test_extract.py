@@ -208,6 +208,37 @@ def test_two_at_once_into_one_folder(tmp_path: Path) -> None:
                 write([str(CLIPS[0])], str(tmp_path))
 
 
+@pytest.mark.parametrize("form", ["npy", "flo"])
+def test_what_is_extracted_again_in_another_form_is_what_is_read(form: Any, tmp_path: Path) -> None:
+    clip, out = str(CLIPS[0]), str(tmp_path / "out")
+    extract([clip], out, frames=FrameReader(fps=2.0))
+    extract([clip], out, frames=FrameReader(fps=2.0), form=form)
+    assert {file.suffix for file in find_motion(clip, out)} == {f".{form}"}
+    (tmp_path / "out" / f"{NAMES[0]}.npz").write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"\.npz was not made by motiontune"):  # it would be read instead
+        extract([clip], out, frames=FrameReader(fps=2.0), form=form)
+
+
+def test_an_earlier_file_of_the_whole_name_is_replaced_where_it_would_be_read(tmp_path: Path) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    clips.mkdir()
+    for name, clip in (("a.mp4", CLIPS[0]), ("a.webm", CLIPS[1])):
+        (clips / name).write_bytes(clip.read_bytes())
+    extract([str(clips)], str(out), frames=FrameReader(fps=2.0))
+    before = (out / "a.mp4.npz").read_bytes()
+    extract([str(clips / "a.mp4")], str(out), frames=FrameReader(fps=4.0))
+    assert (out / "a.mp4.npz").read_bytes() != before and not (out / "a.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["..mp4", "...mp4"])
+def test_names_of_dots_stay_in_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / name).write_bytes(CLIPS[0].read_bytes())
+    (row,) = extract([str(tmp_path / "clips")], str(tmp_path / "out"), frames=FrameReader(fps=2.0))
+    assert not row.problem and find_motion(row.clip, str(tmp_path / "out")) == [tmp_path / "out" / f"{name}.npz"]
+    assert {path.name for path in tmp_path.iterdir()} == {"clips", "out"}
+
+
 def test_files_for_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What is extracted for a model fits its training, which enlarges small clips and pads odd numbers of frames."""
     from motiontune.llamafactory.reader import ModelReader
@@ -346,13 +377,13 @@ def test_names_with_line_breaks_stay_in_their_line(
 def test_names_of_clips_with_two_suffixes_do_not_meet(tmp_path: Path) -> None:
     folder, out = tmp_path / "clips", tmp_path / "out"
     folder.mkdir()
-    clips = ["a.mp4", "a.webm", "a.mp4.mp4", "a.mp4.mp4.avi", "b.mp4", "A.webm.mp4"]
+    clips = ["a.mp4", "a.webm", "a.mp4.mp4", "a.mp4.mp4.avi", "b.mp4", "A.webm.mp4", "c.mp4", "c.mp4.mp4"]
     for name in clips:
         (folder / name).write_bytes(CLIPS[0].read_bytes() + name.encode())  # each its own digest
     rows = extract([str(folder)], str(out))
-    assert len(rows) == 6 and not [row.problem for row in rows if row.problem]
+    assert len(rows) == 8 and not [row.problem for row in rows if row.problem]
     own = {Path(row.clip).name: [path.name for path in find_motion(row.clip, str(out))] for row in rows}
-    assert own == {**{name: [f"{name}.npz"] for name in clips}, "b.mp4": ["b.npz"]}
+    assert own == {**{name: [f"{name}.npz"] for name in clips}, "b.mp4": ["b.npz"], "c.mp4": ["c.npz"]}
     other = tmp_path / "other"
     other.mkdir()
     (other / "b.mp4").write_bytes(b"")

@@ -121,6 +121,19 @@ def test_an_epoch_without_anything_to_learn_is_the_last(torn, capfd):
     assert message.startswith("nothing was learned: 1 steps had no valid motion target and no label: ")
 
 
+@pytest.mark.parametrize("keys", [BOTH, CONTROL], ids=["both", "control"])
+def test_a_loss_that_is_no_number_ends_the_run(keys, capfd):
+    """The Trainer counts it as 0, and saves weights that are no numbers either."""
+    output = fresh_folder()
+    message = refused_run(capfd, **keys, learning_rate=1e30, max_steps=4, output_dir=str(output))
+    assert message.startswith("the loss was not a finite number, 1 times until step 2, and no more are the weights")
+    assert not list(output.glob("*.safetensors")) and len(losses(output)) <= 1
+
+
+def test_a_run_without_a_step_is_refused(capfd):
+    assert refused_run(capfd, **BOTH, max_steps=0).startswith("nothing was learned: max_steps and num_train_epochs")
+
+
 # ---- evaluation ----
 
 

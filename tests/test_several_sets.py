@@ -43,7 +43,7 @@ def test_each_set_is_predicted_into_a_folder_of_its_own(model, sets):
         alone = run(**keys, eval_dataset=name)
         folder = together / f"predict_{name}"
         measured = results(alone, "predict")
-        assert measured.pop("predict_samples_left_out") == everything["predict_samples_left_out"] == 0  # of all sets
+        assert measured["predict_samples_left_out"] == everything["predict_samples_left_out"] == 0
         assert results(folder, "predict") == measured
         assert {f"predict_{name}_{key[8:]}" for key in measured} <= set(everything)
         texts = [(where / "generated_predictions.jsonl").read_text() for where in (folder, alone)]

@@ -82,8 +82,9 @@ class Cache:
                 arrays = {name: saved[name] for name in saved.files}
         except FileNotFoundError:
             return None
-        if str(arrays.pop("key", "")) != key:
-            raise ValueError("it was written under another name")
+        about = json.loads(str(arrays.pop("about", "{}")))
+        if about.get("key") != key or about.get("arrays") != sorted(arrays):
+            raise ValueError("it was written under another name, or is not whole")
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -100,7 +101,9 @@ class Cache:
             OutputError: if the file cannot be written.
         """
         with write_whole(self.path_of(key), listed=False) as unfinished, open(unfinished, "wb") as file:
-            np.savez(file, allow_pickle=False, key=np.array(key), **arrays)
+            np.savez(
+                file, allow_pickle=False, about=np.array(json.dumps({"key": key, "arrays": sorted(arrays)})), **arrays
+            )
 
     @contextlib.contextmanager
     def _mended(self, key: str) -> Iterator[None]:

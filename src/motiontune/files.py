@@ -270,6 +270,23 @@ def alone_in(
         os.close(place)
 
 
+@contextlib.contextmanager
+def in_turn(folder: str | Path) -> Iterator[None]:
+    """Wait while another process is in here for a folder that has a list of what was written; for changes of a file.
+
+    Where the file system or the platform knows no locks, nothing is waited for.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(Path(folder, LIST), "rb") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def remove(files: Iterable[Path]) -> None:
     """Remove files that an earlier run wrote; where one of them is another's, none.
 

@@ -202,14 +202,18 @@ def _check_archive(path: str | os.PathLike[str], archive: zipfile.ZipFile) -> No
         with archive.open(member) as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:  # by which numpy goes, not by the name
                 file.seek(0)
-                _check_array(path, file, member.file_size, f"{member.filename.removesuffix('.npy'):.99}")
+                _check_array(path, file, member.file_size, f"{member.filename.removesuffix('.npy'):.99}", exactly=True)
 
 
-def _check_array(path: str | os.PathLike[str], file: IO[bytes], size: int, name: str) -> None:
-    """Compare what an array's header states with the bytes that there are."""
+def _check_array(path: str | os.PathLike[str], file: IO[bytes], size: int, name: str, exactly: bool = False) -> None:
+    """Compare what an array's header states with the bytes that there are.
+
+    In a zip file these must be all, since its checksum is compared once they were read to the end.
+    """
     version = npy.read_magic(file)
     shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     stated = math.prod(shape) * dtype.itemsize
     ARRAY_BYTES.check(path, stated, name)
-    if min(shape, default=0) < 0 or not dtype.hasobject and file.tell() + stated > size:
+    ends = file.tell() + stated
+    if min(shape, default=0) < 0 or not dtype.hasobject and (ends > size or exactly and ends < size):
         raise ValueError(f"{name} should have {stated:,} bytes, and {max(size - file.tell(), 0):,} are there")

@@ -11,6 +11,7 @@ from motiontune.datasets.dataset_info import NEW_TOKENS
 from motiontune.drawing.films import is_film
 from motiontune.errors import ConfigError
 from motiontune.files import claim, name_problem
+from motiontune.motion.file import has_motion
 from motiontune.video.find import list_clips
 
 
@@ -126,14 +127,22 @@ def find_clips(paths: Sequence[str], out: str) -> dict[Path, str]:
         ConfigError: if there is none, or two have the same name.
     """
     clips = list_clips(paths, is_film)
-    whole: set[Path] = set()  # the names that keep their suffix
+    # The names that keep their suffix. Without it "..mp4" would be the folder itself; and motion is looked for at the
+    # whole name first, where an earlier run may have left some.
+    whole = {name for name, _ in clips if not name.stem.strip(".") or has_motion(Path(out, name))}
+    names = {str(name).casefold() for name, _ in clips}
     while True:
         targets = [name if name in whole else name.with_suffix("") for name, _ in clips]
         counts = Counter(str(target).casefold() for target in targets)
-        shared = {name for (name, _), target in zip(clips, targets, strict=True) if counts[str(target).casefold()] > 1}
+        # `a.mp4.mp4` without its suffix would lie where `a.mp4` is looked for
+        shared = {
+            name
+            for (name, _), target in zip(clips, targets, strict=True)
+            if counts[str(target).casefold()] > 1 or target != name and str(target).casefold() in names
+        }
         if shared <= whole:
             break
-        whole |= shared  # `a.mp4.mp4` is one of them only once `a.mp4` keeps its suffix
+        whole |= shared
     found: dict[Path, str] = {}
     for target, (_, clip) in zip(targets, clips, strict=True):
         place = Path(out) / target

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.errors import ConfigError, OutputError, in_one_line, mistakes, nearest
-from motiontune.files import claim, write_text, write_whole
+from motiontune.files import claim, in_turn, write_text, write_whole
 from motiontune.limits import parse_json, read_json, read_text
 
 
@@ -252,10 +252,14 @@ def write_dataset(
     Raises:
         ConfigError: as `claim_dataset`.
     """
-    info = claim_dataset(folder, name, entry=entry)
+    claim_dataset(folder, name, entry=entry)
     path = folder / f"{name}.json"
     write_rows(path, samples)
-    write_text(folder / INFO_FILE, json.dumps(info, ensure_ascii=False, indent=2) + "\n", listed=False)
+    with in_turn(folder):  # others may enter theirs
+        info = claim_dataset(folder, name, entry=entry)
+        # where it is a link, several folders share it
+        file = os.path.realpath(folder / INFO_FILE)
+        write_text(file, json.dumps(info, ensure_ascii=False, indent=2) + "\n", listed=False)
     return path
 
 

@@ -31,6 +31,7 @@ from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
+from motiontune.training.names import keep_other_folders
 
 
 _originals: dict[str, Any] = {}
@@ -41,6 +42,7 @@ def install() -> None:
     if _originals:
         return
     mend_flash_attention()  # without a motion flag, too: LLaMA-Factory's own runs stop there
+    keep_other_folders()
     install_dino_tower()
     names.add_arguments({DataArguments: MotionDataArguments, FinetuningArguments: MotionFinetuningArguments})
     _originals.update(
@@ -67,10 +69,11 @@ def run_exp(
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     keys = given_keys(args)
     terminal = current()
-    if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
-        claim_run(keys["output_dir"], keys)
+    output_dir = keys.get("output_dir") or names.OUTPUT_DIR
+    if isinstance(output_dir, str) and os.environ.get("RANK", "0") == "0":
+        claim_run(output_dir, keys)
         if terminal is not None:
-            terminal.check(Path(keys["output_dir"]))
+            terminal.check(Path(output_dir))
     page = [] if terminal is None else [WritePage(terminal)]
     with in_cluster():
         _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys), *page])
@@ -119,6 +122,7 @@ def get_train_args(args: Any = None) -> Any:
     model_args, data_args, training_args, finetuning_args, _ = groups
     if not training_args.do_train:
         sample_as_trained(model_args, given)
+        training_args.overwrite_output_dir = False  # by which the log of a training would be removed
     check_together(model_args, data_args, training_args, finetuning_args, given)
     return groups
 

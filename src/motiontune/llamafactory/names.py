@@ -194,6 +194,10 @@ def add_arguments(replacements: dict[type, type]) -> None:
         classes[:] = [replacements.get(cls, cls) for cls in classes]
 
 
+OUTPUT_DIR = "trainer_output"
+"""Where a run writes that names no `output_dir`: transformers' default."""
+
+
 def train_argument_classes() -> list[type]:
     """Return the dataclasses whose fields are the keys of a training YAML."""
     from llamafactory.hparams import parser

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,19 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in folded)
             write_text(file, text, listed=False)  # in the place of what LLaMA-Factory has just written
 
-    def predict_each(self, datasets: dict[str, Any], skip_special_tokens: bool, **gen_kwargs: Any) -> dict[str, float]:
+    def predict_each(
+        self,
+        datasets: dict[str, Any],
+        skip_special_tokens: bool,
+        counts: Mapping[str, Mapping[str, int]],
+        **gen_kwargs: Any,
+    ) -> dict[str, float]:
         """Predict several data sets, each into a folder of its own: `predict_NAME/` in the output folder.
 
         Args:
             datasets: by their names.
             skip_special_tokens: leave special tokens out of the predicted text.
+            counts: for each data set further metrics, without a prefix.
             gen_kwargs: arguments of `generate()`.
 
         Returns:
@@ -82,6 +90,7 @@ class MotionTrainer(MotionTrainerMixin, CustomSeq2SeqTrainer):
             self.args.output_dir = os.path.join(output, prefix.replace(os.sep, "_"))
             try:
                 results = self.predict(dataset, metric_key_prefix=prefix, **gen_kwargs)
+                results.metrics.update({f"{prefix}_{key}": value for key, value in counts.get(name, {}).items()})
                 own = {key.replace(prefix, "predict", 1): value for key, value in results.metrics.items()}
                 self.save_metrics("predict", own, combined=False)
                 self.save_predictions(dataset, results, skip_special_tokens)

@@ -205,7 +205,10 @@ def _train_and_measure(
     if args.do_predict:
         eval_dataset = dataset_module["eval_dataset"]
         if isinstance(eval_dataset, dict):  # `eval_on_each_dataset`
-            metrics = trainer.predict_each(eval_dataset, generating_args.skip_special_tokens, **gen_kwargs)
+            counts = {
+                name: {SAMPLES_LEFT_OUT: left_out[f"eval {name}"]} for name in eval_dataset if "eval" in left_out
+            }
+            metrics = trainer.predict_each(eval_dataset, generating_args.skip_special_tokens, counts, **gen_kwargs)
         else:
             results = trainer.predict(eval_dataset, metric_key_prefix="predict", **gen_kwargs)
             metrics = results.metrics
@@ -359,8 +362,8 @@ def load_counted_datasets(
 
     Returns:
         LLaMA-Factory's dataset module, whose evaluation samples carry their number as `motion_sample`; how many
-        samples were left out of "train" and "eval", as far as rows are samples, which they are not when streaming or
-        packing; and the table of what was seen of them.
+        samples were left out of "train", "eval" and, with `eval_on_each_dataset`, "eval NAME", as far as rows are
+        samples, which they are not when streaming or packing; and the table of what was seen of them.
 
     Raises:
         MotiontuneError: naming the data set, the sample or the file that cannot be used.
@@ -421,11 +424,14 @@ def load_counted_datasets(
         log_overview(overviews[-1:])
 
     loaded, left_out = Counter[str](), Counter[str]()
+    of_sets: list[int] = []  # of each set for evaluation, in their order
 
     def count(split: str, before: Any, after: Any) -> None:
         if not data_args.streaming and not data_args.packing:
             loaded[split] += len(before)
             left_out[split] += len(before) - len(after)
+            if split == "eval":
+                of_sets.append(len(before) - len(after))
 
     check_names(data_args)
     with loading_data(), dataset_hooks(checked, look, count, lambda attr: check_rows(attr, data_args.dataset_dir)):
@@ -449,6 +455,8 @@ def load_counted_datasets(
             name: data.map(lambda sample, number: {"motion_sample": number}, with_indices=True)
             for name, data in datasets.items()
         }
+        if several and of_sets:
+            left_out.update({f"eval {name}": lost for name, lost in zip(datasets, of_sets, strict=True)})
         module["eval_dataset"] = numbered if several else numbered[""]
     return module, dict(left_out), table(overviews)
 

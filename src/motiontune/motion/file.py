@@ -326,10 +326,24 @@ def motion_files(place: Path, form: Format) -> list[Path]:
     """The files that `write_motion` will write, replace or remove, as far as is known before."""
     about = place.with_name(place.name + ABOUT)
     if form == "npz":
-        return [place.with_name(f"{place.name}.npz")]
-    if form == "npy":
-        return [place.with_name(f"{place.name}.npy"), about]
-    return list(dict.fromkeys([place / f"00000.{form}", *_pairs_in(place), about]))
+        files = [place.with_name(f"{place.name}.npz")]
+    elif form == "npy":
+        files = [place.with_name(f"{place.name}.npy"), about]
+    else:
+        files = [place / f"00000.{form}", *_pairs_in(place), about]
+    return list(dict.fromkeys([*files, *_found_before(place, form)]))
+
+
+def _found_before(place: Path, form: Format) -> list[Path]:
+    """What `find_motion` would take at a place instead of what is written there in some form."""
+    names = {"npz": (), "npy": ("npz",)}.get(form, ("npz", "npy"))
+    files = [place.with_name(f"{place.name}.{other}") for other in names]
+    return [file for file in files if os.path.lexists(file)]
+
+
+def has_motion(place: Path) -> bool:
+    """Whether `find_motion` would take something at a place, a clip's with or without its suffix."""
+    return bool(_found_before(place, "flo") or _pairs_in(place))
 
 
 def _pairs_in(folder: Path) -> list[Path]:
@@ -368,6 +382,7 @@ def write_motion(
     made |= {} if digest is None else {"clip": digest}
     made["files"] = [file_digest(file) for file in files]
     write_text(about, json.dumps(made, indent=1) + "\n")
+    remove(_found_before(place, form))
 
 
 def _write_pairs(folder: Path, field: MotionField, grid: VideoGrid, form: Literal["flo", "png"]) -> list[Path]:

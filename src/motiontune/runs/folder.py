@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ _PACKAGES = (
 )
 
 _RESULTS = (
-    "*_results.json generated_predictions.jsonl motiontune_data.txt predict_*/predict_results.json "
+    "*_results.json trainer_log.jsonl generated_predictions.jsonl motiontune_data.txt predict_*/predict_results.json "
     "predict_*/generated_predictions.jsonl"
 ).split()
 """What the Trainer, LLaMA-Factory and this package write to an output folder without looking what lies there."""
 _MODEL = (
-    "trainer_state.json trainer_log.jsonl training_*.png checkpoint-[0-9]* motion_head* *model*.safetensors "
+    "trainer_state.json training_*.png checkpoint-[0-9]* motion_head* *model*.safetensors "
     "*model*.safetensors.index.json pytorch_model*.bin adapter_model.bin config.json *_config.json tokenizer.* "
     "vocab.* merges.txt added_tokens.json special_tokens_map.json chat_template.*"
 ).split()
@@ -148,12 +149,20 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     if trains(keys):
         _claim_for_training(folder, keys)
     if not _is_of_a_run(folder):
-        names = [*_RESULTS, *(_MODEL if trains(keys) else [])]
-        for file in sorted(file for name in names for file in folder.glob(name)):
+        for file in _found(folder, [*_RESULTS, *(_MODEL if trains(keys) else [])]):
             raise OutputError(
                 f"{file} might be written over: a run writes such names, and none is noted in {folder}: move it away, "
                 f"or choose another output_dir"
             )
+
+
+def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """What lies at some names, links that lead nowhere too, which `glob` passes over."""
+    found = []
+    for parent, _, name in (pattern.rpartition("/") for pattern in patterns):
+        for place in filter(Path.is_dir, folder.glob(parent) if parent else [folder]):
+            found += [place / other for other in os.listdir(place) if fnmatchcase(other, name)]
+    return sorted(found)
 
 
 def _claim_for_training(folder: Path, keys: Mapping[str, Any]) -> None:

@@ -31,6 +31,11 @@ _WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
 """What callbacks may write once more after the checkpoint, as LLaMA-Factory's does with the processor."""
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint by its name, and was saved to its end or close to it."""
+    return _FOLDER.fullmatch(folder.name) is not None and (folder / STATE).is_file()
+
+
 def checkpoints_of(output_dir: str) -> list[Path]:
     """The checkpoints in an output folder, the last one first."""
     if not os.path.isdir(output_dir):

@@ -10,6 +10,7 @@ import importlib.metadata
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError
+from motiontune.training.checkpoints import is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,14 @@ NAMES = [
         "key",
         "extra_special_tokens _ids",
     ),
+    Name(
+        "transformers.trainer_utils",
+        "sort_checkpoints",
+        "keeps folders that are no checkpoints",
+        "output_dir checkpoint_prefix use_mtime best_model_checkpoint",
+    ),
+    Name("transformers.trainer", "sort_checkpoints", "keeps folders that are no checkpoints"),
+    Name("transformers.trainer_utils", "rotate_checkpoints", "keeps such folders", mentions="sort_checkpoints"),
     Name("transformers.integrations", "rewrite_logs", "names its pictures as the metrics", "d"),
     Name("transformers.integrations:TensorBoardCallback", "__init__", "shows pictures", mentions="tb_writer"),
     Name("transformers.integrations:WandbCallback", "__init__", "shows pictures", mentions="_wandb"),
@@ -155,6 +165,24 @@ def check_names() -> None:
         MotiontuneError: as `check`.
     """
     check(NAMES, "transformers", TRANSFORMERS, f"pip install transformers=={TRANSFORMERS}")
+
+
+@functools.cache
+def keep_other_folders() -> None:
+    """From here on, let the Trainer take those folders alone for checkpoints that one has saved to its end.
+
+    With `save_total_limit` it removes old ones, and would take each `checkpoint-*` for one, such as a user's
+    `checkpoint-best`.
+    """
+    from transformers import trainer, trainer_utils
+
+    original = trainer_utils.sort_checkpoints
+
+    @functools.wraps(original)
+    def sort_checkpoints(*args: Any, **kwargs: Any) -> list[str]:
+        return [path for path in original(*args, **kwargs) if is_checkpoint(Path(path))]
+
+    trainer.sort_checkpoints = trainer_utils.sort_checkpoints = sort_checkpoints
 
 
 def log_picture(callbacks: list[Any], name: str, picture: NDArray[np.uint8], step: int) -> None:

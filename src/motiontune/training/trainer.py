@@ -45,7 +45,7 @@ from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
 from motiontune.training.checkpoints import list_files, saving
 from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
-from motiontune.training.names import check_names, log_picture
+from motiontune.training.names import check_names, keep_other_folders, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
 from motiontune.training.settings import MotionSettings, head_rate
@@ -78,6 +78,7 @@ class MotionTrainerMixin(_Trainer):
 
     def __init__(self, *args: Any, motion: MotionSettings, compute_metrics: Any = None, **kwargs: Any) -> None:
         check_names()
+        keep_other_folders()
         super().__init__(*args, compute_metrics=self._without_duplicates(compute_metrics), **kwargs)
         self.motion = motion
         sampling = getattr(self.data_collator, "sampling", None)
@@ -90,9 +91,9 @@ class MotionTrainerMixin(_Trainer):
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
         if not motion.control:
             self.model_accepts_loss_kwargs = True  # the counts are ours: the trainer must not divide again
-        self._window = torch.zeros(8 + SUMS, dtype=torch.float64)
+        self._window = torch.zeros(9 + SUMS, dtype=torch.float64)
         self._progress = Progress(0)
-        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
+        self._steps, self._learned, self._motion_learned, self._broken = 0.0, 0.0, 0.0, 0.0
         self._sources: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._without_motion: Counter[str] = Counter()
@@ -140,13 +141,21 @@ class MotionTrainerMixin(_Trainer):
         self._window[6] += 1
         self._window[7] += learned
 
+    def _count_broken(self, loss: Tensor) -> None:
+        """Count a micro-batch whose loss is not a finite number."""
+        if self.model.training:
+            self._window = self._window.to(loss.device)
+            self._window[8] += ~loss.detach().isfinite()
+
     @override
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the loss of one micro-batch, as its part of the global batch's mean."""
         inputs = self._note_problems(inputs)
         if self.motion.control:
             result = super().compute_loss(model, _without_motion(inputs), return_outputs=return_outputs, **kwargs)
-            return _or_zero(result, _has_labels(inputs))  # the mean over no label is not a number
+            result = _or_zero(result, _has_labels(inputs))  # the mean over no label is not a number
+            self._count_broken(result[0] if isinstance(result, tuple) else result)
+            return result
 
         own = counts(inputs)
         total = kwargs.get("num_items_in_batch")
@@ -162,6 +171,7 @@ class MotionTrainerMixin(_Trainer):
             router_loss = outputs.router_loss / (1 if total is None else self._micro_batches)
             loss = loss + torch.where((own if total is None else total).any(), router_loss, 0 * router_loss)
 
+        self._count_broken(loss)
         if self.model.training:
             # on the device until it is logged: reading a number here would wait for the step
             ce_sum = loss.new_zeros(()) if outputs.ce_sum is None else outputs.ce_sum.detach()
@@ -174,7 +184,7 @@ class MotionTrainerMixin(_Trainer):
             head = base_of(self.model).motion_head.config
             if head.output == "displacement":
                 unit, target = head.patch * head.scale, inputs["motion_targets"]
-                self._window[8:] += end_point_sums(outputs.motion, target, mask, unit).to(loss.device)
+                self._window[9:] += end_point_sums(outputs.motion, target, mask, unit).to(loss.device)
         return (loss, outputs) if return_outputs else loss
 
     @override
@@ -232,9 +242,11 @@ class MotionTrainerMixin(_Trainer):
         """Train as the trainer below.
 
         Raises:
-            MotiontuneError: if there was not one target and not one label in all steps.
+            MotiontuneError: if there was not one target and not one label in all steps, or no step at all.
         """
         output = super().train(*args, **kwargs)
+        if not self.state.global_step:
+            raise MotiontuneError("nothing was learned: max_steps and num_train_epochs ask for no step")
         if self._steps and not self._learned:
             self._refuse_nothing()
         if not self._steps:
@@ -246,7 +258,7 @@ class MotionTrainerMixin(_Trainer):
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         # here and not in `train`: `auto_find_batch_size` begins again, and what was learned before is gone
         self._window.zero_()
-        self._steps, self._learned, self._motion_learned = 0.0, 0.0, 0.0
+        self._steps, self._learned, self._motion_learned, self._broken = 0.0, 0.0, 0.0, 0.0
         for counter in (self._sources, self._left_out, self._without_motion):
             counter.clear()
         return super()._inner_training_loop(*args, **kwargs)
@@ -282,16 +294,18 @@ class MotionTrainerMixin(_Trainer):
         motion would have scored), `epe_moving` and `epe_moving_zero_motion`. Of directions there are none.
 
         Steps that had nothing to learn take no part in `loss` and `train_loss`; where there was no other, these are
-        absent.
+        absent. So they are where a loss was not a finite number, of which the Trainer would make 0.
 
         Raises:
-            MotiontuneError: if an epoch or `STEPS_OF_NOTHING` had nothing to learn; what follows would not either.
+            MotiontuneError: if an epoch or `STEPS_OF_NOTHING` had nothing to learn; what follows would not either. If
+                a loss was not a finite number, after which the weights are not either; with fp16, which leaves such
+                steps out, only at the end.
         """
         if "loss" in logs or "train_loss" in logs:
             window = self.accelerator.reduce(self._window.to(self.args.device), "sum")
             self._window.zero_()
             ce_sum, ce_count, motion_sum, motion_count, motion_valid, motion_total, *rest = window.tolist()
-            steps, learned, *errors = rest
+            steps, learned, broken, *errors = rest
             steps, learned = steps / self.accelerator.num_processes, learned / self.accelerator.num_processes
             self._steps, self._learned = self._steps + steps, self._learned + learned
             self._motion_learned += motion_count
@@ -307,9 +321,24 @@ class MotionTrainerMixin(_Trainer):
                 if motion_total:
                     logs["motion_valid"] = motion_valid / motion_total
                 self._log_errors(logs, steps, errors)
+            self._note_broken(logs, broken)
             if not self._learned and self._steps and (self._steps >= STEPS_OF_NOTHING or (self.state.epoch or 0) >= 1):
                 self._refuse_nothing()
         super().log(logs, start_time)
+
+    def _note_broken(self, logs: dict[str, float], broken: float) -> None:
+        self._broken += broken
+        if broken if "loss" in logs else self._broken:
+            for key in [
+                key for key, value in logs.items() if isinstance(value, float) and not math.isfinite(value)
+            ] + ["loss", "train_loss"]:
+                logs.pop(key, None)
+        if broken and (not self.args.fp16 or self.state.global_step >= self.state.max_steps):
+            when = f"{broken:.0f} times until step {self.state.global_step}"
+            raise MotiontuneError(
+                f"the loss was not a finite number, {when}, and no more are the weights: go back to an earlier "
+                f"checkpoint, with a lower learning_rate or motion_loss_weight"
+            )
 
     def _log_errors(self, logs: dict[str, float], steps: float, errors: list[float]) -> None:
         form = base_of(self.model).motion_head.config
@@ -556,6 +585,11 @@ class MotionTrainerMixin(_Trainer):
                 del metrics[f"{prefix}_loss"]
             else:
                 metrics[f"{prefix}_loss"] = loss
+        broken = [key for key, value in metrics.items() if isinstance(value, float) and not math.isfinite(value)]
+        if broken:
+            self.motion_logger.warning(f"Not a finite number, and left out: {', '.join(broken)}")
+            for key in broken:
+                del metrics[key]
         counted = (metric_names(form)["valid_patches"], "model_preparation_time")
         if {key.removeprefix(f"{prefix}_") for key in metrics} <= {*counted}:
             problems = Counter([*unread.values(), *(why for _, why in kinds if why)])
