@@ -272,13 +272,12 @@ def test_a_run_without_an_output_folder_is_held_to_the_same(tmp_path, monkeypatc
 def test_folders_that_are_no_checkpoints_stay():
     """The Trainer would remove each `checkpoint-*` that is older."""
     output = fresh_folder()
-    for name in ("checkpoint-best", "checkpoint-0_notes", "checkpoint-0"):
+    for name in ("checkpoint-best", "checkpoint-0_notes"):
         (output / name).mkdir(parents=True)
         (output / name / "mine.txt").write_text("mine")
     (output / "motiontune_runs.json").write_text("[]")
     run(**BOTH, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=1, output_dir=str(output))
     assert sorted(path.name for path in output.glob("checkpoint-*")) == [
-        "checkpoint-0",
         "checkpoint-0_notes",
         "checkpoint-3",
         "checkpoint-best",
