@@ -1,15 +1,18 @@
 """Files are written whole or not at all, whatever happens in between; tables keep their columns."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from motiontune import files
+from motiontune.datasets.dataset_info import make_sample, write_dataset
 from motiontune.errors import OutputError
 from motiontune.files import LIST, claim, claim_empty, remove, write_bytes, write_text, write_whole
 from motiontune.tables import text_table
@@ -266,3 +269,16 @@ def test_without_locks_nothing_is_kept_away(tmp_path, monkeypatch):
     with files.alone_in(tmp_path), files.alone_in(tmp_path):
         write_text(tmp_path / "a.txt", "one")
     assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def test_data_sets_that_are_entered_at_once_are_all_there(tmp_path: Path) -> None:
+    """The file of all data sets is read and written again; through a link, too, which stays one."""
+    shared = tmp_path / "shared.json"
+    shared.write_text("{}")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "dataset_info.json").symlink_to(shared)
+    names = [f"set_{number}" for number in range(8)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: write_dataset(folder, name, [make_sample("a.mp4", "What?", "This.")]), names))
+    assert sorted(json.loads(shared.read_text())) == names and (folder / "dataset_info.json").is_symlink()
