@@ -306,7 +306,7 @@ def test_a_clip_that_takes_too_long_counts_as_one_that_ends_the_decoder(clips: P
 def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:
     with open_journal(tmp_path / "extract.jsonl", {}):
         with (
-            pytest.raises(OutputError, match="another run is writing it"),
+            pytest.raises(OutputError, match="another run is writing into it"),
             open_journal(tmp_path / "extract.jsonl", {}),
         ):
             pass

@@ -214,14 +214,14 @@ def test_a_fault_of_ours_is_no_mistake_of_the_users(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(MotiontuneError, match="^the data sets cannot be loaded: a row is not right$"):
         monkeypatch.setattr(loader, "_load_single_dataset", fail)
-        with loading_data(), dataset_hooks(lambda processor: processor, nothing, nothing):
+        with loading_data(), dataset_hooks(lambda processor: processor, nothing, nothing, nothing):
             loader._load_single_dataset(Attr)
     with pytest.raises(ValueError, match="a row is not right"), loading_data():
-        with dataset_hooks(lambda processor: processor, nothing, fail):
+        with dataset_hooks(lambda processor: processor, nothing, nothing, fail):
             loader._load_single_dataset(Attr)
     monkeypatch.setattr(loader, "_load_single_dataset", lambda *args: [])
     with pytest.raises(ValueError, match="a row is not right") as caught:
-        with loading_data(), dataset_hooks(lambda processor: processor, fail, nothing):
+        with loading_data(), dataset_hooks(lambda processor: processor, fail, nothing, nothing):
             loader._load_single_dataset(Attr)
     assert any("motiontune's own code" in note for note in pickle.loads(pickle.dumps(caught.value)).__notes__)
 

@@ -251,7 +251,7 @@ def alone_in(
         yield
         return
     with _refusing(Path(folder), "written to"):
-        if not os.path.exists(folder):
+        if made := not os.path.exists(folder):
             os.makedirs(folder, exist_ok=True)
         place = os.open(folder, os.O_RDONLY)
     try:
@@ -268,6 +268,9 @@ def alone_in(
                 fcntl.flock(place, fcntl.LOCK_UN)  # loaders' workers may have the folder open, too
     finally:
         os.close(place)
+        if made:
+            with contextlib.suppress(OSError):  # which it does of a folder with something in it
+                os.rmdir(folder)
 
 
 @contextlib.contextmanager

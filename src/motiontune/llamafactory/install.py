@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
-from transformers import TrainerCallback
+from transformers import TrainerCallback, utils
 
 from motiontune.errors import ConfigError, mistakes
 from motiontune.llamafactory import names
@@ -133,11 +133,12 @@ def _check_device(given: dict[str, Any]) -> None:
     Raises:
         ConfigError: with the key that trains on the CPU.
     """
-    halves = [key for key in ("bf16", "fp16") if given.get(key) in (True, "true", "True")]
-    if halves and given.get("use_cpu") not in (True, "true", "True") and not torch.accelerator.is_available():
-        raise ConfigError(
-            f"{halves[0]}: there is no GPU here. `use_cpu: true` trains on the CPU, which is slow: take a small model"
-        )
+    available = {"bf16": utils.is_torch_bf16_gpu_available, "fp16": torch.accelerator.is_available}
+    for key in [key for key in available if given.get(key) in (True, "true", "True")]:
+        if given.get("use_cpu") not in (True, "true", "True") and not available[key]():
+            raise ConfigError(
+                f"{key}: there is no GPU here. `use_cpu: true` trains on the CPU, which is slow: take a small model"
+            )
 
 
 def _look_for_hub(given: dict[str, Any]) -> None:

@@ -109,6 +109,7 @@ NAMES = [
     Name("llamafactory.extras.constants", "IGNORE_INDEX", "reads labels"),
     Name("llamafactory.extras.constants", "VIDEO_PLACEHOLDER", "finds the video in a prompt"),
     Name("llamafactory.extras.misc", "count_parameters", "counts weights", "model"),
+    Name("llamafactory.extras.misc", "get_device_count", "starts a process for each device", ""),
     Name("llamafactory.extras.misc", "get_device_name", "places Ray's workers", ""),
     Name("llamafactory.extras.misc", "use_ray", "knows of Ray", ""),
     Name("llamafactory.extras.misc", "calculate_tps", "measures speed", "dataset metrics stage"),
