@@ -67,7 +67,8 @@ def run_exp(
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     keys = given_keys(args)
     terminal = current()
-    if isinstance(keys.get("output_dir"), str) and os.environ.get("RANK", "0") == "0":
+    # an empty one is refused with the other values
+    if isinstance(keys.get("output_dir"), str) and keys["output_dir"].strip() and os.environ.get("RANK", "0") == "0":
         claim_run(keys["output_dir"], keys)
         if terminal is not None:
             terminal.check(Path(keys["output_dir"]))
