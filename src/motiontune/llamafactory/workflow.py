@@ -67,6 +67,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
 from motiontune.terminal import ON_PAGE
+from motiontune.training.checkpoints import saving
 from motiontune.training.progress import names_of
 from motiontune.training.settings import TargetSettings
 from motiontune.video.clip import Sampling
@@ -169,10 +170,11 @@ def run_motion_sft(
             write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
         parts = data_args, training_args, finetuning_args, dataset_module
         logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
-        _train_and_measure(trainer, dataset_module, left_out, finetuning_args, generating_args, gen_kwargs)
-        if trainer.is_world_process_zero():
-            log_caches(collator)
-        create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+        with saving(training_args.output_dir):
+            _train_and_measure(trainer, dataset_module, left_out, finetuning_args, generating_args, gen_kwargs)
+            if trainer.is_world_process_zero():
+                log_caches(collator)
+            create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
     for prefix, reason in trainer.unmeasured.items():
         raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
 

@@ -5,6 +5,7 @@ CRC-32 of those that hold no checksum of their own. What torch saves is a zip fi
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from motiontune.errors import ConfigError, OutputError, in_one_line
+from motiontune.errors import ConfigError, MotiontuneError, OutputError, error_number, in_one_line, in_want_of_room
 from motiontune.files import write_text
 from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
 
@@ -27,6 +28,7 @@ FILES = "motiontune_checkpoint.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 _WHY = "Its saving was stopped half-way, or it was damaged"
 _MEANT = f"(if that is meant, remove {FILES})"
+_OF_TORCHS_WRITER = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 _WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
 """What callbacks may write once more after the checkpoint, as LLaMA-Factory's does with the processor."""
 
@@ -76,17 +78,37 @@ def torn(checkpoint: str | Path) -> str:
 
 @contextlib.contextmanager
 def saving(folder: str) -> Iterator[None]:
-    """Name the folder where torch or safetensors fail to write, which is mostly for want of room.
+    """Turn what keeps the Trainer, and the libraries that it saves with, from writing into one line.
+
+    What is no error of a file stays as it is.
+
+    Args:
+        folder: into which they write, named where an error names no file.
 
     Raises:
-        OutputError: with their message.
+        OutputError: naming the file or the folder, if the disk is full or something else is in the way.
     """
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        if not isinstance(error, SafetensorError) and "inline_container" not in str(error):  # not of torch's writer
-            raise
-        raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
+    except MotiontuneError:
+        raise
+    except Exception as error:
+        place = getattr(error, "filename", None) or folder
+        number = error_number(error)
+        if full := in_want_of_room(error, folder):
+            raise OutputError(full) from error
+        if number == errno.EISDIR:
+            where = place if place != folder else f"a folder in {folder}"
+            raise OutputError(f"{where} is in the way of a file of that name: move it away") from error
+        if number is not None and (isinstance(error, SafetensorError) or _within(place, folder)):
+            raise OutputError(f"{place} cannot be written or read: {os.strerror(number)}") from error
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_TORCHS_WRITER):
+            raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
+        raise
+
+
+def _within(file: Any, folder: str) -> bool:
+    return isinstance(file, str) and Path(folder).absolute() in Path(file).absolute().parents
 
 
 def list_files(checkpoint: str | Path) -> None:
