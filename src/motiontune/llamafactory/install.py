@@ -31,6 +31,7 @@ from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
+from motiontune.training.checkpoints import checkpoints_of
 
 
 _originals: dict[str, Any] = {}
@@ -182,6 +183,13 @@ def run_sft(
     if not data_args.train_on_video_tokens:
         check_names(data_args)
         checkpoint = training_args.resume_from_checkpoint if training_args.do_train else None
+        if checkpoint is True:  # the Trainer takes the last one
+            found = checkpoints_of(training_args.output_dir)
+            if not found:
+                raise ConfigError(
+                    f"resume_from_checkpoint: {training_args.output_dir} has no checkpoint: leave it out"
+                )
+            checkpoint = str(found[0])
         if isinstance(checkpoint, str) and Path(checkpoint, CONFIG_NAME).is_file():
             raise ConfigError(
                 f"resume_from_checkpoint: {checkpoint} is of a run that trained motion: resume with that run's keys, "

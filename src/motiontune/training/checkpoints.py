@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from motiontune.errors import ConfigError, MotiontuneError, OutputError, error_number, in_one_line, in_want_of_room
 from motiontune.files import write_text
-from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
+from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME, load_head
 
 
 STATE = "trainer_state.json"
@@ -29,6 +30,7 @@ _FOLDER = re.compile(r"checkpoint-(\d+)")
 _WHY = "Its saving was stopped half-way, or it was damaged"
 _MEANT = f"(if that is meant, remove {FILES})"
 _OF_TORCHS_WRITER = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
 _WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
 """What callbacks may write once more after the checkpoint, as LLaMA-Factory's does with the processor."""
 
@@ -56,6 +58,8 @@ def torn(checkpoint: str | Path) -> str:
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
     if len(missing) == 1:
         return f"{missing[0]} is missing"
+    if lost := _lost_weights(folder):
+        return lost
     for file in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(file, "pt"):  # compares the file's length with its header
@@ -67,6 +71,11 @@ def torn(checkpoint: str | Path) -> str:
             json.loads(file.read_bytes())
         except (OSError, ValueError) as error:
             return f"{file.name} cannot be read ({in_one_line(error)})"
+    if not missing:
+        try:
+            load_head(folder)
+        except MotiontuneError as error:
+            return in_one_line(error)
     saved = [folder / name for name in ("optimizer.pt", "scheduler.pt")]
     if sum(file.is_file() for file in saved) == 1 and not any(folder.glob("global_step*")):
         lost = next(file for file in saved if not file.is_file())
@@ -74,6 +83,21 @@ def torn(checkpoint: str | Path) -> str:
             return f"{lost.name} is missing"
     # at last, what reads whole files
     return _changed(folder) or next((f"{file.name} cannot be read" for file in saved if _damaged(file)), "")
+
+
+def _lost_weights(folder: Path) -> str:
+    """Which weights of the model or the adapter are missing, or ""; engines keep theirs in folders below."""
+    files = [file for file in folder.rglob("*") if file.suffix in _WEIGHTS and file.is_file()]
+    if (folder / ADAPTER_CONFIG_NAME).is_file() and not any(file.name.startswith("adapter_model") for file in files):
+        return "adapter_model.safetensors is missing"
+    if not any("model" in file.relative_to(folder).as_posix() for file in files):
+        return "it has no weights"
+    for index in folder.glob("*model*.index.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # read once more below
+            for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values())):
+                if not (folder / name).is_file():
+                    return f"{name} is missing"
+    return ""
 
 
 @contextlib.contextmanager
