@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -571,6 +572,31 @@ KEY_MISTAKES = [
 @pytest.mark.parametrize(("keys", "said"), KEY_MISTAKES, ids=[str(keys) for keys, _ in KEY_MISTAKES])
 def test_keys_that_cannot_be_run(keys, said, capfd):
     assert refused_run(capfd, **{**BOTH, **keys}).startswith(said)
+
+
+DAMAGED = [
+    ("config.json", b"[]", "it holds [], not an object in braces"),
+    ("config.json", b"", "Expecting value: line 1 column 1 (char 0)"),
+    ("generation_config.json", b"null", "it holds null, not an object in braces"),
+    ("model.safetensors", b"", "Error while deserializing header"),
+    ("processor_config.json", b'{"a":', "Expecting value"),
+    ("tokenizer_config.json", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+    ("adapter_config.json", b"[]", "it holds [], not an object in braces"),
+    ("adapter_config.json", b'{"a": 1}', "it has no peft_type"),
+    ("adapter_model.safetensors", b"not tensors", "Error while deserializing header"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "why"), DAMAGED, ids=[f"{name} {text!r}" for name, text, _ in DAMAGED])
+def test_a_damaged_file_of_a_model_is_named(name, content, why, tmp_path, capfd):
+    shutil.copytree(tiny(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    keys = {"adapter_name_or_path": str(tmp_path), "finetuning_type": "lora"} if name.startswith("adapter") else {}
+    keys = keys or {"model_name_or_path": str(tmp_path)}
+    message = refused_run(capfd, **BOTH, **keys)
+    assert message.startswith(f"{tmp_path / name} is damaged: {why}") and message.endswith("model or checkpoint")
+    if not name.startswith(("processor", "tokenizer")):  # which text alone can do without
+        assert refused_run(capfd, **keys) == message
 
 
 TRAINS = {"do_train": True, "dataset": "toy"}

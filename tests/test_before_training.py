@@ -165,6 +165,16 @@ TORN = {
     "no optimizer": without("optimizer.pt"),
     "half the head": without("motion_head.safetensors"),
     "the other half": without("motion_head_config.json"),
+    "another head's configuration": lambda checkpoint: (checkpoint / "motion_head_config.json").write_text('{"a": 1}'),
+    "no list and no weights": without("motiontune_checkpoint.json", "model.safetensors"),
+    "no list and a part of the weights": lambda checkpoint: (
+        without("motiontune_checkpoint.json")(checkpoint),
+        (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00002.safetensors"),
+    ),
+    "an adapter without its weights": lambda checkpoint: (
+        without("motiontune_checkpoint.json")(checkpoint),
+        (checkpoint / "adapter_config.json").write_text("{}"),
+    ),
     "nothing": lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()],
 }
 
@@ -251,6 +261,16 @@ def test_files_of_the_users_stay_as_they_are(name, tmp_path, capfd):
         claim_run(tmp_path, {"do_predict": True})  # it writes no such file
     (tmp_path / "motiontune_runs.json").write_text("[]")
     claim_run(tmp_path, {"do_train": True})
+
+
+def test_a_file_in_a_folders_place_is_refused_before_the_model_is_loaded(tmp_path):
+    predicts = {**BOTH, "do_predict": True}
+    (tmp_path / "motion_predictions").write_text("mine")
+    with pytest.raises(OutputError, match="motion_predictions is no folder, and would have to be one: move it away"):
+        claim_run(tmp_path, predicts)
+    claim_run(tmp_path, {**predicts, **dict.fromkeys(BOTH, False)})  # LLaMA-Factory's own run writes nothing there
+    claim_run(tmp_path, {**BOTH, "do_train": True})
+    assert (tmp_path / "motion_predictions").read_text() == "mine"
 
 
 def test_a_run_refuses_what_it_could_not_end_with(tmp_path, capfd):

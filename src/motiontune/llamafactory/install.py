@@ -23,6 +23,7 @@ from motiontune.llamafactory.cluster import in_cluster, install_in_cluster
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
+from motiontune.model.damage import check_adapter_files, check_model
 from motiontune.model.families import family_of
 from motiontune.model.head import CONFIG_NAME
 from motiontune.model.hub import use_cache_without_network
@@ -115,7 +116,7 @@ def get_train_args(args: Any = None) -> Any:
     given = given_keys(read_config(sys.argv[1:]) if args is None else args)
     check_replacements(given)
     _check_device(given)
-    _look_for_hub(given)
+    _look_for_models(given)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
     model_args, data_args, training_args, finetuning_args, _ = groups
@@ -138,10 +139,20 @@ def _check_device(given: dict[str, Any]) -> None:
         )
 
 
-def _look_for_hub(given: dict[str, Any]) -> None:
-    places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
+def _look_for_models(given: dict[str, Any]) -> None:
+    """Refuse models that are nowhere, or damaged, before the data sets, which take long.
+
+    Raises:
+        ConfigError: naming the model or the file.
+    """
+    model = str(given.get("model_name_or_path") or "").strip()
+    adapters = [place.strip() for place in str(given.get("adapter_name_or_path") or "").split(",")]
     where = {"cache_dir": given.get("cache_dir"), "revision": given.get("model_revision")}
-    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")), **where)
+    use_cache_without_network(model, *adapters, **where)
+    if model:
+        check_model(model)
+    for adapter in filter(None, adapters):
+        check_adapter_files(adapter)
 
 
 def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:
@@ -164,7 +175,7 @@ def get_infer_args(args: Any = None) -> Any:
     args, classes = with_new_names(args), names.export_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
-    _look_for_hub(given_keys(read_config(sys.argv[1:]) if args is None else args))
+    _look_for_models(given_keys(read_config(sys.argv[1:]) if args is None else args))
     with mistakes("", *ARGUMENT_ERRORS):
         return _originals["get_infer_args"](args)
 

@@ -58,8 +58,8 @@ def torn(checkpoint: str | Path) -> str:
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
     if len(missing) == 1:
         return f"{missing[0]} is missing"
-    if lost := _lost_weights(folder):
-        return lost
+    if without := _lost_weights(folder):
+        return without
     for file in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(file, "pt"):  # compares the file's length with its header
