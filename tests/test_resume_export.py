@@ -157,6 +157,17 @@ def test_a_resume_with_other_keys_is_refused(checkpoint):
         assert str(folder) in str(refusal.value)
 
 
+def test_a_resume_of_llamafactorys_own_run_with_other_keys_is_refused():
+    keys = {"finetuning_type": "lora", "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    folder = run(**keys)
+    for changed, why in (
+        ({"lora_rank": 4}, "size mismatch for "),
+        ({"loraplus_lr_ratio": 4.0}, "a different number of"),
+    ):
+        with pytest.raises(ConfigError, match=f"^resume_from_checkpoint: {folder}/checkpoint-1 is of another .*{why}"):
+            run(**{**keys, **changed, "max_steps": 2}, output_dir=str(folder), resume_from_checkpoint=True)
+
+
 def test_a_head_of_another_kind_is_refused(checkpoint):
     folder, keys = checkpoint
     with pytest.raises(HeadError, match="input last_hidden, .* projector"):

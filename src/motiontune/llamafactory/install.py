@@ -32,7 +32,7 @@ from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
-from motiontune.training.checkpoints import checkpoints_of
+from motiontune.training.checkpoints import checkpoints_of, resuming, saving
 
 
 _originals: dict[str, Any] = {}
@@ -211,7 +211,7 @@ def run_sft(
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
                 family_of(load_config(model_args), "sparse_logits")  # before the data sets, which take long
             hooks = names.sft_hooks(use_sparse_logits)
-        with hooks:
+        with hooks, saving(training_args.output_dir), resuming(checkpoint):
             _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
         return
     from motiontune.llamafactory.workflow import run_motion_sft

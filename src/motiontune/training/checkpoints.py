@@ -29,6 +29,7 @@ FILES = "motiontune_checkpoint.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 _WHY = "Its saving was stopped half-way, or it was damaged"
 _MEANT = f"(if that is meant, remove {FILES})"
+_OF_TORCHS_LOADING = ("loading state_dict", "loaded state dict")
 _OF_TORCHS_WRITER = ("PytorchStreamWriter", "unexpected pos", "iostream error")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
 _WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
@@ -87,6 +88,8 @@ def torn(checkpoint: str | Path) -> str:
 
 def _lost_weights(folder: Path) -> str:
     """Which weights of the model or the adapter are missing, or ""; engines keep theirs in folders below."""
+    if any(folder.glob("global_step*")):  # DeepSpeed's own have all that trains
+        return ""
     files = [file for file in folder.rglob("*") if file.suffix in _WEIGHTS and file.is_file()]
     if (folder / ADAPTER_CONFIG_NAME).is_file() and not any(file.name.startswith("adapter_model") for file in files):
         return "adapter_model.safetensors is missing"
@@ -129,6 +132,27 @@ def saving(folder: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_TORCHS_WRITER):
             raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
         raise
+
+
+@contextlib.contextmanager
+def resuming(checkpoint: str | None) -> Iterator[None]:
+    """Turn what torch raises of weights, or of an optimizer, that do not fit a checkpoint into one line.
+
+    Args:
+        checkpoint: None where the run begins anew.
+
+    Raises:
+        ConfigError: naming the checkpoint, with what differs.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if checkpoint is None or not any(words in str(error) for words in _OF_TORCHS_LOADING):
+            raise
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} is of another model, or of other fine-tuning keys (resume with the "
+            f"keys that it was trained with, or start anew from its model): {in_one_line(error)}"
+        ) from error
 
 
 def _within(file: Any, folder: str) -> bool:
