@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -525,7 +526,7 @@ KEY_MISTAKES = [
     ({"learning_rate": "fast"}, "learning_rate: 'fast' is not a number"),
     ({"max_steps": "2.5"}, "max_steps: '2.5' is not a whole number"),
     ({"do_train": "1"}, "do_train: '1' is text, it must be true or false (without quotes)"),
-    ({"motion_scale": 0}, "motion_scale: 0 must be positive"),
+    ({"motion_scale": 0}, "motion_scale: 0 must be from 1e-06 to 1e+06"),
     ({"motion_head_learning_rate": -1.0}, "motion_head_learning_rate: -1.0 must be 0 or more"),
     ({"motion_loss_type": "huber"}, "motion_loss_type: 'huber' is none of smooth_l1, l1, l2, epe"),
     ({"motion_head": "deltadirct"}, "motion_head: 'deltadirct' is none of deltadirect: did you mean 'deltadirect'?"),
@@ -547,7 +548,12 @@ KEY_MISTAKES = [
     ({"motion_raft_weights": "x.pth"}, "motion_raft_weights is only read with `motion_source: raft`, not auto"),
     ({"motion_source": "raft", "motion_raft_weights": "x.pth"}, "motion_raft_weights: x.pth cannot be read as "),
     ({"motion_dir": "."}, "motion_dir is only read with `motion_source: file`, not auto"),
-    ({"video_fps": 0}, "video_fps: 0 must be positive"),
+    ({"video_fps": 0}, "video_fps: 0 must be positive and finite"),
+    ({"video_fps": math.inf}, "video_fps: inf must be positive and finite"),
+    ({"motion_scale": 1e-45}, "motion_scale: 1e-45 must be from 1e-06 to 1e+06"),
+    ({"label_smoothing_factor": 2.0}, "label_smoothing_factor: 2.0 must be from 0 to 1"),
+    ({"learning_rate": math.nan}, "learning_rate: NaN must be a number"),
+    ({"output_dir": ""}, "output_dir: has no value: name a folder"),
     ({"video_maxlen": 1}, "video_maxlen: 1 leaves no motion: sample 2 frames or more"),
     ({"resume_from_checkpoint": "/nowhere"}, "resume_from_checkpoint: /nowhere is no folder"),
     ({"lr_scheduler_type": "cosinus"}, "cosinus is not a valid SchedulerType"),
@@ -566,6 +572,83 @@ KEY_MISTAKES = [
 @pytest.mark.parametrize(("keys", "said"), KEY_MISTAKES, ids=[str(keys) for keys, _ in KEY_MISTAKES])
 def test_keys_that_cannot_be_run(keys, said, capfd):
     assert refused_run(capfd, **{**BOTH, **keys}).startswith(said)
+
+
+DAMAGED = [
+    ("config.json", b"[]", "it holds [], not an object in braces"),
+    ("config.json", b"", "Expecting value: line 1 column 1 (char 0)"),
+    ("generation_config.json", b"null", "it holds null, not an object in braces"),
+    ("model.safetensors", b"", "Error while deserializing header"),
+    ("processor_config.json", b'{"a":', "Expecting value"),
+    ("tokenizer_config.json", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+    ("adapter_config.json", b"[]", "it holds [], not an object in braces"),
+    ("adapter_config.json", b'{"a": 1}', "it has no peft_type"),
+    ("adapter_model.safetensors", b"not tensors", "Error while deserializing header"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "why"), DAMAGED, ids=[f"{name} {text!r}" for name, text, _ in DAMAGED])
+def test_a_damaged_file_of_a_model_is_named(name, content, why, tmp_path, capfd):
+    shutil.copytree(tiny(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    keys = {"adapter_name_or_path": str(tmp_path), "finetuning_type": "lora"} if name.startswith("adapter") else {}
+    keys = keys or {"model_name_or_path": str(tmp_path)}
+    message = refused_run(capfd, **BOTH, **keys)
+    assert message.startswith(f"{tmp_path / name} is damaged: {why}") and message.endswith("model or checkpoint")
+    if not name.startswith(("processor", "tokenizer")):  # which text alone can do without
+        assert refused_run(capfd, **keys) == message
+
+
+TRAINS = {"do_train": True, "dataset": "toy"}
+VALUES = [
+    ({"learning_rate": math.inf}, "learning_rate: inf must be finite"),
+    ({"learning_rate": "nan"}, "learning_rate: nan must be a number"),
+    ({"learning_rate": [1e-4]}, "learning_rate: [0.0001] must be a number"),
+    ({"max_grad_norm": math.nan}, "max_grad_norm: nan must be a number"),
+    ({"num_train_epochs": math.inf}, "num_train_epochs: inf must be finite"),
+    ({"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 must be 1 or more"),
+    ({"per_device_train_batch_size": "1.5"}, "per_device_train_batch_size: 1.5 must be a whole number"),
+    ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: 0 must be 1 or more"),
+    ({"eval_strategy": "epoch", "per_device_eval_batch_size": 0}, "per_device_eval_batch_size: 0 must be 1 or more"),
+    ({"dataloader_num_workers": -1}, "dataloader_num_workers: -1 must be 0 or more"),
+    ({"preprocessing_num_workers": 0}, "preprocessing_num_workers: 0 must be 1 or more"),
+    ({"neftune_noise_alpha": -1.0}, "neftune_noise_alpha: -1.0 must be 0 or more"),
+    ({"max_samples": 0}, "max_samples: 0 must be 1 or more"),
+    ({"output_dir": ["a"]}, "output_dir: ['a'] must be text"),
+    ({"output_dir": 5}, "output_dir: 5 must be text, in quotes"),
+    ({"dataset": 5}, "dataset: 5 must be text, in quotes"),
+]
+
+
+@pytest.mark.parametrize(("keys", "said"), VALUES, ids=[str(keys) for keys, _ in VALUES])
+def test_values_that_cannot_work_are_refused_before_anything_is_loaded(keys, said):
+    from motiontune.llamafactory.config import clean_values
+    from motiontune.llamafactory.names import train_argument_classes
+
+    start()
+    keys = {**TRAINS, **keys}
+    with pytest.raises(ConfigError) as refusal:
+        clean_values(keys, train_argument_classes())
+    assert str(refusal.value) == said
+
+
+WORKS = [
+    {**TRAINS, "max_grad_norm": math.inf},
+    {**TRAINS, "max_steps": 5, "num_train_epochs": math.inf},
+    {**TRAINS, "streaming": True, "preprocessing_num_workers": 0},
+    {**TRAINS, "dataset": ["toy", "other"], "per_device_eval_batch_size": 0},
+    {"do_eval": True, "per_device_train_batch_size": 0, "gradient_accumulation_steps": 0, "run_name": "nan"},
+    {**TRAINS, "label_smoothing_factor": 2.0, "video_fps": math.inf},  # LLaMA-Factory alone trains text with these
+]
+
+
+@pytest.mark.parametrize("keys", WORKS, ids=str)
+def test_values_that_may_work_are_left_as_they_are(keys):
+    from motiontune.llamafactory.config import clean_values
+    from motiontune.llamafactory.names import train_argument_classes
+
+    start()
+    assert clean_values(keys, train_argument_classes()) == keys
 
 
 def test_streaming_runs_with_what_it_needs():

@@ -1,5 +1,6 @@
 """Mistakes that end in one line before any step, and checkpoints that a run can go on from."""
 
+import errno
 import json
 import re
 import resource
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import TrainingArguments
 
 from commands import refused_run, trained
-from motiontune.errors import MotiontuneError, OutputError
+from motiontune.errors import MotiontuneError, OutputError, exit_with_message
 from motiontune.llamafactory.install import run_exp
 from motiontune.llamafactory.names import OUTPUT_DIR
 from motiontune.runs.folder import claim_run
@@ -166,6 +168,16 @@ TORN = {
     "no optimizer": without("optimizer.pt"),
     "half the head": without("motion_head.safetensors"),
     "the other half": without("motion_head_config.json"),
+    "another head's configuration": lambda checkpoint: (checkpoint / "motion_head_config.json").write_text('{"a": 1}'),
+    "no list and no weights": without("motiontune_checkpoint.json", "model.safetensors"),
+    "no list and a part of the weights": lambda checkpoint: (
+        without("motiontune_checkpoint.json")(checkpoint),
+        (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00002.safetensors"),
+    ),
+    "an adapter without its weights": lambda checkpoint: (
+        without("motiontune_checkpoint.json")(checkpoint),
+        (checkpoint / "adapter_config.json").write_text("{}"),
+    ),
     "nothing": lambda checkpoint: [file.unlink() for file in checkpoint.iterdir()],
 }
 
@@ -292,6 +304,16 @@ def test_an_evaluation_keeps_the_log_of_the_training(stopped, tmp_path):
     assert (tmp_path / "trainer_log.jsonl").read_text().startswith(before)
 
 
+def test_a_file_in_a_folders_place_is_refused_before_the_model_is_loaded(tmp_path):
+    predicts = {**BOTH, "do_predict": True}
+    (tmp_path / "motion_predictions").write_text("mine")
+    with pytest.raises(OutputError, match="motion_predictions is no folder, and would have to be one: move it away"):
+        claim_run(tmp_path, predicts)
+    claim_run(tmp_path, {**predicts, **dict.fromkeys(BOTH, False)})  # LLaMA-Factory's own run writes nothing there
+    claim_run(tmp_path, {**BOTH, "do_train": True})
+    assert (tmp_path / "motion_predictions").read_text() == "mine"
+
+
 def test_a_run_refuses_what_it_could_not_end_with(tmp_path, capfd):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "train_results.json").write_text("mine")
@@ -303,19 +325,62 @@ def test_a_run_refuses_what_it_could_not_end_with(tmp_path, capfd):
         claim_run(tmp_path, {"do_train": True})
 
 
-def test_a_full_disk_while_a_checkpoint_is_saved(tmp_path):
+def test_a_limit_while_a_checkpoint_is_saved(tmp_path):
     """A limit of bytes for a file stands for the full disk: torch writes both alike."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        for save in (torch.save, lambda tensors, path: save_file(tensors, path)):
-            with pytest.raises(OutputError, match=f"{tmp_path} cannot be written, is the disk full"):
+        for save, reason in ((torch.save, ", is the disk full"), (save_file, " or read: File too large")):
+            with pytest.raises(OutputError, match=f"^{tmp_path} cannot be written{reason}"):
                 with saving(str(tmp_path)):
                     save({"a": torch.zeros(100_000)}, str(tmp_path / "optimizer.pt"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     with pytest.raises(RuntimeError, match="another"), saving(str(tmp_path)):
         raise RuntimeError("another")
+
+
+FULL = "cannot be written: No space left on device"
+WHILE_SAVING = [
+    (Exception("No space left on device (os error 28)"), f"OUT {FULL}"),  # of tokenizers
+    (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), f"OUT {FULL}"),
+    (RuntimeError("basic_ios::clear: iostream error"), "OUT cannot be written, is the disk full? (basic_ios::clear: "),
+    (OSError(errno.ENOSPC, "No space left on device"), f"OUT {FULL}"),
+    (OSError(errno.ENOSPC, "No space left on device", "OUT/a.json"), f"OUT/a.json {FULL}"),
+    (IsADirectoryError(errno.EISDIR, "Is a directory", "OUT/a.json"), "OUT/a.json is in the way of a file of that"),
+    (Exception("Is a directory (os error 21)"), "a folder in OUT is in the way of a file of that name: move it away"),
+    (RuntimeError("open file failed with strerror: Is a directory"), "a folder in OUT is in the way of a file of t"),
+    (
+        PermissionError(errno.EACCES, "Permission denied", "OUT/a"),
+        "OUT/a cannot be written or read: Permission denied",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "message"), WHILE_SAVING, ids=str)
+def test_what_libraries_raise_while_saving_ends_in_one_line(error, message):
+    with pytest.raises(OutputError) as refusal, saving("OUT"):
+        raise error
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError(errno.ECONNREFUSED, "refused"), KeyError("a"), FileNotFoundError(2, "gone", "/else/a")],
+    ids=str,
+)
+def test_other_errors_while_saving_stay_as_they_are(error):
+    with pytest.raises(type(error)), saving("OUT"):
+        raise error
+
+
+def test_a_library_that_finds_the_disk_full_ends_the_program_in_one_line(capsys):
+    def save():
+        raise Exception("No space left on device (os error 28)")
+
+    with pytest.raises(SystemExit) as stop:
+        exit_with_message(save)
+    assert stop.value.code == 2 and capsys.readouterr().err == f"motiontune: a file {FULL}\n"
 
 
 def test_a_checkpoint_that_lost_its_head_is_passed_over(stopped, tmp_path):

@@ -105,8 +105,11 @@ def test_a_resume_without_the_motion_loss_is_refused(checkpoint):
     with pytest.raises(ConfigError, match="the optimizer in .*checkpoint-1 is of other weights .resume with the keys"):
         run(**{**keys, "motion_loss_weight": 0.0}, resume_from_checkpoint=str(folder))
     plain = {**keys, "use_motionvector_crossentropy_loss": None, "train_on_video_tokens": None}
-    with pytest.raises(ConfigError, match="checkpoint-1 is of a run that trained motion: resume with that run's keys"):
-        run(**plain, resume_from_checkpoint=str(folder))
+    for key in (str(folder), True):
+        with pytest.raises(ConfigError, match="checkpoint-1 is of a run that trained motion: resume with that run's"):
+            run(**plain, resume_from_checkpoint=key, output_dir=str(folder.parent))
+    with pytest.raises(ConfigError, match="^resume_from_checkpoint: .* has no checkpoint: leave the key out"):
+        run(**plain, resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint):
@@ -119,6 +122,50 @@ def test_a_checkpoint_that_lacks_weights_is_refused(checkpoint):
     (folder / FILES).unlink()  # by which the change would be seen first
     with pytest.raises(MotiontuneError, match="cannot resume, 1 weights do not match"):
         run(**keys, resume_from_checkpoint=str(folder))
+
+
+OTHER_KEYS = {
+    "lora": [
+        (
+            {"lora_rank": 4},
+            r"28 weights do not match, such as .*lora_A.weight \(\[8, 32\] there, \[4, 32\] here",
+        ),
+        (
+            {"finetuning_type": "full"},
+            "it holds an adapter, and this run trains the model's own weights: take",
+        ),
+        ({"hidden_size": 64}, r"weights do not match, such as .*\(\[8, 32\] there, \[8, 64\] here\)"),
+    ],
+    "full": [
+        ({"finetuning_type": "lora"}, "it holds no adapter, and this run trains one: take another checkpoint"),
+        ({"hidden_size": 64}, r"weights do not match, such as .*\[64, .*here\)"),
+        ({"family": "qwen3_vl"}, "weights do not match, such as "),
+        ({"optim": "sgd"}, "has no momentum, it is of another kind than `optim: sgd` .resume with the keys"),
+        ({"optim": "adafactor"}, "is of another kind than `optim: adafactor` .resume with the keys"),
+    ],
+}
+
+
+def test_a_resume_with_other_keys_is_refused(checkpoint):
+    folder, keys = checkpoint
+    for changed, why in OTHER_KEYS[keys["finetuning_type"]]:
+        changed = {**keys, **changed}
+        if size := changed.pop("hidden_size", None):
+            changed["model_name_or_path"] = str(tiny(hidden_size=size))
+        with pytest.raises(MotiontuneError, match=f"checkpoint-1.* {why}") as refusal:
+            run(**changed, resume_from_checkpoint=str(folder))
+        assert str(folder) in str(refusal.value)
+
+
+def test_a_resume_of_llamafactorys_own_run_with_other_keys_is_refused():
+    keys = {"finetuning_type": "lora", "max_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    folder = run(**keys)
+    for changed, why in (
+        ({"lora_rank": 4}, "size mismatch for "),
+        ({"loraplus_lr_ratio": 4.0}, "a different number of"),
+    ):
+        with pytest.raises(ConfigError, match=f"^resume_from_checkpoint: {folder}/checkpoint-1 is of another .*{why}"):
+            run(**{**keys, **changed, "max_steps": 2}, output_dir=str(folder), resume_from_checkpoint=True)
 
 
 def test_a_head_of_another_kind_is_refused(checkpoint):

@@ -4,6 +4,7 @@ import difflib
 import errno
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -100,12 +101,27 @@ def own_code() -> Iterator[None]:
         raise
 
 
-def in_want_of_room(error: BaseException | None) -> str:
-    """What to say of a full or read-only disk, whoever wrote to it; "" of other errors."""
-    kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    if not isinstance(error, OSError) or error.errno not in kinds:
+def error_number(error: BaseException | None) -> int | None:
+    """The system's number of an error, or None. Libraries in Rust, and torch, have it in their message alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    text = re.search(r"strerror: (.+)", str(error))
+    return next((number for number in errno.errorcode if text and os.strerror(number) == text[1].strip()), None)
+
+
+def in_want_of_room(error: BaseException | None, place: str = "a file") -> str:
+    """What to say of a full or read-only disk, whoever wrote to it; "" of other errors.
+
+    Args:
+        error: what was raised.
+        place: what was written, where the error does not name it.
+    """
+    number = error_number(error)
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return ""
-    return f"{error.filename or 'a file'} cannot be written: {error.strerror or os.strerror(error.errno)}"
+    return f"{getattr(error, 'filename', None) or place} cannot be written: {os.strerror(number)}"
 
 
 @contextmanager
@@ -149,7 +165,7 @@ def exit_with_message(run: Callable[[], object]) -> None:
             raise
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
+    except Exception as error:
         if not (message := in_want_of_room(error)):
             raise
         print(f"motiontune: {escaped(message)}", file=sys.stderr)

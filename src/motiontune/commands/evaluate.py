@@ -23,7 +23,7 @@ from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 from motiontune.evaluation.measure import Evaluation, MotionMeter, measure_text
 from motiontune.evaluation.templates import read_templates
 from motiontune.files import claim, write_text
-from motiontune.runs.folder import EVALUATION, prediction_files, read_json, read_texts
+from motiontune.runs.folder import EVALUATION, check_folders, prediction_files, read_json, read_texts
 from motiontune.runs.report import sampled_frames
 from motiontune.terminal import current, is_verbose, run_terminal
 
@@ -153,6 +153,7 @@ def evaluate(
     known = read_templates(templates) if templates else []
     drawn = Path(out, "plots")
     claim(out, [Path(out, EVALUATION), *drawn.glob("[0-9]*-[0-9]*.png")], [templates] if templates else [])
+    check_folders(*[drawn] * bool(plots))
     with nullcontext() if current() or is_verbose() else quiet_loggers():
         own = model_keys(model, base, template)
         places = places_of(own)

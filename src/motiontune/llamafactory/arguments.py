@@ -23,6 +23,9 @@ from motiontune.training.checkpoints import resumable
 
 logger = get_logger(__name__)
 
+SCALES = (1e-6, 1e6)
+"""Of `motion_scale`: with less or more, a pixel's displacement or its square leaves float32."""
+
 
 def _check_choice(key: str, value: str, choices: "tuple[str, ...]") -> None:
     if value not in choices:
@@ -291,8 +294,9 @@ class MotionFinetuningArguments(FinetuningArguments):
             )
         if not 0 <= self.motion_loss_weight < math.inf:
             raise ConfigError(f"motion_loss_weight: {self.motion_loss_weight} must be 0 or more")
-        if not 0 < self.motion_scale < math.inf:
-            raise ConfigError(f"motion_scale: {self.motion_scale} must be positive")
+        low, high = SCALES
+        if not low <= self.motion_scale <= high:
+            raise ConfigError(f"motion_scale: {self.motion_scale} must be from {low:g} to {high:g}")
         rate = self.motion_head_learning_rate
         if rate is not None and not 0 <= rate < math.inf:
             raise ConfigError(f"motion_head_learning_rate: {rate} must be 0 or more")
@@ -448,8 +452,10 @@ def check_together(
         raise ConfigError(
             "streaming needs `accelerator_config: {dispatch_batches: false}` and dataloader_num_workers of 1 or more"
         )
-    if model_args.video_fps <= 0:
-        raise ConfigError(f"video_fps: {model_args.video_fps} must be positive")
+    if not 0 <= training_args.label_smoothing_factor <= 1:
+        raise ConfigError(f"label_smoothing_factor: {training_args.label_smoothing_factor} must be from 0 to 1")
+    if not 0 < model_args.video_fps < math.inf:
+        raise ConfigError(f"video_fps: {model_args.video_fps} must be positive and finite")
     if model_args.video_maxlen < 2:
         raise ConfigError(f"video_maxlen: {model_args.video_maxlen} leaves no motion: sample 2 frames or more")
     if data_args.motion_dir is not None:

@@ -16,6 +16,8 @@ from yaml import YAMLError
 from motiontune.errors import ConfigError, in_one_line, nearest
 from motiontune.llamafactory.arguments import GONE_KEYS, OWN_KEYS, PRESETS, RENAMED_KEYS
 from motiontune.llamafactory.names import get_logger
+from motiontune.llamafactory.values import check_values
+from motiontune.runs.folder import given_keys
 
 
 logger = get_logger(__name__)
@@ -95,25 +97,31 @@ def _renamed(old: str) -> str:
 def clean_values(args: Any, classes: list[type]) -> Any:
     """Refuse values of another type: LLaMA-Factory takes those of a YAML as they are, and "false" for true.
 
+    Numbers with which no run can work are refused, too.
+
     Returns:
         The arguments, with numbers that are text (such as 1e-4, to YAML 1.1) as numbers.
 
     Raises:
         ConfigError: naming the key and what it may be.
     """
+    given = given_keys(args or {})
+    hints: dict[str, Any] = {}
+    for cls in classes:
+        of_class = get_type_hints(cls)
+        hints |= {field.name: of_class[field.name] for field in fields(cls) if field.init and field.name in given}
+    check_values(given, [key for key, hint in hints.items() if set(_options(hint)) <= {int, float, NoneType}])
     if not isinstance(args, dict):
         return args  # the command line's parser converts, and refuses what it cannot
-    cleaned = dict(args)
-    for cls in classes:
-        hints = get_type_hints(cls)
-        for field in fields(cls):
-            if field.init and field.name in args:
-                cleaned[field.name] = _clean_value(field.name, args[field.name], hints[field.name])
-    return cleaned
+    return args | {key: _clean_value(key, args[key], hint) for key, hint in hints.items()}
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _clean_value(key: str, value: Any, hint: Any) -> Any:
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    options = _options(hint)
     if value is None or isinstance(value, Enum):
         if key in OWN_KEYS and NoneType not in options:
             raise ConfigError(f"{key}: has no value")
@@ -163,5 +171,5 @@ def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
         return OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)  # type: ignore[return-value]
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
-    except (OSError, json.JSONDecodeError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{file}: {in_one_line(error)}") from error

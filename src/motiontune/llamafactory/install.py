@@ -23,6 +23,7 @@ from motiontune.llamafactory.cluster import in_cluster, install_in_cluster
 from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
 from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
+from motiontune.model.damage import check_adapter_files, check_model
 from motiontune.model.families import family_of
 from motiontune.model.head import CONFIG_NAME
 from motiontune.model.hub import use_cache_without_network
@@ -31,6 +32,7 @@ from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
 from motiontune.runs.folder import claim_run, given_keys, note_run
 from motiontune.terminal import current
+from motiontune.training.checkpoints import checkpoints_of, resuming, saving
 from motiontune.training.names import keep_other_folders
 
 
@@ -69,8 +71,9 @@ def run_exp(
     args = with_new_names(read_config(sys.argv[1:]) if args is None else args)
     keys = given_keys(args)
     terminal = current()
-    output_dir = keys.get("output_dir") or names.OUTPUT_DIR
-    if isinstance(output_dir, str) and os.environ.get("RANK", "0") == "0":
+    output_dir = names.OUTPUT_DIR if keys.get("output_dir") is None else keys["output_dir"]
+    # an empty one is refused with the other values
+    if isinstance(output_dir, str) and output_dir.strip() and os.environ.get("RANK", "0") == "0":
         claim_run(output_dir, keys)
         if terminal is not None:
             terminal.check(Path(output_dir))
@@ -116,7 +119,7 @@ def get_train_args(args: Any = None) -> Any:
     given = given_keys(read_config(sys.argv[1:]) if args is None else args)
     check_replacements(given)
     _check_device(given)
-    _look_for_hub(given)
+    _look_for_models(given)
     with mistakes("", *ARGUMENT_ERRORS):
         groups = _originals["get_train_args"](args)
     model_args, data_args, training_args, finetuning_args, _ = groups
@@ -141,10 +144,20 @@ def _check_device(given: dict[str, Any]) -> None:
             )
 
 
-def _look_for_hub(given: dict[str, Any]) -> None:
-    places = [str(given.get(key) or "") for key in ("model_name_or_path", "adapter_name_or_path")]
+def _look_for_models(given: dict[str, Any]) -> None:
+    """Refuse models that are nowhere, or damaged, before the data sets, which take long.
+
+    Raises:
+        ConfigError: naming the model or the file.
+    """
+    model = str(given.get("model_name_or_path") or "").strip()
+    adapters = [place.strip() for place in str(given.get("adapter_name_or_path") or "").split(",")]
     where = {"cache_dir": given.get("cache_dir"), "revision": given.get("model_revision")}
-    use_cache_without_network(*(place.strip() for place in ",".join(places).split(",")), **where)
+    use_cache_without_network(model, *adapters, **where)
+    if model:
+        check_model(model)
+    for adapter in filter(None, adapters):
+        check_adapter_files(adapter)
 
 
 def sample_as_trained(model_args: Any, given: dict[str, Any]) -> None:
@@ -167,7 +180,7 @@ def get_infer_args(args: Any = None) -> Any:
     args, classes = with_new_names(args), names.export_argument_classes()
     check_keys(args, classes)
     args = clean_values(args, classes)
-    _look_for_hub(given_keys(read_config(sys.argv[1:]) if args is None else args))
+    _look_for_models(given_keys(read_config(sys.argv[1:]) if args is None else args))
     with mistakes("", *ARGUMENT_ERRORS):
         return _originals["get_infer_args"](args)
 
@@ -186,6 +199,13 @@ def run_sft(
     if not data_args.train_on_video_tokens:
         check_names(data_args)
         checkpoint = training_args.resume_from_checkpoint if training_args.do_train else None
+        if checkpoint is True:  # the Trainer takes the last one
+            found = checkpoints_of(training_args.output_dir)
+            if not found:
+                raise ConfigError(
+                    f"resume_from_checkpoint: {training_args.output_dir} has no checkpoint: leave it out"
+                )
+            checkpoint = str(found[0])
         if isinstance(checkpoint, str) and Path(checkpoint, CONFIG_NAME).is_file():
             raise ConfigError(
                 f"resume_from_checkpoint: {checkpoint} is of a run that trained motion: resume with that run's keys, "
@@ -196,7 +216,7 @@ def run_sft(
             with mistakes(f"model_name_or_path: {model_args.model_name_or_path}", OSError, ValueError):
                 family_of(load_config(model_args), "sparse_logits")  # before the data sets, which take long
             hooks = names.sft_hooks(use_sparse_logits)
-        with hooks:
+        with hooks, saving(training_args.output_dir), resuming(checkpoint):
             _originals["run_sft"](model_args, data_args, training_args, finetuning_args, generating_args, callbacks)
         return
     from motiontune.llamafactory.workflow import run_motion_sft

@@ -5,13 +5,13 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from motiontune.errors import ConfigError, in_one_line, mistakes
+from motiontune.errors import ConfigError, in_one_line
 from motiontune.grid import VideoGrid
-from motiontune.limits import read_json
 from motiontune.llamafactory.install import get_infer_args, install
 from motiontune.llamafactory.plugin import reading_settings
 from motiontune.llamafactory.sampling import prompt_keys, sampling_keys
 from motiontune.llamafactory.workflow import load_processor
+from motiontune.model.damage import check_adapter_files, check_model, read_object
 from motiontune.model.families import family_of
 from motiontune.model.hub import use_cache_without_network
 from motiontune.model.wrappers import fetch_file
@@ -89,12 +89,15 @@ def model_keys(model: str, base: str | None = None, template: str | None = None)
     use_cache_without_network(model, base)
     where, adapter = _base_and_adapter(model, base)
     use_cache_without_network(where)
+    check_model(where)
     try:
         config = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
         kind = "a folder" if Path(where).is_dir() else "a folder or the hub"
         whose = f" (the base of {adapter}; name another with --base)" if adapter else ""
         raise ConfigError(f"{where} cannot be loaded from {kind}{whose}: {in_one_line(error)}") from error
+    if adapter:
+        check_adapter_files(adapter)
     family = family_of(config)
     keys = {"model_name_or_path": where} | ({"adapter_name_or_path": adapter} if adapter else {})
     asked = {"template": family.templates[0], **prompt_keys(places_of(keys))}
@@ -114,8 +117,7 @@ def _base_and_adapter(model: str, base: str | None) -> tuple[str, str | None]:
     """
     file = fetch_file(model, "adapter_config.json")
     if file is not None:
-        with mistakes(file, OSError, ValueError):
-            base = base or read_json(file).get("base_model_name_or_path")
+        base = base or read_object(Path(file)).get("base_model_name_or_path")
         if not base:
             raise ConfigError(f"{file} does not name the adapter's model: name it with --base")
         return base, model

@@ -20,6 +20,7 @@ from llamafactory.hparams.training_args import TrainingArguments
 from llamafactory.model import load_config, load_model, load_tokenizer
 from llamafactory.train.sft.metric import ComputeAccuracy, ComputeSimilarity
 from llamafactory.train.trainer_utils import create_modelcard_and_push
+from safetensors import SafetensorError
 from transformers import Trainer
 
 from motiontune.cache import FrameCache, MotionCache
@@ -58,6 +59,7 @@ from motiontune.llamafactory.samples import (
 from motiontune.llamafactory.sampling import log_sampling
 from motiontune.llamafactory.trainer import MotionTrainer, motion_settings
 from motiontune.manifest import ClipFacts
+from motiontune.model.damage import check_processor
 from motiontune.model.families import family_of
 from motiontune.model.forward import MotionObjective, attach_head, freeze_unused, tap_depth, trains_below
 from motiontune.model.head import MotionHead, MotionHeadConfig, find_head
@@ -67,6 +69,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of, vectors_for
 from motiontune.runs.folder import OVERVIEW
 from motiontune.terminal import ON_PAGE
+from motiontune.training.checkpoints import saving
 from motiontune.training.progress import names_of
 from motiontune.training.settings import TargetSettings
 from motiontune.video.clip import Sampling
@@ -117,7 +120,9 @@ def run_motion_sft(
     check_best_metric(dataset_module.get("eval_dataset"), training_args, finetuning_args)
 
     logger.info_rank0("Loading the model ...", **ON_PAGE)
-    with mistakes("the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError):
+    with mistakes(
+        "the model cannot be loaded", OSError, ValueError, ImportError, NotImplementedError, SafetensorError
+    ):
         model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     settings = motion_settings(finetuning_args)
     objective = MotionObjective(
@@ -169,10 +174,11 @@ def run_motion_sft(
             write_text(Path(training_args.output_dir, OVERVIEW), overview + "\n")
         parts = data_args, training_args, finetuning_args, dataset_module
         logger.info_rank0(f"\n{settings_table(model, head.config, *parts)}", **ON_PAGE)
-        _train_and_measure(trainer, dataset_module, left_out, finetuning_args, generating_args, gen_kwargs)
-        if trainer.is_world_process_zero():
-            log_caches(collator)
-        create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+        with saving(training_args.output_dir):
+            _train_and_measure(trainer, dataset_module, left_out, finetuning_args, generating_args, gen_kwargs)
+            if trainer.is_world_process_zero():
+                log_caches(collator)
+            create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
     for prefix, reason in trainer.unmeasured.items():
         raise MotiontuneError(f"do_{prefix.partition('_')[0]} measured nothing: {reason}")
 
@@ -305,6 +311,7 @@ def load_processor(model_args: ModelArguments, data_args: MotionDataArguments) -
     where = model_args.model_name_or_path
     if os.path.isabs(where) and not os.path.isdir(where):
         raise ConfigError(f"model_name_or_path: {where} is no folder")
+    check_processor(where)
     try:
         config = load_config(model_args)
         family = family_of(config)

@@ -49,6 +49,7 @@ _MODEL = (
 ).split()
 """What they write there while they train."""
 
+_MOTION_FLAGS = ("train_on_video_tokens", "use_only_motionvector_loss", "use_motionvector_crossentropy_loss")
 _OF_A_CARD = ("generated_from_trainer", "library_name: peft", "library_name: transformers")
 
 _SECRET = re.compile(r"(?:(?:^|_)token|api_?key|password|secret|webhook(?:_url)?)$", re.IGNORECASE)
@@ -144,6 +145,9 @@ def claim_run(folder: str | Path, keys: Mapping[str, Any]) -> None:
     """
     folder = Path(folder)
     made = [*(folder / PREDICTIONS_FOLDER).glob("*.npz"), *(folder / PICTURES_FOLDER).glob("*.png")]
+    if any(_is_on(keys, flag) for flag in _MOTION_FLAGS):  # else nothing is written there
+        written = [PREDICTIONS_FOLDER] * _is_on(keys, "do_predict") + [PICTURES_FOLDER] * _is_on(keys, "do_eval")
+        check_folders(*(folder / name for name in written))
     claim(folder, made)
     read_json(folder / RESULTS, {})  # the Trainer adds to it at the end
     if trains(keys):
@@ -163,6 +167,17 @@ def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
         for place in filter(Path.is_dir, folder.glob(parent) if parent else [folder]):
             found += [place / other for other in os.listdir(place) if fnmatchcase(other, name)]
     return sorted(found)
+
+
+def check_folders(*folders: Path) -> None:
+    """Refuse something else in the place of a folder that is to be written to.
+
+    Raises:
+        OutputError: naming it.
+    """
+    for folder in folders:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OutputError(f"{folder} is no folder, and would have to be one: move it away, or write elsewhere")
 
 
 def _claim_for_training(folder: Path, keys: Mapping[str, Any]) -> None:
@@ -186,7 +201,11 @@ def _is_of_a_run(folder: Path) -> bool:
 
 def trains(keys: Mapping[str, Any]) -> bool:
     """Whether a run with these keys trains."""
-    return keys.get("do_train") not in (None, False, "false", "False")
+    return _is_on(keys, "do_train")
+
+
+def _is_on(keys: Mapping[str, Any], key: str) -> bool:
+    return keys.get(key) not in (None, False, "false", "False")
 
 
 def note_run(folder: str | Path, configuration: Mapping[str, Any], processes: int) -> None:

@@ -5,6 +5,7 @@ CRC-32 of those that hold no checksum of their own. What torch saves is a zip fi
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.utils import ADAPTER_CONFIG_NAME
 
-from motiontune.errors import ConfigError, OutputError, in_one_line
+from motiontune.errors import ConfigError, MotiontuneError, OutputError, error_number, in_one_line, in_want_of_room
 from motiontune.files import write_text
-from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME
+from motiontune.model.head import CONFIG_NAME, WEIGHTS_NAME, load_head
 
 
 STATE = "trainer_state.json"
@@ -27,6 +29,9 @@ FILES = "motiontune_checkpoint.json"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 _WHY = "Its saving was stopped half-way, or it was damaged"
 _MEANT = f"(if that is meant, remove {FILES})"
+_OF_TORCHS_LOADING = ("loading state_dict", "loaded state dict")
+_OF_TORCHS_WRITER = ("PytorchStreamWriter", "unexpected pos", "iostream error")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
 _WRITTEN_AGAIN = (".json", ".jinja", ".txt", ".model", ".md")
 """What callbacks may write once more after the checkpoint, as LLaMA-Factory's does with the processor."""
 
@@ -59,6 +64,8 @@ def torn(checkpoint: str | Path) -> str:
     missing = [name for name in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / name).is_file()]
     if len(missing) == 1:
         return f"{missing[0]} is missing"
+    if without := _lost_weights(folder):
+        return without
     for file in sorted(folder.rglob("*.safetensors")):
         try:
             with safe_open(file, "pt"):  # compares the file's length with its header
@@ -70,6 +77,11 @@ def torn(checkpoint: str | Path) -> str:
             json.loads(file.read_bytes())
         except (OSError, ValueError) as error:
             return f"{file.name} cannot be read ({in_one_line(error)})"
+    if not missing:
+        try:
+            load_head(folder)
+        except MotiontuneError as error:
+            return in_one_line(error)
     saved = [folder / name for name in ("optimizer.pt", "scheduler.pt")]
     if sum(file.is_file() for file in saved) == 1 and not any(folder.glob("global_step*")):
         lost = next(file for file in saved if not file.is_file())
@@ -79,19 +91,77 @@ def torn(checkpoint: str | Path) -> str:
     return _changed(folder) or next((f"{file.name} cannot be read" for file in saved if _damaged(file)), "")
 
 
+def _lost_weights(folder: Path) -> str:
+    """Which weights of the model or the adapter are missing, or ""; engines keep theirs in folders below."""
+    if any(folder.glob("global_step*")):  # DeepSpeed's own have all that trains
+        return ""
+    files = [file for file in folder.rglob("*") if file.suffix in _WEIGHTS and file.is_file()]
+    if (folder / ADAPTER_CONFIG_NAME).is_file() and not any(file.name.startswith("adapter_model") for file in files):
+        return "adapter_model.safetensors is missing"
+    if not any("model" in file.relative_to(folder).as_posix() for file in files):
+        return "it has no weights"
+    for index in folder.glob("*model*.index.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # read once more below
+            for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values())):
+                if not (folder / name).is_file():
+                    return f"{name} is missing"
+    return ""
+
+
 @contextlib.contextmanager
 def saving(folder: str) -> Iterator[None]:
-    """Name the folder where torch or safetensors fail to write, which is mostly for want of room.
+    """Turn what keeps the Trainer, and the libraries that it saves with, from writing into one line.
+
+    What is no error of a file stays as it is.
+
+    Args:
+        folder: into which they write, named where an error names no file.
 
     Raises:
-        OutputError: with their message.
+        OutputError: naming the file or the folder, if the disk is full or something else is in the way.
     """
     try:
         yield
-    except (RuntimeError, SafetensorError) as error:
-        if not isinstance(error, SafetensorError) and "inline_container" not in str(error):  # not of torch's writer
+    except MotiontuneError:
+        raise
+    except Exception as error:
+        place = getattr(error, "filename", None) or folder
+        number = error_number(error)
+        if full := in_want_of_room(error, folder):
+            raise OutputError(full) from error
+        if number == errno.EISDIR:
+            where = place if place != folder else f"a folder in {folder}"
+            raise OutputError(f"{where} is in the way of a file of that name: move it away") from error
+        if number is not None and (isinstance(error, SafetensorError) or _within(place, folder)):
+            raise OutputError(f"{place} cannot be written or read: {os.strerror(number)}") from error
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _OF_TORCHS_WRITER):
+            raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
+        raise
+
+
+@contextlib.contextmanager
+def resuming(checkpoint: str | None) -> Iterator[None]:
+    """Turn what torch raises of weights, or of an optimizer, that do not fit a checkpoint into one line.
+
+    Args:
+        checkpoint: None where the run begins anew.
+
+    Raises:
+        ConfigError: naming the checkpoint, with what differs.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if checkpoint is None or not any(words in str(error) for words in _OF_TORCHS_LOADING):
             raise
-        raise OutputError(f"{folder} cannot be written, is the disk full? ({in_one_line(error)})") from error
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} is of another model, or of other fine-tuning keys (resume with the "
+            f"keys that it was trained with, or start anew from its model): {in_one_line(error)}"
+        ) from error
+
+
+def _within(file: Any, folder: str) -> bool:
+    return isinstance(file, str) and Path(folder).absolute() in Path(file).absolute().parents
 
 
 def list_files(checkpoint: str | Path) -> None:

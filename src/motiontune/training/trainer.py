@@ -25,7 +25,7 @@ from transformers import EvalPrediction, Seq2SeqTrainer
 from typing_extensions import override
 
 from motiontune.drawing.images import save_png
-from motiontune.errors import MotiontuneError, mistakes
+from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.forms import form_metrics, form_sums, metric_names
 from motiontune.evaluation.sums import MotionSums
@@ -410,6 +410,17 @@ class MotionTrainerMixin(_Trainer):
             ValueError,
         ):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        # torch takes the saved options as they are, and the first step fails for those that another kind has not
+        options = getattr(self.optimizer, "defaults", {})
+        lost = [name for name in options if any(name not in group for group in self.optimizer.param_groups)]
+        if lost:
+            kind = getattr(self.args.optim, "value", self.args.optim)
+            raise ConfigError(
+                f"resume_from_checkpoint: the optimizer in {checkpoint} has no {lost[0]}, it is of another kind than "
+                f"`optim: {kind}` (resume with the keys that it was trained with, or start anew from its model)"
+            )
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
