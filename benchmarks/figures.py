@@ -342,17 +342,17 @@ TRIALS = {
 }
 
 
-def trial_table(rows: list[Row]) -> str:
+def trial_table(rows: list[Row], run: str, titles: dict[tuple[str, float, int], str]) -> str:
     """What half a million weights answer right where targets, time or the head's form differ, and when they do."""
-    rows = [row for row in rows if row["run"] == "tiny_follow_up"]
+    rows = [row for row in rows if row["run"] == run]
     reached: dict[Any, list[Row]] = {}
-    for row in breakthroughs(FOLDER / "does_it_help/results/tiny_follow_up"):
+    for row in breakthroughs(FOLDER / "does_it_help/results" / run):
         reached.setdefault((row["arm"], row["rate"], row["steps"]), []).append(row["breakthrough"])
     more = {
         key: "never" if None in found else " to ".join(f"{n:,}" for n in sorted({min(found), max(found)}))
         for key, found in reached.items()
     }
-    return shares_table(rows, TRIALS, ("half right after steps", more))
+    return shares_table(rows, titles, ("half right after steps", more))
 
 
 def shares_table(
@@ -375,6 +375,12 @@ def shares_table(
     return grid(lines)
 
 
+MEASURED = {
+    ("ce", 5e-4, 1000): "answers alone",
+    ("projector", 5e-4, 1000): "motion at the projector, exact",
+    ("projector, auto", 5e-4, 1000): "**motion as `auto` measures it**, at the projector",
+    ("last_hidden, auto", 5e-4, 1000): "the same, at the last hidden states",
+}
 FEW_ARMS = {
     "ce, {} answers": "answers alone",
     "projector, {} clips": "motion of the clips with answers, at the projector",
@@ -477,7 +483,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "questions": lambda: question_table(load("does_it_help/main")),
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
-        "trials": lambda: trial_table(load("does_it_help/main")),
+        "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
+        "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
     },
     ROOT / "docs/reliability.md": {
         "fuzz": lambda: fuzz_table(json.loads(FUZZ.read_text("utf-8"))),

@@ -1,6 +1,6 @@
 """From cells to the tables and the plot.
 
-    cd benchmarks/does_it_help/results && python ../aggregate.py gpu tiny tiny_follow_up tiny_questions reader
+    cd benchmarks/does_it_help/results && python ../aggregate.py gpu tiny tiny_follow_up tiny_measured tiny_questions reader
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and with --curves curves.svg, and beside the folders
@@ -92,12 +92,20 @@ def read(folder: Path) -> tuple[dict[str, Any], Groups]:
     return about, groups
 
 
+def tests_of(folder: Path) -> tuple[str, bool]:
+    """What the clips of a run's tests depend on: the start, and whether they were rendered in a CPU's chunks."""
+    plan = json.loads((folder / "plan.json").read_text())
+    return plan["job"]["start"], plan.get("mode", "").endswith("cpu")
+
+
 def compared_with(arm: str) -> list[str]:
     """The arms that README.md compares an arm with."""
     name, _, about = arm.partition(", ")
     if about.endswith("answers"):
         number = about.split()[0]
         return {"ce": [], "projector": [f"ce, {about}", f"projector, {number} clips"]}.get(name, [f"ce, {about}"])
+    if about == "auto":
+        return ["ce", name]
     if about:  # "future", "a third"
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):
@@ -132,7 +140,7 @@ def aggregate(folder: Path, others: Sequence[Path] = ()) -> tuple[list[dict[str,
         others: of runs whose arms may be compared with, if their start is the same.
     """
     about, groups = read(folder)
-    runs = [groups] + [theirs for start, theirs in map(read, others) if start["start"] == about["start"]]
+    runs = [groups] + [read(other)[1] for other in others if tests_of(other) == tests_of(folder)]
     table, differences = [], []
     for group, seeds in groups.items():
         found = [reference(group, arm, runs) for arm in compared_with(group.arm)]
