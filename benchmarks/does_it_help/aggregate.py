@@ -1,6 +1,7 @@
 """From cells to the tables and the plot.
 
-    cd benchmarks/does_it_help/results && python ../aggregate.py gpu tiny tiny_follow_up tiny_measured tiny_questions reader
+    cd benchmarks/does_it_help/results
+    python ../aggregate.py gpu tiny tiny_follow_up tiny_measured tiny_questions reader
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and with --curves curves.svg, and beside the folders
