@@ -200,11 +200,9 @@ def run_sft(
         check_names(data_args)
         checkpoint = training_args.resume_from_checkpoint if training_args.do_train else None
         if checkpoint is True:  # the Trainer takes the last one
-            found = checkpoints_of(training_args.output_dir)
-            if not found:
-                raise ConfigError(
-                    f"resume_from_checkpoint: {training_args.output_dir} has no checkpoint: leave it out"
-                )
+            folder = training_args.output_dir
+            if not (found := checkpoints_of(folder)):
+                raise ConfigError(f"resume_from_checkpoint: {folder} has no checkpoint: leave the key out")
             checkpoint = str(found[0])
         if isinstance(checkpoint, str) and Path(checkpoint, CONFIG_NAME).is_file():
             raise ConfigError(
