@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
-from transformers import TrainerCallback, utils
+from transformers import TrainerCallback
 
 from motiontune.errors import ConfigError, mistakes
 from motiontune.llamafactory import names
@@ -136,7 +137,10 @@ def _check_device(given: dict[str, Any]) -> None:
     Raises:
         ConfigError: with the key that trains on the CPU.
     """
-    available = {"bf16": utils.is_torch_bf16_gpu_available, "fp16": torch.accelerator.is_available}
+    available = {
+        "bf16": transformers.training_args.is_torch_bf16_gpu_available,
+        "fp16": torch.accelerator.is_available,
+    }
     for key in [key for key in available if given.get(key) in (True, "true", "True")]:
         if given.get("use_cpu") not in (True, "true", "True") and not available[key]():
             raise ConfigError(

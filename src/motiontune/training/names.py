@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.errors import MotiontuneError
-from motiontune.training.checkpoints import is_checkpoint
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,8 @@ def keep_other_folders() -> None:
     `checkpoint-best`.
     """
     from transformers import trainer, trainer_utils
+
+    from motiontune.training.checkpoints import is_checkpoint  # torch, which who checks names alone goes without
 
     original = trainer_utils.sort_checkpoints
 
