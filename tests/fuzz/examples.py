@@ -37,6 +37,6 @@ def run_examples(name: str, count: int) -> None:
     check()
 
 
-def kept_files() -> list[Path]:
-    """Each file that showed a fault which was repaired, PARSER-NAME."""
-    return sorted((DATA / "fuzz").iterdir())
+def kept_files(*names: str) -> list[Path]:
+    """Each file that showed a fault of one of these parsers which was repaired, PARSER-NAME."""
+    return sorted(file for name in names for file in (DATA / "fuzz").glob(f"{name}-*"))

@@ -153,7 +153,8 @@ def evaluate(
     known = read_templates(templates) if templates else []
     drawn = Path(out, "plots")
     claim(out, [Path(out, EVALUATION), *drawn.glob("[0-9]*-[0-9]*.png")], [templates] if templates else [])
-    check_folders(*[drawn] * bool(plots))
+    if plots:
+        check_folders(drawn)
     with nullcontext() if current() or is_verbose() else quiet_loggers():
         own = model_keys(model, base, template)
         places = places_of(own)
@@ -186,9 +187,8 @@ def evaluate(
     readable = [text for number, text in enumerate(texts) if not with_motion or number in samples]
     labelled = [(answer, label) for answer, label in readable if label.strip()]
     template_of = templates_of(dataset_dir, dataset)
-    before = int(
-        read_json(Path(out, "predict_results.json"), {}).get(f"predict_{SAMPLES_LEFT_OUT}", 0)
-    )  # it predicted
+    measured = read_json(Path(out, "predict_results.json"), {})
+    before = int(measured.get(f"predict_{SAMPLES_LEFT_OUT}", 0))
     result = Evaluation(
         clips=len(readable),
         motion_clips=len(files),
