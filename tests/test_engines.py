@@ -424,7 +424,11 @@ def die(rank, when):
         ("one", "ddp", 1),
         ("all", "ddp", 2),
         ("saving", "ddp", 1),
+        pytest.param("one", "zero2", 2, marks=needs_deepspeed),
+        pytest.param("saving", "zero2", 2, marks=needs_deepspeed),
         pytest.param("saving", "zero3", 2, marks=needs_deepspeed),
+        ("all", "fsdp1", 2),
+        ("saving", "fsdp1", 2),
         ("saving", "fsdp2", 2),
     ],
 )
