@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from machines import CABLE, two_machines
 from motiontune.errors import ConfigError, HeadError
 from motiontune.llamafactory.launcher import join_slurm
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
@@ -509,26 +509,8 @@ def machines(request):
     if request.param == "one machine":
         yield ((), ()), "127.0.0.1", {}
         return
-    names = [f"motiontune{os.getpid()}{end}" for end in "ab"]
-
-    def ip(*words):
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
-        for number, name in enumerate(names, 1):
-            ip("-n", name, "address", "add", f"10.213.7.{number}/24", "dev", "cable")
-            for device in ("cable", "lo"):
-                ip("-n", name, "link", "set", device, "up")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no network namespaces here: {error}")
-    else:
-        yield [("ip", "netns", "exec", name) for name in names], "10.213.7.1", {"GLOO_SOCKET_IFNAME": "cable"}
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+    with two_machines() as both:
+        yield [machine.within for machine in both], both[0].address, {"GLOO_SOCKET_IFNAME": CABLE}
 
 
 @pytest.mark.engines

@@ -8,14 +8,19 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from machines import Machine, two_machines
 from make_clips import pan_clip
+from motiontune.extraction.clip import Settings
+from motiontune.extraction.engines import _Hand
 from motiontune.manifest import read_manifest
+from training import REPOSITORY, run_command
 
 
 pytest.importorskip("pyarrow")
@@ -35,9 +40,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begin(clips: Path | str, out: Path, *more: str) -> "subprocess.Popen[bytes]":
+def begin(clips: Path | str, out: Path, *more: str, on: Machine | None = None) -> "subprocess.Popen[bytes]":
+    """Start an extraction, on one of two machines or here."""
     command = [sys.executable, "-m", "motiontune", "extract", str(clips), "--out", str(out), "--fps", "12", *more]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src")}
+    if on:
+        command, env["RAY_ADDRESS"] = [*on.within, *command], f"{on.address}:6379"
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def finish(clips: Path | str, out: Path, *more: str) -> None:
@@ -111,17 +120,94 @@ def test_fifty_kills(clips: Path, tmp_path: Path) -> None:
     check_killed(clips, tmp_path, kills=50, seed=1)
 
 
-@pytest.mark.scale
-def test_ray_does_what_this_machine_does(clips: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    own = tmp_path / "clips"
-    own.mkdir()
+@pytest.fixture(scope="module")
+def few(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven of the clips, the bad one among them."""
+    folder = tmp_path_factory.mktemp("few") / "clips"
+    folder.mkdir()
     for path in sorted(clips.iterdir())[-7:]:
-        shutil.copy2(path, own)
-    finish(own, tmp_path / "here", "--workers", "1")
-    finish(own, tmp_path / "ray", "--engine", "ray", "--workers", "2")
+        shutil.copy2(path, folder)
+    return folder
+
+
+def failing(clips: Path, out: Path, **env: str) -> str:
+    """What an extraction with Ray says that ends with exit code 2."""
+    command = ["-m", "motiontune", "extract", str(clips), "--out", str(out), "--engine", "ray"]
+    process = run_command(*command, env=env, check=False)
+    assert process.returncode == 2
+    return process.stderr
+
+
+def test_ray_does_what_this_machine_does(few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    finish(few, tmp_path / "here", "--workers", "1")
+    finish(few, tmp_path / "ray", "--engine", "ray", "--workers", "2")
     assert result(tmp_path / "ray") == result(tmp_path / "here")
     assert len(result(tmp_path / "ray")[0]) == 7
+
+
+def test_a_cluster_that_is_not_there_is_one_line(few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    said = failing(few, tmp_path / "out", RAY_ADDRESS="127.0.0.1:9")
+    assert "no cluster can be had at RAY_ADDRESS=127.0.0.1:9: [Errno 111]" in said and "Traceback" not in said
+
+
+def test_a_node_with_other_code_is_named(tmp_path: Path) -> None:
+    settings = Settings(str(tmp_path))
+    here = settings.fingerprint()
+    assert not _Hand(settings.to_json(), here, 1.0).begin()
+    assert "install the same on every node" in _Hand(settings.to_json(), {**here, "code": "other"}, 1.0).begin()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Machine, Machine]]:
+    """Ray on two machines, with one core each."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray's head has tokens by default, which those who join must have
+    short = tempfile.TemporaryDirectory(prefix="ray")  # the names of Ray's sockets are long
+    monkeypatch.setenv("RAY_TMPDIR", short.name)  # in /tmp/ray the next Ray would look for this one
+    with short, two_machines() as both:
+        first, second = both
+        start = ["-m", "ray.scripts.scripts", "start", "--num-cpus=1", "--disable-usage-stats"]
+        try:
+            head = ["--head", "--port=6379", "--include-dashboard=false", f"--node-ip-address={first.address}"]
+            run_command(*start, *head, within=first.within)
+            join = [f"--address={first.address}:6379", f"--node-ip-address={second.address}"]
+            run_command(*start, *join, within=second.within)
+            yield both
+        finally:
+            for machine in both:
+                machine.kill()
+
+
+@pytest.mark.scale
+def test_two_machines_with_ray_do_what_this_one_does(
+    few: Path, tmp_path: Path, cluster: tuple[Machine, Machine]
+) -> None:
+    """Both take part, and are told apart in the progress and in the summary."""
+    first, second = cluster
+    finish(few, tmp_path / "here", "--workers", "1")
+    process = begin(few, tmp_path / "ray", "--engine", "ray", on=first)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err.decode()[-2000:]
+    assert result(tmp_path / "ray") == result(tmp_path / "here")
+    for machine in cluster:
+        assert f"on {machine.name} " in out.decode()
+
+
+@pytest.mark.scale
+def test_a_machine_that_is_lost_has_its_clips_done_elsewhere(
+    clips: Path, tmp_path: Path, cluster: tuple[Machine, Machine]
+) -> None:
+    first, second = cluster
+    finish(clips, tmp_path / "here", "--workers", "1")
+    process = begin(clips, tmp_path / "ray", "--engine", "ray", on=first)
+    while process.poll() is None and not list((tmp_path / "ray").rglob("*.npz")):
+        time.sleep(0.05)
+    second.kill()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err.decode()[-2000:]
+    assert result(tmp_path / "ray") == result(tmp_path / "here")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +222,6 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
-@pytest.mark.scale
 def test_clips_of_an_s3_server(clips: Path, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 

@@ -3,12 +3,16 @@
 import os
 import platform
 import queue
+import re
+import socket
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line
 from motiontune.extraction.clip import Settings
 from motiontune.extraction.inputs import ClipSource
 from motiontune.extraction.worker import Worker
@@ -113,14 +117,23 @@ class _Hand:
 
     Args:
         settings: of the run, as `Settings.to_json`.
+        fingerprint: of the run, where it was started.
         timeout: seconds that a clip may take.
     """
 
-    def __init__(self, settings: str, timeout: float) -> None:
-        self._worker = Worker(Settings.from_json(settings), timeout)
+    def __init__(self, settings: str, fingerprint: dict[str, Any], timeout: float) -> None:
+        self._settings, self._fingerprint = Settings.from_json(settings), fingerprint
+        self._worker = Worker(self._settings, timeout)
 
-    def begin(self) -> None:
-        """Return as soon as there is room for the actor."""
+    def begin(self) -> str:
+        """Return as soon as there is room for the actor: why its node cannot take part, if it can't."""
+        try:
+            same = self._settings.fingerprint() == self._fingerprint
+        except OSError as error:  # a source of the user's own
+            return f"{platform.node()}: {in_one_line(error)}"
+        if same:
+            return ""
+        return f"{platform.node()}: other code there than where the run was started: install the same on every node"
 
     def work(self, job: Job) -> tuple[Done, int]:
         """A clip's row, and how many times it has ended its decoder here."""
@@ -137,46 +150,108 @@ def on_ray(
     Actors, and not Ray Data: its rows come by blocks, and each that is done must be in the journal at once. One core
     for each actor; without a number of them, as many as the cluster has. A node that is lost has its clips done
     elsewhere.
+
+    Raises:
+        ConfigError: if Ray is not installed, there is no cluster at RAY_ADDRESS, or a node lacks motiontune or has
+            another one.
     """
     try:
         import ray
+        from ray.exceptions import RayActorError, RayError
     except ImportError as error:
         raise ConfigError("--engine ray needs Ray: pip install 'motiontune[ray]'") from error
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(_Hand)
+        where = os.environ.get("RAY_ADDRESS", "")
+        try:
+            _reach(where)
+            ray.init(log_to_driver=False)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            place = f"at RAY_ADDRESS={where}" if where else "on this machine"
+            raise ConfigError(f"--engine ray: no cluster can be had {place}: {_last_line(error)}") from error
     number = workers or int(ray.cluster_resources().get("CPU", 1))
-    hands = [actor.remote(settings.to_json(), timeout) for _ in range(number)]
-    waiting = iter(jobs)
-    begun = {hand.begin.remote(): hand for hand in hands}
-    running: dict[Any, Any] = {}
+    actor = ray.remote(num_cpus=1)(_Hand)
+    hands, begun, running, idle = set[Any](), dict[Any, Any](), dict[Any, tuple[Any, Job]](), list[Any]()
+    waiting, again, lost = iter(jobs), deque[Job](), Counter[str]()
+
+    def hire() -> None:
+        hand = actor.remote(settings.to_json(), settings.fingerprint(), timeout)
+        hands.add(hand)
+        begun[hand.begin.remote()] = hand
 
     def give(hand: Any) -> None:
-        if (job := next(waiting, None)) is not None:
-            running[hand.work.remote(job)] = hand
+        job = again.popleft() if again else next(waiting, None)
+        if job is None:
+            idle.append(hand)
+        else:
+            running[hand.work.remote(job)] = hand, job
+
+    def replace(hand: Any) -> None:
+        if hand in hands:  # else it had another clip, too
+            hands.remove(hand)
+            ray.kill(hand)
+            idle[:] = [other for other in idle if other is not hand]
+            hire()
 
     try:
+        for _ in range(number):
+            hire()
         while True:
             refs = [*begun, *running]
             ray.wait(refs, num_returns=1)
             # waiting takes longer the more there are to wait for: all that are done by now are taken at once
             ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
             for ref in ready:
-                if ref in begun:
-                    hand = begun.pop(ref)
+                hand, job = running.pop(ref) if ref in running else (begun.pop(ref), None)
+                try:
+                    result = ray.get(ref)
+                except RayActorError as error:
+                    if job is None and "creation task" in str(error):
+                        raise ConfigError(f"--engine ray: a node cannot take part: {_last_line(error)}") from error
+                    replace(hand)
+                    if job is not None:
+                        lost[job.source.path] += 1
+                        if lost[job.source.path] < KILLS:
+                            again.append(job)
+                        else:
+                            reason = f"its node was lost, {KILLS} times"
+                            yield Done(ClipRow(job.source.path, failure="crash", error=reason), "lost nodes")
+                    continue
+                if job is None:
+                    if result:
+                        raise ConfigError(f"--engine ray: {result}")
                     give(hand)
                     give(hand)  # one waits there while another is worked on
                     continue
-                give(running.pop(ref))
-                done, crashes = ray.get(ref)
+                give(hand)
+                done, crashes = result
                 for _ in range(crashes):
                     note_crash(done.row.path)
                 yield done
-            if not running:
+            while again and idle:
+                give(idle.pop())
+            if not running and not again:
                 return
     finally:
         for hand in hands:
             ray.kill(hand)
+
+
+def _reach(address: str) -> None:
+    """Connect to HOST:PORT or ray://HOST:PORT, if that is an address: Ray itself tries for minutes.
+
+    Raises:
+        OSError: if there is nobody.
+    """
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), timeout=10).close()
+
+
+def _last_line(error: BaseException) -> str:
+    """What an error of Ray's says, whose message is a traceback of the node, and where that was."""
+    *_, last = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    where = re.search(r"ip=([^,)\s]+)", str(error))
+    return f"{where[1]}: {last.strip()}" if where else last.strip()
 
 
 ENGINES: dict[str, Engine] = {"local": on_this_machine, "ray": on_ray}

@@ -30,6 +30,7 @@ class Summary:
         before: of these, done by earlier runs.
         failures: rows without motion, by kind.
         nodes: clips of this run, by machine.
+        failed_on: of these, without motion.
         seconds: of this run.
     """
 
@@ -38,6 +39,7 @@ class Summary:
     before: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     nodes: Counter[str] = field(default_factory=Counter)
+    failed_on: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def table(self) -> str:
@@ -50,8 +52,12 @@ class Summary:
         if done:
             rows.append(("clips per second", f"{done / self.seconds:.2f}", f"{self.seconds:.1f} s"))
         if len(self.nodes) > 1:
-            rows += [(f"on {node}", f"{count:,}", "") for node, count in self.nodes.most_common()]
+            rows += [(f"on {node}", f"{count:,}", self._on(node)) for node, count in self.nodes.most_common()]
         return text_table([*rows, ("manifest", str(self.manifest))], "<><", measured=rows)
+
+    def _on(self, node: str) -> str:
+        failed = self.failed_on[node]
+        return f"{self.nodes[node] / self.seconds:.2f} a second" + (f", {failed:,} failed" if failed else "")
 
 
 ABOUT = {
@@ -99,11 +105,20 @@ def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeou
                 summary.nodes[done.node] += 1
                 if done.row.failure:
                     failures[done.row.failure] += 1
-                    bar.set_postfix(failures, refresh=False)
+                    summary.failed_on[done.node] += 1
+                bar.set_postfix({**failures, **_by_node(summary.nodes)}, refresh=False)
                 bar.update()
         summary.seconds = time.monotonic() - start
         write_manifest(summary.manifest, _rows(sources, journal, summary.failures), settings.fingerprint())
     return summary
+
+
+def _by_node(nodes: Counter[str]) -> dict[str, int | str]:
+    """How many clips each machine has done; of more than four the quickest and the slowest."""
+    if len(nodes) <= 4:
+        return dict(nodes) if len(nodes) > 1 else {}
+    (quick, most), *_, (slow, least) = nodes.most_common()
+    return {"nodes": len(nodes), f"most {quick}": most, f"least {slow}": least}
 
 
 def _check_out(out: Path, settings: Settings) -> None:
