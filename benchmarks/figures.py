@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 sys.path.insert(0, str(Path(__file__).parent / "motion"))
@@ -33,6 +34,7 @@ ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
 READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
+SOAK_PLOT = ROOT / "docs" / "soak.svg"
 TRAINING_RUNS = FOLDER / "training_curves/results/runs.json"
 QUESTIONS_RUNS = [FOLDER / "does_it_help/results" / name for name in ("tiny_questions", "tiny_questions_longer")]
 FUZZ = ROOT / "tests" / "fuzz" / "results.json"
@@ -228,6 +230,14 @@ def spread(values: list[float], form: str) -> str:
 
 
 SOAKED = {"mb": "resident memory, MB", "files": "open files", "threads": "threads"}
+
+
+SOAK_COUNTS = {"extract": "clips", "train": "steps"}
+
+
+def soaked() -> dict[str, Row]:
+    """The results of `benchmarks/many_clips/soak.py`."""
+    return {name: whole(f"many_clips/soak_{name}") for name in SOAK_COUNTS}
 
 
 def soak_table(results: dict[str, Row]) -> str:
@@ -493,7 +503,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/scale.md": {
         "speed": lambda: speed_table(load("many_clips/speed")),
         "engines": lambda: alone_table(load("many_clips/speed_engines_alone")),
-        "soak": lambda: soak_table({name: whole(f"many_clips/soak_{name}") for name in ("extract", "train")}),
+        "soak": lambda: soak_table(soaked()),
         "projection": lambda: projection_table(whole),
     },
     FOLDER / "train_step/README.md": {
@@ -631,6 +641,22 @@ def plot_training(runs: dict[str, list[Row]], path: Path) -> None:
         figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
+def plot_soak(results: dict[str, Row], path: Path) -> None:
+    """Resident memory of each process over thousands of clips or steps, a panel each from zero."""
+    with drawn(path, 2.4) as figure:
+        panels = figure.subplots(1, len(results))
+        for axis, (title, result) in zip(panels, results.items(), strict=True):
+            for part in result["growth"]:
+                points = [(row["done"], row[part]["mb"]) for row in result["records"] if part in row]
+                axis.plot(*zip(*points, strict=True), linewidth=1.3, label=part)
+            axis.set(title=title, xlabel=SOAK_COUNTS[title], ylim=(0, 1.2 * axis.get_ylim()[1]))
+            axis.xaxis.set(major_formatter="{x:,.0f}", major_locator=MaxNLocator(4))
+            axis.grid(alpha=0.25, linewidth=0.4)
+            if len(result["growth"]) > 1:
+                axis.legend(loc="lower right")
+        panels[0].set_ylabel("resident memory, MB")
+
+
 def main() -> None:
     """Write all of it."""
     tables.main()
@@ -640,6 +666,7 @@ def main() -> None:
     for path, rows in answers_to_plot().items():
         plot_answers(rows, path)
     plot_training(json.loads(TRAINING_RUNS.read_text("utf-8"))["runs"], TRAINING_PLOT)
+    plot_soak(soaked(), SOAK_PLOT)
     plot_questions([row for folder in QUESTIONS_RUNS if folder.exists() for row in cells_of(folder)], QUESTIONS_PLOT)
 
 
