@@ -106,6 +106,13 @@ def test_the_plot_of_answers_is_that_of_its_result(monkeypatch, tmp_path):
     assert (tmp_path / "questions.svg").read_bytes() == figures.QUESTIONS_PLOT.read_bytes()
 
 
+def test_the_plot_of_the_soak_is_that_of_its_result(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    figures = importlib.import_module("figures")
+    figures.plot_soak(figures.soaked(), tmp_path / "soak.svg")
+    assert (tmp_path / "soak.svg").read_bytes() == figures.SOAK_PLOT.read_bytes()
+
+
 def test_the_gallery_shows_what_its_script_draws_and_only_clips_that_may_be_shown(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     gallery, page = importlib.import_module("make_gallery"), (ROOT / "docs" / "gallery.md").read_text()
