@@ -206,6 +206,9 @@ def start() -> Any:
     from motiontune.llamafactory.install import run_exp
 
     torch.set_num_threads(1)
+    # A fork's pool of threads is replaced when it is next asked for: by the threads of autograd, all at once as these
+    # start and without a lock, so that now and then a process crashed (torch 2.11). Here it is before that.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     gc.collect()
     gc.freeze()  # the Trainer collects garbage several times per run, among all that was imported
     return run_exp
