@@ -20,7 +20,7 @@ from motiontune.errors import ConfigError, HeadError
 from motiontune.llamafactory.launcher import join_slurm
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
 from motiontune.training.checkpoints import FILES, torn
-from motiontune.training.engines import check_head_group, check_processes, fit_to_engine
+from motiontune.training.engines import check_checkpoint, check_head_group, fit_to_engine
 from processes import ENGINES, EXAMPLES, run_two
 from training import (
     BOTH,
@@ -124,12 +124,27 @@ def check_split(engine, folder):
         assert found["zero3"] > 0
 
 
-def check_parts(checkpoint):
-    """Two processes of DeepSpeed have saved it, and one alone is refused."""
-    with pytest.raises(ConfigError, match="was saved by 2 processes of DeepSpeed, and this run has 1: start 2"):
-        check_processes(accelerator(with_deepspeed()), str(checkpoint))
-    check_processes(accelerator(with_deepspeed(checkpoint={"load_universal": True})), str(checkpoint))
-    check_processes(accelerator(), str(checkpoint))
+def check_engine(checkpoint, engine):
+    """What an engine has saved is refused by the others, and by another number of processes of DeepSpeed's."""
+    zero3, below = (accelerator(with_deepspeed(number)) for number in (3, 2))
+    runs = {"zero3": zero3, "zero2": below, "fsdp": accelerator(fsdp=object()), "ddp": accelerator()}
+    for name, other in runs.items():
+        if not engine.startswith(name):
+            with pytest.raises(ConfigError, match="was saved with .*, and this run has .*, which cannot go on with"):
+                check_checkpoint(other, str(checkpoint))
+        elif engine.startswith("zero"):
+            with pytest.raises(
+                ConfigError, match="was saved by 2 processes of DeepSpeed, and this run has 1: start 2"
+            ):
+                check_checkpoint(other, str(checkpoint))
+        else:
+            check_checkpoint(other, str(checkpoint))
+    check_checkpoint(accelerator(with_deepspeed(checkpoint={"load_universal": True})), str(checkpoint))
+
+
+def test_a_checkpoint_without_an_optimizer_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="has no optimizer to go on with"):
+        check_checkpoint(accelerator(), str(tmp_path))
 
 
 def check_list(checkpoint):
@@ -192,8 +207,7 @@ def test_an_engine_does_what_one_process_does(engine, kinds):
         for name in (".", "checkpoint-2", "checkpoint-4"):
             assert distance(saved(one / name, kind), saved(two / name, kind)) < bounds["weights"], (kind, name)
             whole_head(two / name)
-        if engine.startswith("zero"):
-            check_parts(two / "checkpoint-2")
+        check_engine(two / "checkpoint-2", engine)
         # the best is the first checkpoint, and the last one is another
         assert distance(weights(two), weights(two / "checkpoint-2")) < 1e-6
         assert distance(weights(two / "checkpoint-4"), weights(two / "checkpoint-2")) > 1e-4

@@ -83,25 +83,61 @@ def _choose_full_state(plugin: Any) -> str:
     return "FSDP saves the whole model (FULL_STATE_DICT) in place of its default, parts of it (SHARDED_STATE_DICT)."
 
 
-def check_processes(accelerator: Any, checkpoint: str) -> None:
-    """Refuse a checkpoint that DeepSpeed has split among another number of processes; it cannot be split anew.
+def check_checkpoint(accelerator: Any, checkpoint: str) -> None:
+    """Refuse a checkpoint whose optimizer this run cannot go on with.
+
+    That is one of another engine, one that DeepSpeed has split among another number of processes, and one that was
+    saved without an optimizer. The Trainer goes on with some of them, with an optimizer that is new.
 
     Args:
         accelerator: the trainer's.
         checkpoint: the folder that the run is resumed from.
 
     Raises:
-        ConfigError: naming both numbers.
+        ConfigError: naming what differs.
     """
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    if plugin is None or plugin.hf_ds_config.get_value("checkpoint.load_universal"):
+    plugin, folder = getattr(accelerator.state, "deepspeed_plugin", None), Path(checkpoint)
+    if plugin is not None and plugin.hf_ds_config.get_value("checkpoint.load_universal"):
         return
-    parts = len(list(Path(checkpoint).glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
+    then, now = _saved_by(folder), _engine_of(accelerator.state)
+    anew = "start anew from its model"
+    if not then:
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} has no optimizer to go on with (save_only_model): {anew}"
+        )
+    if then != now:
+        raise ConfigError(
+            f"resume_from_checkpoint: {checkpoint} was saved with {then}, and this run has {now}, which cannot go on "
+            f"with its optimizer: resume with {then}, or {anew}"
+        )
+    parts = len(list(folder.glob("global_step*/*zero_pp_rank_*_optim_states.pt")))
     if parts and parts != accelerator.num_processes:
         raise ConfigError(
             f"resume_from_checkpoint: {checkpoint} was saved by {parts} processes of DeepSpeed, and this run has "
             f"{accelerator.num_processes}: start {parts}, or make a universal checkpoint of it (ds_to_universal)"
         )
+
+
+_ZERO_3, _BELOW, _FSDP, _NONE = "ZeRO-3", "DeepSpeed below ZeRO-3", "FSDP", "neither DeepSpeed nor FSDP"
+
+
+def _engine_of(state: Any) -> str:
+    deepspeed = getattr(state, "deepspeed_plugin", None)
+    if deepspeed is not None:
+        return _ZERO_3 if deepspeed.hf_ds_config.is_zero3() else _BELOW
+    return _NONE if getattr(state, "fsdp_plugin", None) is None else _FSDP
+
+
+def _saved_by(checkpoint: Path) -> str:
+    """The engine whose optimizer lies in a checkpoint, by its files, or "" for no optimizer."""
+    kinds = {  # ZeRO-3 splits the weights, too
+        _ZERO_3: "global_step*/*zero_pp_rank_*_model_states.pt",
+        _BELOW: "global_step*/*_states.pt",
+        _FSDP: "optimizer*",  # optimizer.bin, or optimizer_0/ of a state in parts
+    }
+    if (checkpoint / "optimizer.pt").exists():
+        return _NONE
+    return next((engine for engine, files in kinds.items() if any(checkpoint.glob(files))), "")
 
 
 @functools.cache

@@ -44,7 +44,7 @@ from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
 from motiontune.training.checkpoints import list_files, saving
-from motiontune.training.engines import check_head_group, check_processes, fit_to_engine, know_cpus_of_processes
+from motiontune.training.engines import check_checkpoint, check_head_group, fit_to_engine, know_cpus_of_processes
 from motiontune.training.names import check_names, keep_other_folders, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
@@ -393,7 +393,7 @@ class MotionTrainerMixin(_Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         self._progress = Progress(self.args.get_warmup_steps(max_steps))
         if resume_from_checkpoint is not None:
-            check_processes(self.accelerator, resume_from_checkpoint)
+            check_checkpoint(self.accelerator, resume_from_checkpoint)
             know_cpus_of_processes()
         # before FSDP wraps the model: of one with an adapter its own checkpoint has no head
         if self.is_fsdp_enabled and resume_from_checkpoint is not None:
