@@ -10,12 +10,16 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from commands import command, refused
 from motiontune import cli
 from motiontune.errors import ConfigError, MotiontuneError
 from training import BOTH, fresh_folder, history, keys_for, run_command, start, tiny, write_config
+
+
+PYTHON = sys.executable
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -285,6 +289,7 @@ def test_torchrun_starts_motiontunes_own_file(torchrun, monkeypatch, capfd):
     for name in ("FORCE_TORCHRUN", "NPROC_PER_NODE"):  # of two nodes with one GPU, or none, each starts one process
         monkeypatch.delenv(name)
     monkeypatch.setenv("NNODES", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert command(capfd, "train", file)[0] == 0
     words = json.loads((torchrun / "words.json").read_text())
     assert words[words.index("--nnodes") + 1] == "2" and words[words.index("--nproc_per_node") + 1] == "1"
@@ -314,6 +319,24 @@ def test_torchrun_ends_with_the_process_that_started_it(torchrun, monkeypatch, c
     with pytest.raises(subprocess.CalledProcessError) as ended:
         launcher._torchrun([str(torchrun / "torchrun")], dict(os.environ))
     assert ended.value.returncode == -signal.SIGTERM and time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent has died")
+def test_torchrun_ends_where_the_process_that_started_it_is_killed(torchrun, monkeypatch):
+    monkeypatch.setenv("ENDS", "never")
+    code = (
+        "import os, sys\nfrom motiontune.llamafactory import launcher\n"
+        "launcher._torchrun([sys.argv[1]], dict(os.environ))"
+    )
+    process = subprocess.Popen([PYTHON, "-c", code, str(torchrun / "torchrun")])
+    while not (children := psutil.Process(process.pid).children()):
+        time.sleep(0.05)
+    while not (torchrun / "words.json").exists():  # it is torchrun's by now
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 def test_a_failed_torchrun_ends_with_its_exit_code(monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -17,10 +18,18 @@ import torch
 
 from machines import CABLE, two_machines
 from motiontune.errors import ConfigError, HeadError
-from motiontune.llamafactory.launcher import join_slurm
+from motiontune.llamafactory.engine_files import check_engine_files
+from motiontune.llamafactory.launcher import join_slurm, launch
 from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_head
 from motiontune.training.checkpoints import FILES, torn
-from motiontune.training.engines import check_checkpoint, check_head_group, fit_to_engine
+from motiontune.training.engines import (
+    REFUSED,
+    check_checkpoint,
+    check_head_group,
+    check_scheduler,
+    engine_mistakes,
+    fit_to_engine,
+)
 from processes import ENGINES, EXAMPLES, run_two
 from training import (
     BOTH,
@@ -294,6 +303,79 @@ def test_an_optimizer_without_a_group_of_the_heads_own_is_refused():
     for optimizer, parameters in ((one_rate, mine), (SimpleNamespace(), mine), (one_rate, [])):
         with pytest.raises(ConfigError, match="motion_head_learning_rate: 0.01"):
             check_head_group(optimizer, parameters, 0.1, 0.01)
+
+
+def test_a_scheduler_that_would_set_the_heads_rate_is_refused():
+    with_scheduler = accelerator(with_deepspeed(2, scheduler={"type": "WarmupLR"}))
+    with pytest.raises(ConfigError, match="scheduler gives the motion head the learning rate of everything else"):
+        check_scheduler(with_scheduler, 0.1, 0.01)
+    check_scheduler(with_scheduler, 0.01, 0.01)
+    for other in (accelerator(with_deepspeed(2)), accelerator()):
+        check_scheduler(other, 0.1, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "message"),
+    [
+        ("deepspeed", None, "FILE cannot be read .*No such file"),
+        ("deepspeed", "{'stage': 2}", "FILE cannot be read .*double quotes"),
+        ("deepspeed", "[]", "FILE must hold a JSON object"),
+        (
+            "deepspeed",
+            '{"zero_optimization": {"stage": 4}}',
+            "FILE: zero_optimization.stage must be 0, 1, 2 or 3, not 4",
+        ),
+        ("fsdp_config", "3", "FILE must hold a JSON object"),
+        (
+            "fsdp_config",
+            '{"fsdp_offload_params": true}',
+            "FILE: offload_params would do nothing: what is read are acti",
+        ),
+        (
+            "fsdp_config",
+            '{"state_dict_type": "SHARDED_STATE_DICT"}',
+            "FILE: state_dict_type SHARDED_STATE_DICT saves no",
+        ),
+    ],
+)
+def test_an_engines_file_that_cannot_work_is_refused_before_anything_starts(key, content, message, tmp_path):
+    file = tmp_path / "engine.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=f"{key}: {message.replace('FILE', str(file))}"):
+        check_engine_files({key: str(file), "fsdp": "full_shard"})
+
+
+def test_the_engines_files_of_the_examples_are_taken():
+    for keys in ENGINES.values():
+        check_engine_files(keys)
+    check_engine_files({"deepspeed": with_deepspeed(3), "fsdp": None, "fsdp_config": None})
+
+
+def test_what_is_refused_of_an_engines_keys_is_one_line():
+    """What transformers and accelerate say is looked for in what is installed, so that other words are noticed."""
+    from accelerate.utils import fsdp_utils
+    from transformers import trainer
+    from transformers.integrations import deepspeed
+
+    sources = "".join(inspect.getsource(module) for module in (trainer, deepspeed, fsdp_utils))
+    for said in REFUSED:
+        assert said in sources.replace('"\n                    "', "")
+        with (
+            pytest.raises(ConfigError, match="^fsdp: that is wrong: "),
+            engine_mistakes(SimpleNamespace(deepspeed="")),
+        ):
+            raise ValueError(f"that is wrong: {said}")
+    with pytest.raises(ValueError, match="another"), engine_mistakes(SimpleNamespace(deepspeed="")):
+        raise ValueError("another")
+
+
+def test_nodes_that_cannot_find_each_other_are_refused(monkeypatch):
+    start()
+    monkeypatch.setenv("NNODES", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ConfigError, match="set MASTER_ADDR"):
+        launch([str(write_config(keys_for(**BOTH)))])
 
 
 def test_a_head_that_is_not_whole_is_never_written(tmp_path):

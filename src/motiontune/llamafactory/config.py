@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from motiontune.errors import ConfigError, in_one_line, nearest
 from motiontune.llamafactory.arguments import GONE_KEYS, OWN_KEYS, PRESETS, RENAMED_KEYS
+from motiontune.llamafactory.engine_files import check_engine_files
 from motiontune.llamafactory.names import get_logger
 from motiontune.llamafactory.values import check_values
 from motiontune.runs.folder import given_keys
@@ -111,6 +112,7 @@ def clean_values(args: Any, classes: list[type]) -> Any:
         of_class = get_type_hints(cls)
         hints |= {field.name: of_class[field.name] for field in fields(cls) if field.init and field.name in given}
     check_values(given, [key for key, hint in hints.items() if set(_options(hint)) <= {int, float, NoneType}])
+    check_engine_files(given)
     if not isinstance(args, dict):
         return args  # the command line's parser converts, and refuses what it cannot
     return args | {key: _clean_value(key, args[key], hint) for key, hint in hints.items()}

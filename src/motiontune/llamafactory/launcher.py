@@ -1,5 +1,7 @@
 """The file that torchrun starts in each process, and how it is started."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -80,6 +82,11 @@ def launch(argv: list[str]) -> None:
         sys.argv = ["motiontune", *argv]
         run_exp()
         return
+    if _count(os.environ, "NNODES") > 1 and "MASTER_ADDR" not in os.environ:
+        raise ConfigError(
+            "NNODES: the nodes cannot find each other: set MASTER_ADDR (the first node) and MASTER_PORT on each, and "
+            "NODE_RANK"
+        )
     if _count(os.environ, "NNODES") > 1 or "RDZV_ID" in os.environ:
         # else a node with one GPU, or none, would train for itself
         os.environ |= {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": os.environ.get("NPROC_PER_NODE") or _devices()}
@@ -94,7 +101,7 @@ def _torchrun(words: list[str], environment: dict[str, str]) -> None:
     """Run torchrun until it ends. A signal to end this process goes to it, so that no process trains on alone."""
     with tempfile.TemporaryDirectory(prefix="motiontune-torchrun-") as folder:
         mistake = Path(folder) / "mistake.txt"
-        process = subprocess.Popen(words, env={**environment, MISTAKE: str(mistake)})
+        process = subprocess.Popen(words, env={**environment, MISTAKE: str(mistake)}, preexec_fn=_end_with_parent)
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
@@ -107,6 +114,12 @@ def _torchrun(words: list[str], environment: dict[str, str]) -> None:
             raise MotiontuneError(mistake.read_text(encoding="utf-8"))
     if code:
         raise subprocess.CalledProcessError(code, words)
+
+
+def _end_with_parent() -> None:
+    """Let this process be told to end when its parent is killed, where the system can (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def train() -> None:

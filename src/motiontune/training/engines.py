@@ -2,13 +2,15 @@
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, in_one_line
 
 
 _NEEDS_ALL_POSITIONS = "the head needs all positions of a sample in one process"
@@ -149,6 +151,55 @@ def know_cpus_of_processes() -> None:
     torch.serialization.register_package(
         0, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
     )
+
+
+def check_scheduler(accelerator: Any, rate: float, learning_rate: float) -> None:
+    """Refuse a scheduler of DeepSpeed's own, which gives all parameters one learning rate.
+
+    Args:
+        accelerator: the trainer's.
+        rate: the head's learning rate.
+        learning_rate: that of everything else.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is not None and plugin.hf_ds_config.get_value("scheduler") and rate != learning_rate:
+        raise ConfigError(
+            f"the DeepSpeed file's scheduler gives the motion head the learning rate of everything else, and not its "
+            f"own, {rate}: take `scheduler` out of it and set lr_scheduler_type, or `motion_head_learning_rate: "
+            f"{learning_rate}`"
+        )
+
+
+REFUSED = {  # what transformers and accelerate say: what to do
+    "mismatch TrainingArguments": 'use "auto" for them in the file',
+    "Could not find the transformer layer class": "leave transformer_layer_cls_to_wrap out, the model knows its own",
+    "not compatible with FSDP state dict type": "set FSDP_STATE_DICT_TYPE=FULL_STATE_DICT in the environment",
+    "can't be used with `save_only_model`": "leave one of them out",
+    "gradient_checkpointing in training arg": "leave activation_checkpointing out",
+}
+
+
+@contextmanager
+def engine_mistakes(args: Any) -> Iterator[None]:
+    """Turn what transformers and accelerate refuse of an engine's keys into one line.
+
+    Args:
+        args: the trainer's.
+
+    Raises:
+        ConfigError: naming the key, what is wrong and what to do.
+    """
+    try:
+        yield
+    except ValueError as error:
+        for said, advice in REFUSED.items():
+            if said in str(error):
+                key = "deepspeed" if args.deepspeed else "fsdp"
+                raise ConfigError(f"{key}: {in_one_line(error)} ({advice})") from error
+        raise
 
 
 def check_head_group(optimizer: Any, head: list[nn.Parameter], rate: float, learning_rate: float) -> None:

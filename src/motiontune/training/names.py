@@ -113,6 +113,7 @@ NAMES = [
     Name(_TRAINER, "_get_num_items_in_batch", "counts motion targets", "batch_samples device"),
     Name(_TRAINER, "compute_loss", "computes the loss", "model inputs return_outputs num_items_in_batch"),
     Name(_TRAINER, "log", "adds its losses", "logs start_time"),
+    Name(_TRAINER, "create_accelerator_and_postprocess", "names what is wrong with an engine's keys", ""),
     Name(_TRAINER, "create_optimizer", "gives the head a learning rate", ""),
     Name(_TRAINER, "get_optimizer_cls_and_kwargs", "looks for the optimizer's package", "args"),
     Name(_TRAINER, "_prepare_inputs", "moves batches to the device", "inputs"),

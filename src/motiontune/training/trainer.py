@@ -44,7 +44,14 @@ from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
 from motiontune.training.checkpoints import list_files, saving
-from motiontune.training.engines import check_checkpoint, check_head_group, fit_to_engine, know_cpus_of_processes
+from motiontune.training.engines import (
+    check_checkpoint,
+    check_head_group,
+    check_scheduler,
+    engine_mistakes,
+    fit_to_engine,
+    know_cpus_of_processes,
+)
 from motiontune.training.names import check_names, keep_other_folders, log_picture
 from motiontune.training.pictures import draw
 from motiontune.training.progress import SUMS, Progress, end_point_sums, names_of
@@ -363,6 +370,7 @@ class MotionTrainerMixin(_Trainer):
         if not self._head_trains:
             return optimizer
         rate = head_rate(self.motion.head_learning_rate, self.args.learning_rate)
+        check_scheduler(self.accelerator, rate, self.args.learning_rate)
         head = [p for p in base_of(self.model).motion_head.parameters() if p.requires_grad]
         if fresh and head:
             for group in optimizer.param_groups:
@@ -371,6 +379,11 @@ class MotionTrainerMixin(_Trainer):
         if fresh or isinstance(optimizer, DummyOptim):  # not the user's own
             check_head_group(optimizer, head, rate, self.args.learning_rate)
         return optimizer
+
+    @override
+    def create_accelerator_and_postprocess(self) -> None:
+        with engine_mistakes(self.args):
+            super().create_accelerator_and_postprocess()
 
     # ---- save and resume ----
 
@@ -400,7 +413,8 @@ class MotionTrainerMixin(_Trainer):
             if self._has_adapter:
                 restore_adapter(self.model, resume_from_checkpoint)
             self._restore_head(self.model, resume_from_checkpoint)
-        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        with engine_mistakes(self.args):
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     @override
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
