@@ -24,6 +24,7 @@ from motiontune.model.head import MotionHead, MotionHeadConfig, load_head, save_
 from motiontune.training.checkpoints import FILES, torn
 from motiontune.training.engines import (
     REFUSED,
+    Use,
     check_checkpoint,
     check_head_group,
     check_scheduler,
@@ -289,8 +290,24 @@ def test_an_adapter_that_could_not_be_saved_is_refused():
 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
     with pytest.raises(ConfigError, match="FSDP1 in one process"):
-        fit_to_engine(accelerator(fsdp=plugin), new_head(), has_adapter=True)
+        fit_to_engine(accelerator(fsdp=plugin), new_head(), Use(has_adapter=True))
     fit_to_engine(accelerator(fsdp=plugin), new_head())
+    for version in (1, 2):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=version)
+        with pytest.raises(ConfigError, match="additional_target: under FSDP"):
+            fit_to_engine(accelerator(fsdp=plugin), new_head(), Use(has_adapter=True, whole_modules=["lm_head"]))
+    with pytest.raises(ConfigError, match="additional_target: lm_head does not train under ZeRO-3"):
+        fit_to_engine(accelerator(with_deepspeed(3)), new_head(), Use(has_adapter=True, whole_modules={"lm_head"}))
+
+
+def test_texts_that_would_be_wrong_are_refused():
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    with pytest.raises(ConfigError, match="predict_with_generate: under FSDP1"):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+        fit_to_engine(accelerator(fsdp=plugin), new_head(), Use(generates=True))
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    fit_to_engine(accelerator(fsdp=plugin), new_head(), Use(generates=True))
 
 
 def test_an_optimizer_without_a_group_of_the_heads_own_is_refused():
@@ -354,11 +371,12 @@ def test_the_engines_files_of_the_examples_are_taken():
 
 def test_what_is_refused_of_an_engines_keys_is_one_line():
     """What transformers and accelerate say is looked for in what is installed, so that other words are noticed."""
+    from accelerate import accelerator
     from accelerate.utils import fsdp_utils
     from transformers import trainer
     from transformers.integrations import deepspeed
 
-    sources = "".join(inspect.getsource(module) for module in (trainer, deepspeed, fsdp_utils))
+    sources = "".join(inspect.getsource(module) for module in (trainer, deepspeed, fsdp_utils, accelerator))
     for said in REFUSED:
         assert said in sources.replace('"\n                    "', "")
         with (
@@ -396,21 +414,27 @@ def test_tasks_of_srun_become_one_run_or_stop():
     joined = {**tasks, "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     join_slurm(joined)
     assert (joined["RANK"], joined["LOCAL_RANK"], joined["WORLD_SIZE"]) == ("3", "1", "4")
+    own_gpu = {**tasks, "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "CUDA_VISIBLE_DEVICES": "1"}
+    join_slurm(own_gpu)
+    assert own_gpu["LOCAL_RANK"] == "0"  # the only one that the task sees
     for left in ({"SLURM_STEP_NUM_TASKS": "1"}, {**tasks, "NNODES": "4"}, {**tasks, "RANK": "0"}, {}):
         same = dict(left)
         join_slurm(same)
         assert same == left
 
 
-def test_a_process_of_torchrun_starts_no_others(monkeypatch):
-    """On two GPUs each of two workers would have started two more."""
+@pytest.mark.parametrize(
+    "launched", [{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}, {"ACCELERATE_USE_CPU": "False"}], ids=len
+)
+def test_a_process_of_a_launcher_starts_no_others(launched, monkeypatch):
+    """On two GPUs each of two workers would have started two more; accelerate's only one would have, too."""
     start()
     from llamafactory.extras import misc
 
     from motiontune.llamafactory import install, launcher
 
     called = []
-    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+    for name, value in launched.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(misc, "get_device_count", lambda: 2)
     monkeypatch.setattr(install, "run_exp", lambda: called.append(sys.argv))

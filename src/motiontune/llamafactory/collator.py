@@ -38,7 +38,9 @@ class MotionDataCollator(SFTDataCollatorWith4DAttentionMask):
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(plugin.image_token)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        return batch_or_error(self._with_motion, features)
+        # LLaMA-Factory's collator takes images and videos out of the features, and a stream repeats some to fill the
+        # last batch of several processes
+        return batch_or_error(self._with_motion, [dict(feature) for feature in features])
 
     def inputs(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Make the model's own inputs of features whose `videos` are clips."""

@@ -33,9 +33,9 @@ def join_slurm(environment: MutableMapping[str, str]) -> None:
             f"srun has started {tasks} tasks that cannot find each other: export MASTER_ADDR (the first node) and "
             f"MASTER_PORT before it, or start one task per node with NNODES and NODE_RANK; see docs/engines.md"
         )
-    environment.update(
-        RANK=environment["SLURM_PROCID"], LOCAL_RANK=environment["SLURM_LOCALID"], WORLD_SIZE=str(tasks)
-    )
+    one_device = environment.get("CUDA_VISIBLE_DEVICES", ",").isdecimal()  # srun --gpus-per-task=1
+    local = "0" if one_device else environment["SLURM_LOCALID"]
+    environment.update(RANK=environment["SLURM_PROCID"], LOCAL_RANK=local, WORLD_SIZE=str(tasks))
 
 
 def _count(environment: MutableMapping[str, str], name: str) -> int:
@@ -78,7 +78,8 @@ def launch(argv: list[str]) -> None:
     args, classes = with_new_names(read_config(argv)), names.train_argument_classes()
     check_keys(args, classes)
     clean_values(args, classes)
-    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys():
+    # to a process that is to be the only one accelerate tells no rank
+    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys() or "ACCELERATE_USE_CPU" in os.environ:
         sys.argv = ["motiontune", *argv]
         run_exp()
         return

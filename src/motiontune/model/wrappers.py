@@ -97,6 +97,12 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def whole_modules(model: Any) -> set[str]:
+    """The modules of which the adapters train a whole copy (LLaMA-Factory's `additional_target`)."""
+    configs = model.peft_config.values() if is_peft(model) else ()
+    return {name for config in configs for name in config.modules_to_save or ()}
+
+
 def is_frozen(lm_head: Any) -> bool:
     """Whether nothing of an output layer is trained."""
     # under FSDP the weight may be no parameter, but a view of one

@@ -2,8 +2,9 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,22 @@ from motiontune.errors import ConfigError, in_one_line
 _NEEDS_ALL_POSITIONS = "the head needs all positions of a sample in one process"
 
 
-def fit_to_engine(accelerator: Any, head: nn.Module, has_adapter: bool = False) -> str:
+@dataclass(frozen=True)
+class Use:
+    """What a run does with its model.
+
+    Args:
+        generates: texts are generated (`predict_with_generate`).
+        has_adapter: an adapter is trained (LoRA).
+        whole_modules: modules of which the adapter trains a copy (`additional_target`).
+    """
+
+    generates: bool = False
+    has_adapter: bool = False
+    whole_modules: Collection[str] = ()
+
+
+def fit_to_engine(accelerator: Any, head: nn.Module, use: Use = Use()) -> str:
     """Give the head the dtype that an engine demands, and refuse what would lose it.
 
     ZeRO-3 takes one dtype for all that trains, and keeps weights in float32 for the optimizer itself.
@@ -24,7 +40,7 @@ def fit_to_engine(accelerator: Any, head: nn.Module, has_adapter: bool = False) 
     Args:
         accelerator: the trainer's.
         head: the motion head, before the engine wraps it. Changed in place.
-        has_adapter: an adapter is trained (LoRA).
+        use: what the run does.
 
     Returns:
         What was changed of the engine's own settings, to be logged; "" for nothing.
@@ -38,16 +54,35 @@ def fit_to_engine(accelerator: Any, head: nn.Module, has_adapter: bool = False) 
         config = deepspeed.hf_ds_config
         _check_deepspeed(config)
         if config.is_zero3():
+            if "lm_head" in use.whole_modules:
+                raise ConfigError(
+                    "additional_target: lm_head does not train under ZeRO-3 (PEFT, DeepSpeed): use ZeRO-2"
+                )
             head.to(config.dtype())
     fsdp = getattr(accelerator.state, "fsdp_plugin", None)
     if fsdp is None:
         return ""
-    if fsdp.fsdp_version == 1 and accelerator.num_processes == 1 and has_adapter:
+    _check_fsdp(fsdp.fsdp_version, use)
+    if fsdp.fsdp_version == 1 and accelerator.num_processes == 1 and use.has_adapter:
         raise ConfigError(
             "fsdp: FSDP1 in one process splits nothing, and torch cannot save an adapter from it: leave fsdp out, or "
             "use FSDP2 (examples/engines/fsdp2.json)"
         )
     return _choose_full_state(fsdp)
+
+
+def _check_fsdp(version: int, use: Use) -> None:
+    """Refuse what hangs, crashes or comes out wrong in accelerate, PEFT or transformers."""
+    if use.has_adapter and use.whole_modules:
+        raise ConfigError(
+            "additional_target: under FSDP PEFT and accelerate cannot save an adapter's copies of whole modules and load "
+            "them again: use ZeRO-2, or leave fsdp out"
+        )
+    if version == 1 and use.generates:
+        raise ConfigError(
+            "predict_with_generate: under FSDP1 texts and motion come out wrong after the first batch, with plain "
+            "LLaMA-Factory, too: predict from the saved model without fsdp"
+        )
 
 
 def _check_parallelism(config: Any) -> None:
@@ -179,6 +214,7 @@ REFUSED = {  # what transformers and accelerate say: what to do
     "not compatible with FSDP state dict type": "set FSDP_STATE_DICT_TYPE=FULL_STATE_DICT in the environment",
     "can't be used with `save_only_model`": "leave one of them out",
     "gradient_checkpointing in training arg": "leave activation_checkpointing out",
+    "must be passed together": "FSDP2 cannot evaluate or predict without training: leave fsdp out",
 }
 
 

@@ -22,6 +22,7 @@ from accelerate.utils.deepspeed import DummyOptim
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import EvalPrediction, Seq2SeqTrainer
+from transformers.trainer_utils import has_length
 from typing_extensions import override
 
 from motiontune.drawing.images import save_png
@@ -39,12 +40,13 @@ from motiontune.model.checkpoint import (
 )
 from motiontune.model.forward import as_bits, captured_motion, whole_head
 from motiontune.model.losses import IGNORE_INDEX, motion_loss_sum
-from motiontune.model.wrappers import base_of, is_peft
+from motiontune.model.wrappers import base_of, is_peft, whole_modules
 from motiontune.runs.folder import PICTURES_FOLDER, PREDICTIONS_FOLDER
 from motiontune.targets import HeadForm, from_tokens, tokens_to_vectors
 from motiontune.training.batch import MOTION_TENSORS, NOT_TENSORS, VideoRecord, counts, raise_error_of_worker
 from motiontune.training.checkpoints import list_files, saving
 from motiontune.training.engines import (
+    Use,
     check_checkpoint,
     check_head_group,
     check_scheduler,
@@ -92,7 +94,12 @@ class MotionTrainerMixin(_Trainer):
         if sampling is not None:
             self._keep_sampling(sampling)
         self._has_adapter = is_peft(self.model)
-        changed = fit_to_engine(self.accelerator, base_of(self.model).motion_head, self._has_adapter)
+        use = Use(
+            generates=getattr(self.args, "predict_with_generate", False),
+            has_adapter=self._has_adapter,
+            whole_modules=whole_modules(self.model),
+        )
+        changed = fit_to_engine(self.accelerator, base_of(self.model).motion_head, use)
         if changed and self.is_world_process_zero():
             self.motion_logger.info(changed)
         self._head_trains = any(parameter.requires_grad for parameter in base_of(self.model).motion_head.parameters())
@@ -580,10 +587,11 @@ class MotionTrainerMixin(_Trainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         self._sums, self._text_losses, self._motion_losses, self._batch_losses = {}, {}, {}, {}
         self._kinds, self._unread, self._rows, self._held = {}, {}, 0, None
-        self._num_samples = len(dataloader.dataset) if hasattr(dataloader.dataset, "__len__") else None
+        self._num_samples = len(dataloader.dataset) if has_length(dataloader.dataset) else None
         self._in_loop = True
         try:
-            output = super().evaluation_loop(dataloader, *args, **kwargs)
+            with engine_mistakes(self.args):
+                output = super().evaluation_loop(dataloader, *args, **kwargs)
         finally:
             self._in_loop = False
         metrics = output.metrics
