@@ -75,8 +75,8 @@ def _check_fsdp(version: int, use: Use) -> None:
     """Refuse what hangs, crashes or comes out wrong in accelerate, PEFT or transformers."""
     if use.has_adapter and use.whole_modules:
         raise ConfigError(
-            "additional_target: under FSDP PEFT and accelerate cannot save an adapter's copies of whole modules and load "
-            "them again: use ZeRO-2, or leave fsdp out"
+            "additional_target: under FSDP an adapter's copies of whole modules are not saved and loaded whole (PEFT, "
+            "accelerate): use ZeRO-2, or leave fsdp out"
         )
     if version == 1 and use.generates:
         raise ConfigError(
