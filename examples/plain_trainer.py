@@ -2,7 +2,8 @@
 
     python examples/plain_trainer.py Qwen/Qwen2-VL-2B-Instruct saves/plain samples.json
 
-samples.json is a list of [clip, question, answer]. The folder gets the model, and the motion head beside it.
+samples.json is a list of {"video": ..., "question": ..., "answer": ...}. The folder gets the model, and the
+motion head beside it.
 """
 
 import json
@@ -17,8 +18,10 @@ class MotionTrainer(mt.MotionTrainerMixin, Trainer):
     """transformers' Trainer, with motion."""
 
 
-def train(model_name: str, folder: str, samples: list[list[str]], fps: float = 4.0, **arguments) -> mt.MotionCollator:
-    """Train on samples of (clip, question, answer), and save model and head."""
+def train(
+    model_name: str, folder: str, samples: list[dict[str, str]], fps: float = 4.0, **arguments
+) -> mt.MotionCollator:
+    """Train on samples of a clip, a question and an answer, and save model and head."""
     processor = AutoProcessor.from_pretrained(model_name)
     model = AutoModelForImageTextToText.from_pretrained(model_name)
     settings = mt.MotionSettings(loss_weight=1.0, with_text=True)
@@ -26,7 +29,7 @@ def train(model_name: str, folder: str, samples: list[list[str]], fps: float = 4
     collator = mt.MotionCollator(processor, targets, fps=fps, max_frames=16)
     trainer = MotionTrainer(
         model=model,
-        args=TrainingArguments(folder, learning_rate=1e-5, report_to="none", **arguments),
+        args=TrainingArguments(folder, learning_rate=1e-5, report_to="none", remove_unused_columns=False, **arguments),
         train_dataset=samples,
         data_collator=collator,
         processing_class=processor,
@@ -39,14 +42,16 @@ def train(model_name: str, folder: str, samples: list[list[str]], fps: float = 4
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     model_name, folder, file = sys.argv[1:]
     with open(file, encoding="utf-8") as lines:
         samples = json.load(lines)
     collator = train(model_name, folder, samples, num_train_epochs=1, logging_steps=10)
 
     model = mt.load_motion_model(folder)
-    clip, question, _ = samples[0]
-    text, motion = mt.predict(model, collator, clip, question, max_new_tokens=32)
+    first = samples[0]
+    text, motion = mt.predict(model, collator, first["video"], first["question"], max_new_tokens=32)
     print(text)
     print(motion.vectors.shape, "pixels per frame:", motion.vectors[motion.valid].mean(0))
 

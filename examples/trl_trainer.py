@@ -9,6 +9,7 @@ head beside it, as each checkpoint does.
 import json
 import sys
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -32,6 +33,7 @@ def train(model_name: str, folder: str, samples: list[dict[str, str]], **argumen
     # the collator makes the batches, and TRL prepares nothing; "nll": no forward of its own in place of the model's
     own = {"remove_unused_columns": False, "dataset_kwargs": {"skip_prepare_dataset": True}, "max_length": None}
     own |= {"loss_type": "nll", "learning_rate": 1e-4, "report_to": "none"}
+    own["bf16"] = torch.cuda.is_available()  # TRL's default needs a GPU
     trainer = MotionSFTTrainer(
         model=model,
         args=SFTConfig(folder, **own | arguments),
@@ -46,6 +48,8 @@ def train(model_name: str, folder: str, samples: list[dict[str, str]], **argumen
 
 
 def main() -> None:
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     model_name, folder, file = sys.argv[1:]
     with open(file, encoding="utf-8") as lines:
         samples = json.load(lines)

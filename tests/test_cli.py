@@ -366,6 +366,24 @@ def test_mistakes_end_in_one_line_and_code_2(capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("Traceback")
 
 
+def test_who_stops_a_run_is_told_where_it_goes_on(capsys):
+    for stop, said in (
+        (KeyboardInterrupt(), "stopped"),
+        (KeyboardInterrupt("it goes on from here"), "stopped; it goes on"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.exit_with_message(fail_with(stop))
+        assert stopped.value.code == 130 and capsys.readouterr().err.startswith(f"motiontune: {said}")
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_fault():
+    code = "from motiontune.errors import exit_with_message as run; run(lambda: [print(i) for i in range(99999)])"
+    process = subprocess.Popen([PYTHON, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 141 and not process.stderr.read()
+
+
 def test_bugs_keep_their_traceback():
     for error in (ValueError("a bug"), RuntimeError("a bug"), ImportError("a bug", name="numpy")):
         with pytest.raises(type(error), match="a bug"):

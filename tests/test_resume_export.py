@@ -80,6 +80,15 @@ def test_a_finished_run_that_is_started_again_trains_no_step(length):
     assert length["max_steps"] is None or "Nothing is left to train: the checkpoint is of step 2" in messages
 
 
+def test_a_run_into_the_folder_of_another_goes_on_and_says_with_which_other_keys():
+    keys = {**BOTH, "max_steps": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-3}
+    folder = run(**keys)
+    with logged() as messages:
+        run(**{**keys, "learning_rate": 1e-4, "max_steps": 3}, output_dir=str(folder))
+    (told,) = [message for message in messages if "the run goes on from there" in message]
+    assert told.endswith("It had other keys: learning_rate 0.0001 (0.001 before), max_steps 3 (2 before).")
+
+
 @pytest.fixture(scope="module", params=["full", "lora"])
 def checkpoint(request):
     """A checkpoint that each test may damage a copy of, and the keys to resume it."""

@@ -8,7 +8,7 @@ import pytest
 
 from motiontune.cli import run_command
 from motiontune.datasets.dataset_info import make_sample, read_clips, write_dataset, write_rows
-from motiontune.datasets.selection import NO_FILE, Wanted, select
+from motiontune.datasets.selection import NO_FILE, NOT_IN_DATASET, Wanted, select
 from motiontune.errors import ConfigError, OutputError
 from motiontune.manifest import ClipRow, write_manifest
 
@@ -68,8 +68,8 @@ def test_samples_of_a_data_set_keep_their_form(manifest: Path, tmp_path: Path) -
     write_rows(data / "mine.json", rows)
     (data / "dataset_info.json").write_text(json.dumps({"mine": entry}))
     found = select(manifest, Wanted({"moving": 0.05}), data, "moving", (data, "mine"))
-    assert (found.clips, found.chosen, found.samples) == (6, 3, 1)
-    assert dict(found.left_out) == {"moving below 0.05": 1, "failed: clip": 1, NO_FILE: 1}
+    assert (found.clips, found.chosen, found.samples) == (6, 1, 1)
+    assert dict(found.left_out) == {"moving below 0.05": 1, "failed: clip": 1, NO_FILE: 1, NOT_IN_DATASET: 2}
     assert [one.answer for one in read_clips(data, "moving")] == ["moves"]
     assert json.loads((data / "dataset_info.json").read_text()) == {
         "mine": entry,
@@ -77,6 +77,8 @@ def test_samples_of_a_data_set_keep_their_form(manifest: Path, tmp_path: Path) -
     }
     with pytest.raises(OutputError, match="has another data set 'mine'"):
         select(manifest, Wanted(), data, "mine")
+    drawn = select(manifest, Wanted(draw=2), data, "drawn", (data, "mine"))
+    assert (drawn.chosen, drawn.samples) == (2, 2)  # both of the data set's: of other clips none is drawn
 
 
 def test_drawings(tmp_path: Path) -> None:
@@ -121,5 +123,5 @@ def test_the_command(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(ConfigError, match="cannot be read as a manifest"):
         run_command("select", [str(tmp_path / "torn.parquet"), "--out", str(tmp_path / "out")])
     write_dataset(tmp_path / "data", "other", [make_sample("/clips/unknown.mp4", "?", "!")])
-    with pytest.raises(ConfigError, match="has no sample of the 4 clips"):
+    with pytest.raises(ConfigError, match="not in the data set 4"):
         run_command("select", [*arguments, "--dataset", "other", "--dataset-dir", str(tmp_path / "data")])

@@ -165,10 +165,14 @@ def exit_with_message(run: Callable[[], object]) -> None:
             raise
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # what reads the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         if not (message := in_want_of_room(error)):
             raise
         print(f"motiontune: {escaped(message)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        print("motiontune: stopped" + "".join(f"; {word}" for word in stop.args), file=sys.stderr)
         sys.exit(130)

@@ -205,6 +205,10 @@ class _WholeLines:
         return self._terminal._err.fileno()  # of what writes below Python: to the terminal, as ever
 
 
+NO_NEWS = "We recommend enable mixed precision training."
+"""What LLaMA-Factory warns of wherever `bf16` is off, also on a CPU, which it makes no quicker."""
+
+
 class _PageHandler(logging.Handler):
     """Shows warnings, and messages that were logged with `ON_PAGE`."""
 
@@ -213,7 +217,7 @@ class _PageHandler(logging.Handler):
         self._terminal = terminal
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and not record.getMessage().startswith(NO_NEWS):
             self._terminal.show(f"{record.levelname.lower()}: {record.getMessage()}")
         elif getattr(record, "on_page", False):
             self._terminal.show(record.getMessage())

@@ -38,7 +38,7 @@ from motiontune.video.clip import read_clip
 
 
 FOLDER = "motiontune-demo"
-DESCRIPTION = "Train a tiny model on synthetic clips and show what it learned, in 2 to 3 minutes."
+DESCRIPTION = "Train a tiny model on synthetic clips and show what it learned, in minutes."
 TRAIN_CLIPS, HELD_OUT_CLIPS, STEPS, BATCH = 512, 96, 300, 32
 FPS, ENCODED_FPS = 8.0, 8
 REAL_CAPTION = "Something is going on in a real video."

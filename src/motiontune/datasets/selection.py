@@ -38,6 +38,7 @@ MEASURES = {
 
 BALANCES = ("moving", "object", "camera", "px", "codec", "source")
 BINS = 10
+NOT_IN_DATASET = "not in the data set"
 NO_FILE = "in a tar or at an address, not a file (--copy)"
 COLUMNS = ("path", "codec", "source", "frames", "valid_share", "mean_px", "moving_share", "camera_share", "failure")
 
@@ -167,10 +168,15 @@ def select(
         OutputError: if another data set has the name, or a file is in the way.
     """
     clips, left_out = 0, Counter[str]()
+    of_dataset = None if dataset is None else _read_samples(*dataset)
+    named = "" if dataset is None else dataset[1]
+    there = None if of_dataset is None else {path for _, paths in of_dataset[0] for path in paths}
     kept: list[tuple[str, str]] = []  # path and part
     for row in read_manifest(manifest, COLUMNS):
         clips += 1
         reason = wanted.refusal(row) or ("" if copy or _is_file(row["path"]) else NO_FILE)
+        if not reason and there is not None and row["path"] not in there:
+            reason = NOT_IN_DATASET
         if reason:
             left_out[reason] += 1
         else:
@@ -182,7 +188,7 @@ def select(
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
         raise ConfigError(f"{manifest}: none of {clips:,} clips is left: {reasons}")
     out = Path(out).absolute()
-    if dataset is None:
+    if of_dataset is None:
         claim_dataset(out, name)  # before clips are copied
         samples = []
         for path in (path for path, _ in kept if path in chosen):
@@ -196,9 +202,10 @@ def select(
             raise ConfigError(f"{manifest}: none of the {len(chosen):,} clips that are chosen can be copied")
         file = write_dataset(out, name, samples)
     else:
-        samples, entry = _samples_of(*dataset, chosen)
+        rows, entry = of_dataset
+        samples = [row for row, paths in rows if chosen.issuperset(paths)]
         if not samples:
-            raise ConfigError(f"dataset: {dataset[1]!r} has no sample of the {len(chosen):,} clips that are chosen")
+            raise ConfigError(f"dataset: {named!r} has no sample of the {len(chosen):,} clips that are chosen")
         file = write_dataset(out, name, samples, entry)
     return Selection(file, clips, left_out, len(chosen), len(samples), parts if wanted.balance else {})
 
@@ -242,14 +249,14 @@ def _lot(path: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed} {path}".encode(), digest_size=8).digest()
 
 
-def _samples_of(folder: str | Path, name: str, chosen: set[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The samples of a data set all of whose clips are chosen, with whole paths, and its entry."""
+def _read_samples(folder: str | Path, name: str) -> tuple[list[tuple[dict[str, Any], list[str]]], dict[str, Any]]:
+    """The samples of a data set that have clips, each with its clips' whole paths, and the data set's entry."""
     info = load_info(folder)
     check_listed(name, info, folder)
     entry, samples = info[name], []
     for row in read_dataset_rows(folder, name, info):
         videos = videos_of_row(row, entry, Path(folder))
         paths = [os.path.abspath(path) for path in videos]
-        if paths and chosen.issuperset(paths):
-            samples.append(row | {entry["columns"]["videos"]: paths})
+        if paths:
+            samples.append((row | {entry["columns"]["videos"]: paths}, paths))
     return samples, json.loads(json.dumps(entry))

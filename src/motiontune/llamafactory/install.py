@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from llamafactory.hparams import DataArguments, FinetuningArguments
 from llamafactory.model import load_config
 from transformers import TrainerCallback
 
-from motiontune.errors import ConfigError, mistakes
+from motiontune.errors import ConfigError, MotiontuneError, mistakes
 from motiontune.llamafactory import names
 from motiontune.llamafactory.arguments import (
     MotionDataArguments,
@@ -31,7 +31,7 @@ from motiontune.model.hub import use_cache_without_network
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
-from motiontune.runs.folder import claim_run, given_keys, note_run
+from motiontune.runs.folder import claim_run, given_keys, note_run, read_runs, trains, without_secrets
 from motiontune.terminal import current
 from motiontune.training.checkpoints import checkpoints_of, resuming, saving
 from motiontune.training.names import keep_other_folders
@@ -79,8 +79,13 @@ def run_exp(
         if terminal is not None:
             terminal.check(Path(output_dir))
     page = [] if terminal is None else [WritePage(terminal)]
-    with in_cluster():
-        _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys), *page])
+    try:
+        with in_cluster():
+            _originals["run_exp"](args, [*(callbacks or []), InstallInWorker(), NoteRun(keys), *page])
+    except KeyboardInterrupt:
+        if isinstance(output_dir, str) and (found := checkpoints_of(output_dir)):
+            raise KeyboardInterrupt(f"the same command goes on from {found[0]}") from None
+        raise
     for one in page:
         one.end()
 
@@ -128,7 +133,25 @@ def get_train_args(args: Any = None) -> Any:
         sample_as_trained(model_args, given)
         training_args.overwrite_output_dir = False  # by which the log of a training would be removed
     check_together(model_args, data_args, training_args, finetuning_args, given)
+    if training_args.do_train and training_args.resume_from_checkpoint and "resume_from_checkpoint" not in given:
+        _tell_that_it_goes_on(training_args.output_dir, given)
     return groups
+
+
+def _tell_that_it_goes_on(folder: str, given: dict[str, Any]) -> None:
+    """LLaMA-Factory resumes wherever the output folder has a checkpoint, also with other keys than before."""
+    with suppress(MotiontuneError):  # a damaged list of runs is named when this one is noted
+        before = [run.configuration for run in read_runs(Path(folder)) if trains(run.configuration)]
+        old, new = before[-1] if before else {}, without_secrets(given)
+        changed = [
+            f"{key} {new.get(key, 'left out')} ({old.get(key, 'left out')} before)"
+            for key in sorted(old.keys() | new.keys())
+            if str(old.get(key)) != str(new.get(key)) and key != "output_dir"
+        ]
+        names.get_logger(__name__).warning_rank0(
+            f"{folder} has a checkpoint, and the run goes on from there; overwrite_output_dir: true, or another "
+            f"output_dir, starts anew." + (f" It had other keys: {', '.join(changed)}." if before and changed else "")
+        )
 
 
 def _check_device(given: dict[str, Any]) -> None:

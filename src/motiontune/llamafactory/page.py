@@ -63,6 +63,8 @@ class WritePage(TrainerCallback):
         self._begun = self._shown_at = time.monotonic()
         self._first = self._shown_step = state.global_step
         self._trains = True
+        if self._first >= state.max_steps:
+            self._terminal.show(f"\nAll {state.max_steps} steps were done before: nothing is left to train.")
         self._terminal.show(f"\n{_LEGEND}\n{self._row(_COLUMNS)}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

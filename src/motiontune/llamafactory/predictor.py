@@ -63,6 +63,10 @@ class MotionModel:
         tokenizer.padding_side = "left"
         self._collator = MotionDataCollator(template=reader.template, **reader.tokenizer_module)
 
+    def __repr__(self) -> str:
+        head = "no motion head" if self.head is None else f"head: {self.head.config}"
+        return f"MotionModel({self.reader.model_args.model_name_or_path}, {head})"
+
     @classmethod
     def from_pretrained(
         cls,

@@ -1,5 +1,6 @@
 """Reads clips as training does for one model, outside of training."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from transformers import AutoConfig
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.grid import VideoGrid
 from motiontune.llamafactory.install import get_infer_args, install
+from motiontune.llamafactory.names import quiet_loggers
 from motiontune.llamafactory.plugin import reading_settings
 from motiontune.llamafactory.sampling import prompt_keys, sampling_keys
 from motiontune.llamafactory.workflow import load_processor
@@ -16,6 +18,7 @@ from motiontune.model.families import family_of
 from motiontune.model.hub import use_cache_without_network
 from motiontune.model.wrappers import fetch_file
 from motiontune.motion.options import MotionOptions
+from motiontune.terminal import is_verbose
 from motiontune.video.clip import Clip, Sampling
 from motiontune.video.vectors import Follower
 
@@ -50,8 +53,9 @@ class ModelReader:
         keys = model_keys(model, base, template)
         given = {"video_fps": fps, "video_maxlen": max_frames, "video_max_pixels": max_pixels}
         keys |= sampling_keys(places_of(keys)) | {key: value for key, value in given.items() if value is not None}
-        self.model_args, self.data_args, self.finetuning_args, _ = get_infer_args(keys)
-        self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
+        with nullcontext() if is_verbose() else quiet_loggers():
+            self.model_args, self.data_args, self.finetuning_args, _ = get_infer_args(keys)
+            self.config, self.tokenizer_module, self.template = load_processor(self.model_args, self.data_args)
         self.processor = self.tokenizer_module["processor"]
 
     @property

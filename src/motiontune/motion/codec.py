@@ -232,7 +232,7 @@ def _usable(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
         reason = followed.problem() if len(clip.frames) > 1 else None
         if reason is None:
             return followed
-    raise MotionUnavailable(f"{clip.path}: {reason}; use motion_source: auto or flow")
+    raise MotionUnavailable(f"{clip.path}: {reason}; use motion_source: auto or blockmatch")
 
 
 def _follow_all(clip: Clip, grid: VideoGrid, direction: Direction) -> Following:
