@@ -8,6 +8,7 @@ import pytest
 
 from commands import command
 from motiontune.datasets.dataset_info import make_sample, write_dataset
+from motiontune.runs.configuration import read_config
 from training import ALL_FAMILIES, CAPTIONS, clips, fresh_folder, history, results, start, tiny, weights
 
 
@@ -105,7 +106,7 @@ def test_inspect_looks_at_every_example(name, capfd):
 @pytest.mark.parametrize("name", FILES)
 def test_examples_are_written_as_llamafactorys(name):
     from motiontune.llamafactory import names
-    from motiontune.llamafactory.config import check_keys, clean_values, read_config
+    from motiontune.llamafactory.config import check_keys, clean_values
     from motiontune.llamafactory.install import install
 
     install()
@@ -131,7 +132,6 @@ def test_the_table_lists_every_example():
 
 
 def test_the_readmes_own_yaml_is_an_example():
-    from motiontune.llamafactory.config import read_config
 
     text = (EXAMPLES.parent / "README.md").read_text("utf-8")
     file = fresh_folder("readme").with_suffix(".yaml")

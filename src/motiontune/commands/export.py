@@ -10,6 +10,8 @@ from typing import Any
 from motiontune.commands.options import add_keys, asks_for_keys
 from motiontune.errors import mistakes
 from motiontune.files import claim_empty
+from motiontune.runs.configuration import read_config
+from motiontune.runs.folder import given_keys
 from motiontune.tables import text_table
 from motiontune.terminal import is_verbose
 
@@ -34,11 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
     if asks_for_keys(words):
         print(DESCRIPTION)
         words = ["--help"]
-    from motiontune.llamafactory.config import read_config
+    keys = read_config(words)  # a wrong path shows at once
     from motiontune.llamafactory.names import quiet_loggers
-    from motiontune.runs.folder import given_keys
 
-    keys = read_config(words)
     with nullcontext() if is_verbose() else quiet_loggers():
         with_head = export(keys)
     print("\n" + how_to_load(str(given_keys(keys)["export_dir"]), with_head))

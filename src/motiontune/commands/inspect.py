@@ -3,6 +3,7 @@
 import argparse
 
 from motiontune.errors import ConfigError
+from motiontune.runs.configuration import read_config
 
 
 DESCRIPTION = "Show what training will see, without training."
@@ -24,9 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.samples < 1:
         raise ConfigError("--samples must be 1 or more")
-    from motiontune.llamafactory.config import read_config
+    config = read_config([arguments.config, *arguments.overrides])  # a wrong path shows at once
+    assert isinstance(config, dict)  # as from every file
     from motiontune.llamafactory.inspection import inspect
 
-    config = read_config([arguments.config, *arguments.overrides])
-    assert isinstance(config, dict)  # as from every file
     inspect(config, arguments.out, arguments.samples)

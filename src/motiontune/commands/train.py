@@ -5,6 +5,7 @@ import contextlib
 import textwrap
 
 from motiontune.commands.options import add_keys, asks_for_keys
+from motiontune.runs.configuration import read_config
 from motiontune.terminal import run_terminal
 
 
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     with run_terminal() as terminal:
         terminal.show(f"Reading {words[0]} ..." if words[0].endswith(CONFIGURATIONS) else "Reading the arguments ...")
+        read_config(words)  # a wrong path shows at once
         _launch(words)
 
 

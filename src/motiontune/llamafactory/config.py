@@ -1,19 +1,13 @@
 """Reads a run's configuration, and refuses keys and values that LLaMA-Factory would take without a word."""
 
 import functools
-import json
 import os
 from dataclasses import fields
 from enum import Enum
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from motiontune.errors import ConfigError, in_one_line, nearest
+from motiontune.errors import ConfigError, nearest
 from motiontune.llamafactory.arguments import GONE_KEYS, OWN_KEYS, PRESETS, RENAMED_KEYS
 from motiontune.llamafactory.engine_files import check_engine_files
 from motiontune.llamafactory.names import get_logger
@@ -145,33 +139,3 @@ def _clean_value(key: str, value: Any, hint: Any) -> Any:
             kind = "a whole number" if int in options else "a number"
             raise ConfigError(f"{key}: {value!r} is not {kind}") from None
     return value
-
-
-def read_config(argv: list[str]) -> "dict[str, Any] | list[str]":
-    """Read `cfg.yaml key=value ...` (or `.json`) into one mapping; return other arguments as they are.
-
-    Raises:
-        ConfigError: if the file is missing or cannot be parsed, or what follows it is not `key=value`.
-    """
-    if not argv or not argv[0].endswith((".yaml", ".yml", ".json")):
-        if argv and not argv[0].startswith("-"):
-            raise ConfigError(f"{argv[0]}: must be a .yaml, .yml or .json file, or arguments as --key value")
-        return argv
-    if "--help" in argv or "-h" in argv:
-        return ["--help"]
-    file = Path(argv[0])
-    for override in argv[1:]:
-        if override.startswith("-") or "=" not in override:
-            raise ConfigError(f"{override!r}: after a file, keys are written as key=value")
-    try:
-        config = (
-            OmegaConf.create(json.loads(file.read_text("utf-8"))) if file.suffix == ".json" else OmegaConf.load(file)
-        )
-        overrides = OmegaConf.from_cli(argv[1:])
-        if not isinstance(config, DictConfig):
-            raise ConfigError(f"{file}: must be a mapping of keys to values")
-        return OmegaConf.to_container(OmegaConf.merge(config, overrides), resolve=True)  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file") from None
-    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file}: {in_one_line(error)}") from error

@@ -21,7 +21,7 @@ from motiontune.llamafactory.arguments import (
     check_together,
 )
 from motiontune.llamafactory.cluster import in_cluster, install_in_cluster
-from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
+from motiontune.llamafactory.config import check_keys, clean_values, with_new_names
 from motiontune.llamafactory.page import WritePage
 from motiontune.llamafactory.samples import check_names
 from motiontune.model.damage import check_adapter_files, check_model
@@ -31,6 +31,7 @@ from motiontune.model.hub import use_cache_without_network
 from motiontune.model.sparse_logits import use_sparse_logits
 from motiontune.model.tower import install_dino_tower
 from motiontune.model.wrappers import mend_flash_attention
+from motiontune.runs.configuration import read_config
 from motiontune.runs.folder import claim_run, given_keys, note_run, read_runs, trains, without_secrets
 from motiontune.terminal import current
 from motiontune.training.checkpoints import checkpoints_of, resuming, saving

@@ -71,8 +71,9 @@ def launch(argv: list[str]) -> None:
     from llamafactory import launcher
 
     from motiontune.llamafactory import names
-    from motiontune.llamafactory.config import check_keys, clean_values, read_config, with_new_names
+    from motiontune.llamafactory.config import check_keys, clean_values, with_new_names
     from motiontune.llamafactory.install import install, run_exp
+    from motiontune.runs.configuration import read_config
 
     install()
     args, classes = with_new_names(read_config(argv)), names.train_argument_classes()
