@@ -46,7 +46,12 @@ def build(viewer: Viewer) -> Any:  # Gradio's types are made while it is importe
             with gr.Column(scale=5, min_width=420):
                 with gr.Row(elem_id="finding"):
                     dataset = gr.Dropdown(
-                        library.names, value=settings.dataset, label="Data set", elem_id="dataset", min_width=140
+                        library.names,
+                        value=settings.dataset,
+                        label="Data set",
+                        elem_id="dataset",
+                        min_width=140,
+                        scale=2,
                     )
                     words = gr.Textbox(label="Containing", elem_id="words", max_lines=1, min_width=140)
                     order = gr.Dropdown(list(ORDERS), value=ORDERS[0], label="Sort by", elem_id="order", min_width=140)
