@@ -385,7 +385,12 @@ def test_output_that_nobody_reads_to_its_end_is_no_fault():
 
 
 def test_bugs_keep_their_traceback():
-    for error in (ValueError("a bug"), RuntimeError("a bug"), ImportError("a bug", name="numpy")):
+    for error in (
+        ValueError("a bug"),
+        BrokenPipeError("a bug"),
+        RuntimeError("a bug"),
+        ImportError("a bug", name="numpy"),
+    ):
         with pytest.raises(type(error), match="a bug"):
             cli.exit_with_message(fail_with(error))
 

@@ -49,10 +49,15 @@ def begin(clips: Path | str, out: Path, *more: str, on: Machine | None = None) -
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def finish(clips: Path | str, out: Path, *more: str) -> None:
-    process = begin(clips, out, *more)
-    _, err = process.communicate(timeout=600)
+def ended(process: "subprocess.Popen[bytes]") -> str:
+    """What an extraction printed that ended well."""
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err.decode()[-2000:]
+    return out.decode()
+
+
+def finish(clips: Path | str, out: Path, *more: str) -> None:
+    ended(begin(clips, out, *more))
 
 
 def result(out: Path) -> tuple[list[dict[str, object]], dict[str, bytes]]:
@@ -185,14 +190,11 @@ def test_two_machines_with_ray_do_what_this_one_does(
     few: Path, tmp_path: Path, cluster: tuple[Machine, Machine]
 ) -> None:
     """Both take part, and are told apart in the progress and in the summary."""
-    first, second = cluster
     finish(few, tmp_path / "here", "--workers", "1")
-    process = begin(few, tmp_path / "ray", "--engine", "ray", on=first)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err.decode()[-2000:]
+    out = ended(begin(few, tmp_path / "ray", "--engine", "ray", on=cluster[0]))
     assert result(tmp_path / "ray") == result(tmp_path / "here")
     for machine in cluster:
-        assert f"on {machine.name} " in out.decode()
+        assert f"on {machine.name} " in out
 
 
 @pytest.mark.scale
@@ -205,8 +207,7 @@ def test_a_machine_that_is_lost_has_its_clips_done_elsewhere(
     while process.poll() is None and not list((tmp_path / "ray").rglob("*.npz")):
         time.sleep(0.05)
     second.kill()
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err.decode()[-2000:]
+    ended(process)
     assert result(tmp_path / "ray") == result(tmp_path / "here")
 
 

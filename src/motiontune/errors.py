@@ -5,6 +5,7 @@ import errno
 import importlib.util
 import os
 import re
+import select
 import subprocess
 import sys
 import textwrap
@@ -145,6 +146,13 @@ def mistakes(about: str, *kinds: type[Exception]) -> Iterator[None]:
         raise ConfigError((f"{about}: " if about else "") + in_one_line(error) + cause) from error
 
 
+def _output_is_cut() -> bool:
+    """Whether what reads the output has ended, such as `head`: no other pipe of this process is meant."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def exit_with_message(run: Callable[[], object]) -> None:
     """Run, and turn what ends it into an exit code: 2 and one line on stderr for a user's mistake.
 
@@ -165,7 +173,9 @@ def exit_with_message(run: Callable[[], object]) -> None:
             raise
         print(f"motiontune: {error}; install it with: {INSTALL}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # what reads the output has ended, such as `head`
+    except BrokenPipeError:
+        if not _output_is_cut():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:

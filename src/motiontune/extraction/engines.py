@@ -169,12 +169,12 @@ def on_ray(
             place = f"at RAY_ADDRESS={where}" if where else "on this machine"
             raise ConfigError(f"--engine ray: no cluster can be had {place}: {_last_line(error)}") from error
     number = workers or int(ray.cluster_resources().get("CPU", 1))
-    actor = ray.remote(num_cpus=1)(_Hand)
+    actor, terms = ray.remote(num_cpus=1)(_Hand), (settings.to_json(), settings.fingerprint(), timeout)
     hands, begun, running, idle = set[Any](), dict[Any, Any](), dict[Any, tuple[Any, Job]](), list[Any]()
     waiting, again, lost = iter(jobs), deque[Job](), Counter[str]()
 
     def hire() -> None:
-        hand = actor.remote(settings.to_json(), settings.fingerprint(), timeout)
+        hand = actor.remote(*terms)
         hands.add(hand)
         begun[hand.begin.remote()] = hand
 
