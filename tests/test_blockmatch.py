@@ -9,6 +9,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion import blockmatch
 from motiontune.motion.field import Direction
 from motiontune.motion.options import MotionOptions
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import clip_from_frames
 
@@ -66,3 +67,16 @@ def test_a_build_without_the_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(blockmatch, "ENCODER", "no_such_encoder")
     with pytest.raises(MotionUnavailable, match="needs PyAV with libx264"):
         motion_of(clip_from_frames(pan(3, 1, 0), 2.0), VideoGrid(4, 8, 10), MotionOptions("blockmatch"))
+
+
+@pytest.mark.parametrize("direction", ["past", "future"])
+@pytest.mark.parametrize("patch", [14, 15, 16])
+def test_a_known_pan_in_smaller_frames(patch: int, direction: Direction) -> None:
+    clip, grid = (
+        clip_from_frames(pan(3, 6.0, -3.0, size=(10 * patch, 8 * patch)), 4.0),
+        VideoGrid(4, 8, 10, patch=patch),
+    )
+    field = blockmatch.blockmatch_motion(clip, grid, direction, gray_frames(clip, grid), smaller=2)
+    here = 1
+    errors = np.linalg.norm(field.vectors[here] - np.array([6.0, -3.0]), axis=-1)[field.valid[here]]
+    assert field.valid[here].mean() > 0.7 and np.median(errors) < 0.3

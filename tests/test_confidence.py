@@ -9,10 +9,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.compare import BESIDE, EVERY, differences, pixels_of, sums_of
 from motiontune.motion.confidence import Pair, across_no_cut, exclusive
 from motiontune.motion.exposure import levelled, of_one_scene
-from motiontune.motion.field import MotionField
-from motiontune.motion.flow import refined
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import clip_from_frames
 
@@ -149,21 +146,3 @@ def test_exposure_that_drifts_leaves_motion(source: str) -> None:
     field = motion_of(clip_from_frames(lit, 4.0), VideoGrid(4, 8, 10, patch=16), MotionOptions(source))
     errors = np.linalg.norm(field.vectors - np.array([6.0, -3.0]), axis=-1)[field.valid]
     assert field.valid[1:].mean() > 0.6 and np.percentile(errors, 95) < 0.7
-
-
-def test_refinement_makes_no_right_vector_wrong() -> None:
-    """A small thing moves far: the flow follows its surroundings, and the first source's vector stays."""
-    random = np.random.default_rng(5)
-    back, thing = random.integers(0, 256, (2, 21, 28)).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
-    images = []
-    for left in (14, 126):
-        image = back.copy()
-        image[56:84, left : left + 28] = thing[:28, :28]
-        images.append(np.dstack([image] * 3))
-    clip, grid = clip_from_frames(images, 2.0), VideoGrid(2, 12, 16)
-    vectors, confidence = np.zeros((2, 12, 16, 2), np.float32), np.zeros((2, 12, 16), np.float32)
-    confidence[1] = 0.9
-    vectors[1, 4:6, 9:11, 0] = 112
-    first = MotionField.from_confidence(vectors, confidence, np.array([0.0, 0.5]), "told", "past")
-    found = refined(first, clip, grid, gray_frames(clip, grid), "fast")
-    assert np.abs(found.vectors[1, 4:6, 9:11] - [112, 0]).max() < 1

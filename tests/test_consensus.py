@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from motiontune.motion.consensus import AROUND, FALL, MOST_APART, SPREAD, UNLIKE, agree, per_patch
+from motiontune.motion.consensus import AROUND, FALL, MOST_APART, SPREAD, UNLIKE, agree, per_patch, smooth
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -53,3 +53,38 @@ def test_agreement_averages_within_a_thing_and_not_across_its_edge() -> None:
     means, after = agree(noisy, np.ones((16, 20), np.float32))
     assert np.abs(means - vectors).mean() < 0.45 * np.abs(noisy - vectors).mean()
     assert (after[:, 8:12] < after[:, :6].min()).all()
+
+
+def test_smooth_keeps_what_a_camera_does() -> None:
+    """A plane stays, whatever its slope; noise on it falls to less than half."""
+    y, x = np.mgrid[:16, :20].astype(np.float32)
+    truth = np.stack([3 + 0.1 * x - 0.05 * y, 1 + 0.02 * x + 0.08 * y], -1)
+    sure = np.ones((16, 20), np.float32)
+    np.testing.assert_array_equal(smooth(truth, sure), truth)
+    noisy = truth + np.random.default_rng(0).normal(0, 0.2, truth.shape).astype(np.float32)
+    before, after = (np.linalg.norm(field - truth, axis=-1).mean() for field in (noisy, smooth(noisy, sure)))
+    assert after < 0.4 * before
+
+
+def test_smooth_keeps_a_thing_that_moves_a_little() -> None:
+    """Less than a pixel, before what is known to a tenth of one."""
+    truth = np.zeros((16, 20, 2), np.float32)
+    truth[5:7, 8:10, 0] = 0.8
+    noisy = truth + np.random.default_rng(0).normal(0, 0.05, truth.shape).astype(np.float32)
+    found = smooth(noisy, np.ones((16, 20), np.float32))
+    assert np.abs(found[5:7, 8:10, 0].mean() - 0.8) < 0.1
+    assert np.linalg.norm(found - truth, axis=-1).mean() < 0.6 * np.linalg.norm(noisy - truth, axis=-1).mean()
+
+
+def test_smooth_goes_by_what_is_probable() -> None:
+    """What has no confidence is left alone and pulls nothing; fields of one patch or row are no error."""
+    vectors, confidence = np.ones((6, 6, 2), np.float32), np.ones((6, 6), np.float32)
+    vectors += np.random.default_rng(0).normal(0, 0.1, vectors.shape).astype(np.float32)
+    vectors[2, 2], confidence[2, 2] = 1.3, 0
+    found = smooth(vectors, confidence)
+    np.testing.assert_array_equal(found[2, 2], np.float32([1.3, 1.3]))
+    vectors[2, 2] = 99
+    np.testing.assert_array_equal(smooth(vectors, confidence)[confidence > 0], found[confidence > 0])
+    for shape in ((1, 1), (1, 7), (7, 1), (2, 2)):
+        field = np.random.default_rng(0).normal(0, 1, (*shape, 2)).astype(np.float32)
+        assert np.isfinite(smooth(field, np.ones(shape, np.float32))).all()

@@ -30,10 +30,11 @@ from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import codec_motion
+from motiontune.motion.competition import FOLLOWED
 from motiontune.motion.confidence import NEAR, Pair
 from motiontune.motion.exposure import levelled
 from motiontune.motion.field import MotionField
-from motiontune.motion.flow import FOLLOWED, dis_flow, flow_motion
+from motiontune.motion.flow import dis_flow, flow_motion
 from motiontune.motion.patches import gray_frames, patch_median
 from motiontune.video.clip import Clip
 
@@ -50,7 +51,8 @@ Floats = NDArray[np.float64]
 
 def fields_of(clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]]) -> list[MotionField]:
     """What each source finds, with its own confidence."""
-    fields = [blockmatch_motion(clip, grid, "past", frames), flow_motion(clip, grid, "past", frames, "fast")]
+    fields = [blockmatch_motion(clip, grid, "past", frames, smaller=smaller) for smaller in (1, 2)]
+    fields.append(flow_motion(clip, grid, "past", frames, "balanced"))
     try:
         fields.append(codec_motion(clip, grid, "past"))
     except MotionUnavailable:
@@ -76,7 +78,7 @@ def samples_of(
             followed = field.source in FOLLOWED
             candidates.append((vectors, own, field.valid[pair + 1], followed, False))
             start = np.asarray(cv2.resize(-vectors, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR))
-            finer = -patch_median(dis_flow(level[pair + 1], level[pair], "fast", start), everywhere, grid)[0]
+            finer = -patch_median(dis_flow(level[pair + 1], level[pair], "balanced", start), everywhere, grid)[0]
             moved = np.linalg.norm(finer - vectors, axis=-1)
             kept = followed & field.valid[pair + 1] & (moved < NEAR)
             candidates.append((finer, own, np.ones_like(scored), kept, False))

@@ -16,7 +16,6 @@ from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.codec import has_vectors
 from motiontune.motion.field import MotionField
-from motiontune.motion.flow import dis_flow
 from motiontune.motion.pairs import neighbours, padded_times
 from motiontune.motion.patches import gray_frames, patch_median
 from motiontune.video.clip import Clip
@@ -94,6 +93,11 @@ def _farneback(here: Gray, there: Gray) -> NDArray[np.float32]:
     return np.asarray(cv2.calcOpticalFlowFarneback(here, there, None, 0.5, 3, 15, 3, 5, 1.2, 0), np.float32)
 
 
+def _dis(preset: int) -> Callable[[Gray, Gray], NDArray[np.float32]]:
+    # a DIS object remembers earlier flows: one object per call
+    return lambda here, there: np.asarray(cv2.DISOpticalFlow.create(preset).calc(here, there, None), np.float32)
+
+
 def _field(clip: Clip, grid: VideoGrid, way: Callable[[int, int], NDArray[np.float32]], name: str) -> MotionField:
     """The median over each patch of dense ways [H, W, 2] from a frame to the one before."""
     vectors = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
@@ -108,6 +112,6 @@ def _field(clip: Clip, grid: VideoGrid, way: Callable[[int, int], NDArray[np.flo
 PEERS: dict[str, Peer] = {
     "naive": naive,
     "farneback": _dense(_farneback, "farneback"),
-    "dis fast": _dense(lambda here, there: dis_flow(here, there, "fast"), "dis fast"),
-    "dis medium": _dense(lambda here, there: dis_flow(here, there, "medium"), "dis medium"),
+    "dis fast": _dense(_dis(cv2.DISOPTICAL_FLOW_PRESET_FAST), "dis fast"),
+    "dis medium": _dense(_dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM), "dis medium"),
 }

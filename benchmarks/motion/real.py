@@ -6,7 +6,8 @@
 Clips are read as for training. Each patch of a sampled frame is fetched from the sampled frame before it, half a
 second earlier, by its vector: all vectors count, valid or not, and a patch without one is taken to stand still. The
 error is the mean difference of brightness (0 to 255), over all pixels of all frames; `error_valid` is that of the
-valid patches only. The source `still` is no motion at all.
+valid patches only, and `error_where_auto` that of the patches of which `auto` (balanced) has valid vectors: the same
+ones for every source, what appears or has gone apart. The source `still` is no motion at all.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from motiontune.video.clip import Clip
 
 
 RESULTS = Path(__file__).parent / "results" / "real.json"
-STILL = ("still", None)
+STILL, AUTO = ("still", None), ("auto", "balanced")
 
 
 def difference(
@@ -46,17 +47,19 @@ def difference(
     return np.asarray(apart.reshape(grid.rows, grid.patch, grid.cols, grid.patch).mean(axis=(1, 3)), np.float32)
 
 
-def compensated(clip: Clip, grid: VideoGrid, field: MotionField) -> dict[str, Any]:
-    """The figures of a field with direction past, made with `min_confidence=0`."""
+def compensated(clip: Clip, grid: VideoGrid, field: MotionField, auto: NDArray[np.bool_]) -> dict[str, Any]:
+    """The figures of a field with direction past, made with `min_confidence=0`; `auto` is bool [F, R, C], where `auto`
+    has valid vectors."""
     frames = gray_frames(clip, grid)
     valid = field.above(MotionOptions().min_confidence).valid
     pairs = neighbours(clip, "past")
     errors = np.stack([difference(frames[i], frames[j], -field.vectors[i], grid) for i, j in pairs])
-    chosen = np.stack([valid[i] for i, _ in pairs])
+    chosen, of_auto = (np.stack([known[i] for i, _ in pairs]) for known in (valid, auto))
     return {
         "pairs": len(pairs),
         "error": round(float(errors.mean()), 3),
         "error_valid": round(float(errors[chosen].mean()), 3) if chosen.any() else None,
+        "error_where_auto": round(float(errors[of_auto].mean()), 3) if of_auto.any() else None,
         "valid_share": round(float(chosen.mean()), 4),
     }
 
@@ -79,7 +82,8 @@ def main() -> None:
     for path in tqdm(real_clips(args.clips), unit="clip"):
         clip = loader.read(path, with_vectors=True)
         grid = loader.grid_of(clip)
-        for source, quality in (STILL, *VARIANTS):
+        auto = _field(clip, grid, *AUTO).above(MotionOptions().min_confidence).valid
+        for source, quality in (STILL, *VARIANTS, AUTO, ("auto", "best")):
             row = {"clip": path.name, "codec": clip.info.codec, "source": source, "quality": quality}
             if source == "still":
                 zero = np.zeros((grid.frames, grid.rows, grid.cols, 2), np.float32)
@@ -91,23 +95,22 @@ def main() -> None:
                 except MotionUnavailable as error:
                     rows.append({**row, "reason": str(error).removeprefix(f"{path}: ")})
                     continue
-            rows.append({**row, **compensated(clip, grid, field)})
+            rows.append({**row, **compensated(clip, grid, field, auto)})
     write_results(args.out, {}, {"summaries": means(rows), "rows": rows})
     for mean in means(rows):
         print(mean)
 
 
 def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each source's mean error over the clips of which every source has motion, each clip counting the same."""
+    """Each source's mean errors over the clips of which every source has motion, each clip counting the same."""
     without = {row["clip"] for row in rows if "error" not in row}
     counted = [row for row in rows if row["clip"] not in without]
     names = dict.fromkeys((row["source"], row["quality"]) for row in rows)
     summaries = []
     for source, quality in names:
-        errors = [row["error"] for row in counted if (row["source"], row["quality"]) == (source, quality)]
-        summaries.append(
-            {"source": source, "quality": quality, "clips": len(errors), "error": round(float(np.mean(errors)), 3)}
-        )
+        mine = [row for row in counted if (row["source"], row["quality"]) == (source, quality)]
+        errors = {key: round(float(np.mean([row[key] for row in mine])), 3) for key in ("error", "error_where_auto")}
+        summaries.append({"source": source, "quality": quality, "clips": len(mine), **errors})
     return summaries
 
 

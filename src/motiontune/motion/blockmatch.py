@@ -35,7 +35,8 @@ CELL = 8
 PARAMS = {
     "me": "umh",
     "merange": "64",
-    "subme": "5",
+    "subme": "2",
+    "cabac": "0",
     "qp": "20",
     "ref": "1",
     "bframes": "0",
@@ -57,6 +58,7 @@ def blockmatch_motion(
     direction: Direction,
     frames: list[NDArray[np.uint8]],
     wanted: Collection[int] | None = None,
+    smaller: int = 1,
 ) -> MotionField:
     """Find each patch of a sampled frame in the neighbouring one with x264's motion search.
 
@@ -68,6 +70,7 @@ def blockmatch_motion(
         direction: "past" or "future".
         frames: the clip's frames in gray, see `gray_frames`.
         wanted: the frames whose motion is to be found, the others' is invalid; None is all.
+        smaller: frames are made smaller by this before they are searched: larger blocks find what small ones do not.
 
     Raises:
         MotionUnavailable: if this build of PyAV has no x264.
@@ -84,14 +87,14 @@ def blockmatch_motion(
         order += [here] if there == order[-1] else [there, here]
     if pairs:
         try:
-            matched = list(_match(levelled([frames[i] for i in order])))
+            matched = list(_match([_smaller(frame, smaller) for frame in levelled([frames[i] for i in order])]))
         except (av.error.FFmpegError, UnknownCodecError) as error:
             raise MotionUnavailable(f"{clip.path}: blockmatch needs PyAV with libx264 ({error})") from error
         for there, here, (to_reference, inter) in zip(order[:-1], order[1:], matched, strict=True):
             if pairs.get(here) != there:
                 continue
-            flow, confidence[here] = per_patch(*_points(to_reference, inter, grid), least=0.25)
-            vectors[here] = np.float32(step) * flow
+            flow, confidence[here] = per_patch(*_points(to_reference, inter, grid, grid.patch / smaller), least=0.25)
+            vectors[here] = np.float32(step * smaller) * flow
     return MotionField.from_confidence(vectors, confidence, times, "blockmatch", direction)
 
 
@@ -133,13 +136,29 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
         yield (shifts / np.float32(QUARTERS)).astype(np.float32), inter
 
 
+def _smaller(frame: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+    height, width = frame.shape
+    size = (-(-width // by), -(-height // by))
+    return frame if by == 1 else np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def _points(
-    to_reference: NDArray[np.float32], inter: NDArray[np.bool_], grid: VideoGrid
+    to_reference: NDArray[np.float32], inter: NDArray[np.bool_], grid: VideoGrid, patch: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The cells' vectors at four points of each patch, [R, C, 4, 2], and whether there is one, 0 or 1, [R, C, 4]."""
+    """The cells' vectors at four points of each patch, and whether there is one.
+
+    Args:
+        to_reference: float32 [r, c, 2].
+        inter: bool [r, c].
+        grid: the patch grid.
+        patch: side of a patch in the pixels that were searched.
+
+    Returns:
+        [R, C, 4, 2], and 0 or 1, [R, C, 4].
+    """
     inside = (np.arange(2) + 0.5) / 2
-    row = ((np.arange(grid.rows)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[:, None, :, None]
-    col = ((np.arange(grid.cols)[:, None] + inside) * grid.patch / CELL).astype(np.int64)[None, :, None, :]
+    row = ((np.arange(grid.rows)[:, None] + inside) * patch / CELL).astype(np.int64)[:, None, :, None]
+    col = ((np.arange(grid.cols)[:, None] + inside) * patch / CELL).astype(np.int64)[None, :, None, :]
     shape = (grid.rows, grid.cols, 4)
     points, good = to_reference[row, col].astype(np.float64), inter[row, col].astype(np.float64)
     return points.reshape(*shape, 2), good.reshape(shape)

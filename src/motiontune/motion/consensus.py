@@ -21,6 +21,15 @@ UNLIKE = 2.0
 # How much a patch's confidence falls for each pixel that those around it differ on average, and what counts at most
 FALL, MOST_APART = 0.05, 16.0
 AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
+# The same for planes: a Gaussian of two patches
+BESIDE = (0.607, 0.882, 1.0, 0.882, 0.607)
+# Vectors have something to do with each other that differ by less than so many times the noise, within these limits
+# (pixels of the resized frame)
+ALIKE, LEAST_ALIKE, MOST_ALIKE = 10.0, 0.2, 4.0
+# Vectors with more confidence than this tell the noise
+SURE = 0.5
+# What keeps a plane through few patches from tilting
+FLAT = 0.05
 
 
 def per_patch(displacements: Floats, confidence: Floats, least: float = 0.5) -> tuple[Singles, Singles]:
@@ -116,3 +125,71 @@ def average(vectors: Singles, confidence: Singles, means: Singles, after: Single
                     count += near
             means[i, j, 0], means[i, j, 1] = sx / weight, sy / weight
             after[i, j] = np.float64(confidence[i, j]) / (1.0 + FALL * apart / count)
+
+
+def smooth(vectors: Singles, confidence: Singles) -> Singles:
+    """Replace each patch's vector by that of a plane through those around it that move alike: what a camera does to a
+    picture changes evenly from patch to patch, and errors do not.
+
+    Vectors are alike that differ by a few times the noise of the field: so a thing that moves a little, before a
+    background that is known better than that, keeps its own motion.
+
+    Args:
+        vectors: float32 [R, C, 2], pixels of the resized frame.
+        confidence: float32 [R, C].
+    """
+    planes = vectors.copy()
+    noise = _noise(vectors, confidence)
+    if noise > 0:
+        fit_planes(vectors, confidence, min(max(ALIKE * noise, LEAST_ALIKE), MOST_ALIKE), planes)
+    return planes
+
+
+def _noise(vectors: Singles, confidence: Singles) -> float:
+    """How far a vector typically is from the mean of those at both sides of it, in pixels per vector."""
+    found = []
+    for v, c in ((vectors, confidence), (vectors.swapaxes(0, 1), confidence.swapaxes(0, 1))):
+        sure = np.minimum(np.minimum(c[:-2], c[1:-1]), c[2:]) > SURE
+        found.append(np.sqrt(np.square(v[1:-1] - (v[:-2] + v[2:]) / 2).sum(-1))[sure])
+    apart = np.concatenate(found)
+    return float(np.median(apart) / math.sqrt(1.5)) if len(apart) else 0.0
+
+
+@compiled("void(float32[:,:,::1], float32[:,::1], float64, float32[:,:,::1])")
+def fit_planes(vectors: Singles, confidence: Singles, alike: float, planes: Singles) -> None:
+    """Write what `smooth` returns, where a patch has a confidence; vectors that differ by `alike` pixels
+    have nothing to do with each other (Tukey's biweight)."""
+    rows, cols = confidence.shape
+    reach = len(BESIDE) // 2
+    for i in range(rows):
+        for j in range(cols):
+            if confidence[i, j] <= 0:
+                continue
+            x, y = np.float64(vectors[i, j, 0]), np.float64(vectors[i, j, 1])
+            # sums of the weights, with rows u, columns v, and differences in x and y
+            s, su, sv, suu, suv, svv = 1e-6, 0.0, 0.0, FLAT, 0.0, FLAT
+            sx, sux, svx, sy, suy, svy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            for a in range(max(i - reach, 0), min(i + reach + 1, rows)):
+                for b in range(max(j - reach, 0), min(j + reach + 1, cols)):
+                    dx, dy = np.float64(vectors[a, b, 0]) - x, np.float64(vectors[a, b, 1]) - y
+                    near = BESIDE[a - i + reach] * BESIDE[b - j + reach] * np.float64(confidence[a, b])
+                    same = max(1.0 - (dx * dx + dy * dy) / (alike * alike), 0.0)
+                    w = near * same * same
+                    u, v = a - i, b - j
+                    s += w
+                    su += w * u
+                    sv += w * v
+                    suu += w * u * u
+                    suv += w * u * v
+                    svv += w * v * v
+                    sx += w * dx
+                    sux += w * u * dx
+                    svx += w * v * dx
+                    sy += w * dy
+                    suy += w * u * dy
+                    svy += w * v * dy
+            # the plane's value at the patch itself, by Cramer's rule
+            p, q, r = suu * svv - suv * suv, su * svv - sv * suv, su * suv - sv * suu
+            whole = s * p - su * q + sv * r
+            planes[i, j, 0] = x + (sx * p - sux * q + svx * r) / whole
+            planes[i, j, 1] = y + (sy * p - suy * q + svy * r) / whole

@@ -31,7 +31,7 @@ class MotionOptions:
     source: str = "auto"
     direction: Direction = "past"
     quality: Quality = "balanced"
-    min_confidence: float = 0.7
+    min_confidence: float = 0.8
     motion_dir: str | None = None
     raft_weights: str | None = None
 

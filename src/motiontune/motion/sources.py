@@ -1,7 +1,7 @@
 """Which source a clip's motion comes from."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,10 @@ from motiontune.errors import ConfigError, MotionUnavailable
 from motiontune.grid import VideoGrid
 from motiontune.motion.blockmatch import blockmatch_motion
 from motiontune.motion.codec import Following, codec_motion, codec_unusable
-from motiontune.motion.exposure import of_one_scene
+from motiontune.motion.competition import Competition, compared
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import file_motion
-from motiontune.motion.flow import compared, flow_motion, refined
+from motiontune.motion.flow import flow_motion
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.pairs import neighbours
 from motiontune.motion.patches import gray_frames
@@ -27,15 +27,12 @@ from motiontune.video.vectors import Follower
 Frames = list[NDArray[np.uint8]]
 Source = Callable[[Clip, VideoGrid, MotionOptions, Frames], MotionField]
 
-FLOW_PRESET = {"fast": "ultrafast", "balanced": "fast", "best": "medium"}
-"""Speed of DIS for each `motion_quality`."""
-
 NO_SOURCE = "none"
 """Stands for no source, where a comparison may have none."""
 
 USABLE, USABLE_SHARE = 0.3, 0.5
 """Where less than this share of the bitstream's vectors has that much confidence of its own (fields, lost references),
-`auto` goes by the pixels from the start; where more have, but nothing of a pair of one scene is valid, there too."""
+`auto` goes by the pixels from the start."""
 
 
 def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -47,7 +44,7 @@ def _blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Fra
 
 
 def _flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    return flow_motion(clip, grid, options.direction, frames, FLOW_PRESET[options.quality])
+    return flow_motion(clip, grid, options.direction, frames, options.quality)
 
 
 def _raft(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -61,52 +58,53 @@ def _compared(first: Source) -> Source:
     return source
 
 
-def _refining(first: Source) -> Source:
-    def source(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-        return refined(first(clip, grid, options, frames), clip, grid, frames, FLOW_PRESET[options.quality])
+def _codec_and_flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    competition = Competition(_codec(clip, grid, options, frames), clip, grid, frames)
+    competition.refine(options.quality)
+    return competition.field()
 
-    return source
+
+def _blockmatch_and_flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
+    competition = Competition(_blockmatch(clip, grid, options, frames), clip, grid, frames)
+    _match_what_is_open(competition, clip, grid, options, frames, (2,))
+    competition.refine(options.quality)
+    return competition.field()
 
 
 def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    preset = FLOW_PRESET[options.quality]
     try:
         vectors = _codec(clip, grid, options, frames)
     except MotionUnavailable:
-        return _refining(_blockmatch)(clip, grid, options, frames)
+        return _blockmatch_and_flow(clip, grid, options, frames)
     usable = (vectors.confidence > USABLE).mean(axis=(1, 2))
     pairs = dict(neighbours(clip, options.direction))
     if pairs and usable[[*pairs]].mean() < USABLE_SHARE:
-        return _refining(_blockmatch)(clip, grid, options, frames)
-    field = refined(vectors, clip, grid, frames, preset)
-    doubtful = [
-        here
-        for here, there in pairs.items()
-        if usable[here] >= USABLE_SHARE and not field.valid[here].any() and of_one_scene(frames[here], frames[there])
-    ]
+        return _blockmatch_and_flow(clip, grid, options, frames)
+    competition = Competition(vectors, clip, grid, frames)
     with contextlib.suppress(MotionUnavailable):  # no x264
-        if doubtful:
-            matched = blockmatch_motion(clip, grid, options.direction, frames, doubtful)
-            return _better(refined(matched, clip, grid, frames, preset, doubtful), field)
-    return field
+        _match_what_is_open(competition, clip, grid, options, frames, (1, 2))
+    competition.refine(options.quality)
+    return competition.field()
 
 
-def _better(one: MotionField, other: MotionField) -> MotionField:
-    """At each patch the more probable vector; the name is that of the source with more of them."""
-    chosen = other.confidence >= one.confidence
-    vectors = np.where(chosen[..., None], other.vectors, one.vectors)
-    confidence = np.where(chosen, other.confidence, one.confidence)
-    source = (other if 2 * chosen.sum() > chosen.size else one).source
-    return MotionField.from_confidence(vectors, confidence, one.times, source, one.direction)
+def _match_what_is_open(
+    competition: Competition, clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames, sizes: Sequence[int]
+) -> None:
+    """Let block matches compete for what is still open, each of frames that are made smaller by so much."""
+    for smaller in sizes:
+        wanted = competition.open_frames(options.quality)
+        if wanted:
+            matched = blockmatch_motion(clip, grid, options.direction, frames, wanted, smaller)
+            competition.add(matched, wanted)
 
 
 # Each gives its vectors the probability that they are true, see `confidence.py`. A new one is a new line here.
 SOURCES: dict[str, Source] = {
     "auto": _auto,
     "codec": _compared(_codec),
-    "codec+flow": _refining(_codec),
+    "codec+flow": _codec_and_flow,
     "blockmatch": _compared(_blockmatch),
-    "blockmatch+flow": _refining(_blockmatch),
+    "blockmatch+flow": _blockmatch_and_flow,
     "flow": _compared(_flow),
     "raft": _compared(_raft),
 }
