@@ -165,7 +165,7 @@ def test_older_codecs(encoder: str, suffix: str) -> None:
     field = without_border(codec_motion(clip, grid))
     errors = errors_on_pan(clip, grid, field, 3.0, -1.5, size)
     assert field.valid[1:-2].mean() > 0.5
-    assert np.median(errors) < 0.02 and np.percentile(errors, 90) < 1.0
+    assert np.median(errors) < 0.03 and np.percentile(errors, 90) < 1.0
 
 
 @pytest.mark.parametrize("crop", ["8,4,0,0", "6,2,10,6", "64,0,0,0", "0,0,6,10"])

@@ -11,7 +11,7 @@ from motiontune.grid import VideoGrid
 from motiontune.motion.competition import Competition
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.flow import flow_motion
-from motiontune.motion.options import MotionOptions, Quality
+from motiontune.motion.options import MotionOptions
 from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import Clip, clip_from_frames
@@ -79,20 +79,14 @@ def test_which_frames_are_open() -> None:
     way, grid = np.float32([6.0, -3.0]), VideoGrid(2, 8, 10, patch=16)
     clip = clip_from_frames(pan(2, *way), 2.0)
     right = np.broadcast_to(way, (8, 10, 2)).copy()
-    assert competition_of([told(right, "right")], clip, grid).open_frames("best") == []
-    cases: list[tuple[Quality, int, list[int]]] = [
-        ("best", 2, [1]),
-        ("balanced", 2, []),
-        ("balanced", 5, [1]),
-        ("fast", 3, []),
-    ]
-    for quality, wrong, found in cases:
+    assert competition_of([told(right, "right")], clip, grid).open_frames() == []
+    for wrong, found in ((2, []), (5, [1])):
         some = right.copy()
         some[:, :wrong] += 20
-        assert competition_of([told(some, "some")], clip, grid).open_frames(quality) == found, (quality, wrong)
+        assert competition_of([told(some, "some")], clip, grid).open_frames() == found, wrong
     first, other = pan(1, 0, 0)[0], 255 - pan(1, 0, 0, seed=7)[0] // 3
     cut = clip_from_frames([first, other], 2.0)
-    assert competition_of([told(right, "any")], cut, grid).open_frames("best") == []
+    assert competition_of([told(right, "any")], cut, grid).open_frames() == []
 
 
 @pytest.mark.parametrize("source", ["blockmatch+flow", "auto"])

@@ -32,8 +32,8 @@ START = 0.5
 # Refinement that moves a vector further than this found another place (pixels of the resized frame)
 MOVED = 1.0
 # A pair is open while more than this share of what it shows has no vector that is rather true than not. In rooms with
-# hands, 0.2 has half of codec's pairs matched, which finds nearly as much of what moves by itself as to match all
-OPEN: dict[Quality, float] = {"fast": 0.4, "balanced": 0.2, "best": 0.05}
+# hands half of codec's pairs are; where more are matched, hardly more of what moves is found, and more by chance
+OPEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class Competition:
 
         each_pair(look, self._clip, self._direction, wanted)
 
-    def open_frames(self, quality: Quality) -> list[int]:
+    def open_frames(self) -> list[int]:
         """The frames for which another source is worth its time: much of what they show has no probable vector, and
         nothing says that the scene has changed."""
 
         def is_open(here: int, there: int) -> bool:
             best, shown = self._best[here], self._pairs[here].contrast
-            if (shown * (best.probable <= START)).sum() <= OPEN[quality] * shown.sum():
+            if (shown * (best.probable <= START)).sum() <= OPEN * shown.sum():
                 return False
             one_scene = across_no_cut(best.fits, best.fits, np.ones_like(best.fits, np.bool_), shown).any()
             return bool(one_scene or of_one_scene(self._frames[here], self._frames[there]))
