@@ -48,14 +48,14 @@ def test_each_is_right_in_its_half(direction: Direction) -> None:
     left[:, 6:], right[:, :6] = -way, -way
     fields = [told(left, "left", direction), told(right, "right", direction)]
     for order in (fields, fields[::-1]):
-        field = competition_of(order, clip, grid).field().above(0.6)
+        assert competition_of(order, clip, grid).field().source == "left"
+        field = refined(order, clip, grid).above(0.8)
         # what leaves the picture, or was not in it before, has no motion
         inside = field.valid[here, 2:6, 3:7]
-        assert inside.mean() > 0.8 and np.abs(field.vectors[here, 2:6, 3:7][inside] - way).max() < 0.1
-        assert field.source == "left"
-        assert refined(order, clip, grid).source == "left+flow"
+        assert inside.mean() > 0.8 and np.abs(field.vectors[here, 2:6, 3:7][inside] - way).max() < 0.2
+        assert field.source == "left+flow"
     alone = competition_of(fields[1:], clip, grid).field().above(0.6)
-    assert alone.valid[here, 2:6, 6].mean() > 0.7 and alone.valid[here, 2:6, 3:6].mean() < 0.3
+    assert alone.valid[here, 2:6, 7:].mean() > 0.8 and alone.valid[here, 2:6, 3:6].mean() < 0.3
 
 
 def test_a_rival_costs_confidence() -> None:
@@ -94,10 +94,10 @@ def test_which_frames_are_open() -> None:
 def test_a_small_thing_that_moves_far(source: str, direction: Direction) -> None:
     """It covers 2 x 2 patches before something still, and moves by twice its size."""
     clip, grid = thing_that_moves(56), VideoGrid(2, 12, 16)
-    field = motion_of(clip, grid, MotionOptions(source, direction))
+    field = motion_of(clip, grid, MotionOptions(source, direction, min_confidence=0.7))
     here, where = (1, np.s_[4:6, 5:7]) if direction == "past" else (0, np.s_[4:6, 1:3])
     known = field.valid[here][where]
-    assert known.mean() >= 0.75 and np.abs(field.vectors[here][where][known] - [56, 0]).max() < 1
+    assert known.mean() >= 0.75 and np.abs(field.vectors[here][where][known] - [56, 0]).max() < 2
     around = np.ones((12, 16), np.bool_)
     around[3:7, :8] = False
     assert field.valid[here][around].all() and np.abs(field.vectors[here][around]).max() < 0.1

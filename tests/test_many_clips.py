@@ -95,7 +95,7 @@ def test_rows_and_files(clips: Path, undisturbed: Path) -> None:
     one, bad = found[str(clips / "a.mp4")], found[str(clips / "bad.mp4")]
     assert (one.codec, one.source, one.frames, one.fps) == ("h264", "codec+flow", 13, 25.0)
     assert one.info is not None and one.info.frames == one.stream_frames == 41
-    # the camera of a pan moves all that moves: by (3, -1.5) px a frame of 160 x 128, of which mostly every third is sampled
+    # the camera of a pan moves all that moves: by (3, -1.5) px a frame, of which mostly every third is sampled
     assert one.camera_share == pytest.approx(1, abs=0.02) and one.camera_px == pytest.approx(one.mean_px, abs=0.5)
     assert one.moving_share == 1 and one.median_px == pytest.approx(
         3 * np.hypot(3 * 168 / 160, 1.5 * 140 / 128), abs=0.05
