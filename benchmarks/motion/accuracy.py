@@ -275,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summaries += [row for row in kept["summaries"] if row["source"] not in args.sources]
         rows += [row for row in kept["rows"] if row["source"] not in args.sources]
         about["kept_from"] = {"date": kept["date"], "sources": [s for s in VARIANT_SOURCES if s not in args.sources]}
+        if "kept_from" in kept:  # some of them were kept from earlier ones
+            about["kept_from"]["kept_from"] = kept["kept_from"]
     write_results(args.out, about, {"summaries": summaries, "rows": rows})
     for gap in args.gap:
         print(table(summaries, gap))

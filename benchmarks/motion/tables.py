@@ -92,8 +92,10 @@ def real_table(results: dict[str, Any]) -> str:
     for clip in dict.fromkeys(row["clip"] for row in rows):
         cells = [found.get((clip, name)) for name in names]
         lines.append([clip, *("-" if row is None else f"{row['error']:.2f}" for row in cells)])
-    mean = {_name(row): row["error"] for row in results["summaries"]}
-    return grid([*lines, ["**mean**", *(f"**{mean[name]:.2f}**" for name in names)]])
+    for title, key in (("mean", "error"), ("mean where `auto` is valid", "error_where_auto")):
+        mean = {_name(row): row[key] for row in results["summaries"]}
+        lines.append([f"**{title}**", *(f"**{mean[name]:.2f}**" for name in names)])
+    return grid(lines)
 
 
 def speed_table(results: dict[str, Any]) -> str:
