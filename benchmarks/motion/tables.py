@@ -113,10 +113,22 @@ def speed_table(results: dict[str, Any]) -> str:
 
 def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str) -> str:
     """`auto` in difficult light, before the confidence was a probability and now: a row for each condition."""
-    keys = ("epe_valid", "valid_share", "outliers_valid", "wrong_and_sure", "moving_epe_valid", "ece")
-    heads = ("EPE valid, px", "valid", "valid off by > 3 px", "wrong and sure", "EPE of what moves by itself", "ece")
+    keys = ("epe_valid", "valid_share", "outliers_valid", "wrong_and_sure", "moving_epe_valid", "moving_right", "ece")
+    heads = (
+        "EPE valid, px",
+        "valid",
+        "valid off by > 3 px",
+        "wrong and sure",
+        "EPE of what moves by itself",
+        "valid and within 3 px of that",
+        "ece",
+    )
     found = [
-        {row["condition"]: row for row in results["rows"] if _is_auto(row) and row["encoding"] == encoding}
+        {
+            row["condition"]: row | _right(row)
+            for row in results["rows"]
+            if _is_auto(row) and row["encoding"] == encoding
+        }
         for results in (before, now)
     ]
     lines = [[encoding, *heads]]
@@ -128,6 +140,13 @@ def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str)
     return grid(lines)
 
 
+def _right(row: dict[str, Any]) -> dict[str, float | None]:
+    """The share of what moves by itself that is valid and within 3 px of the truth."""
+    if row["moving_valid_share"] is None or row["moving_outliers"] is None:
+        return {"moving_right": None}
+    return {"moving_right": row["moving_valid_share"] * (1 - row["moving_outliers"])}
+
+
 def _is_auto(row: dict[str, Any]) -> bool:
     return (row["source"], row["quality"]) == ("auto", "balanced")
 
@@ -135,7 +154,7 @@ def _is_auto(row: dict[str, Any]) -> bool:
 def _figure(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if key in ("valid_share", "outliers_valid", "wrong_and_sure"):
+    if key in ("valid_share", "outliers_valid", "wrong_and_sure", "moving_right"):
         return f"{value:.1%}"
     return f"{value:.3f}" if key == "ece" else f"{value:.2f}"
 
