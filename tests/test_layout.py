@@ -1,6 +1,7 @@
 """The rules of the house: which room may know which, read from the imports themselves."""
 
 import ast
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -150,3 +151,21 @@ def test_families_are_named_in_one_place() -> None:
             ):
                 wrong.append(f"{place}:{node.lineno} {node.value}")
     assert not wrong, wrong
+
+
+def scripts() -> list[Path]:
+    root = SOURCE.parent.parent
+    return sorted(
+        path for folder in ("benchmarks", "examples", "docs", "tests") for path in (root / folder).rglob("*.py")
+    )
+
+
+@pytest.mark.parametrize("script", scripts(), ids=lambda path: str(path.relative_to(SOURCE.parent.parent)))
+def test_scripts_import_what_there_is(script: Path) -> None:
+    """Scripts that no test runs are not forgotten when something moves."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or node.level or not str(node.module).startswith("motiontune"):
+            continue
+        module = importlib.import_module(str(node.module))
+        for name in node.names:
+            assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name

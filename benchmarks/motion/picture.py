@@ -24,7 +24,7 @@ from real import difference
 from motiontune.drawing.arrows import draw_arrows
 from motiontune.grid import VideoGrid
 from motiontune.motion.options import MotionOptions
-from motiontune.motion.pairs import gray_frames
+from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
 
