@@ -51,7 +51,7 @@ KEYS = {
     "train_on_video_tokens": False,
     "motion_source": "auto",
     "motion_quality": "balanced",
-    "motion_min_confidence": 0.7,
+    "motion_min_confidence": 0.8,
     "motion_direction": "past",
     "motion_dir": None,
     "motion_raft_weights": None,

@@ -25,7 +25,9 @@ AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
 BESIDE = (0.607, 0.882, 1.0, 0.882, 0.607)
 # Vectors have something to do with each other that differ by less than so many times the noise, within these limits
 # (pixels of the resized frame)
-ALIKE, LEAST_ALIKE, MOST_ALIKE = 10.0, 0.2, 4.0
+ALIKE, LEAST_ALIKE, MOST_ALIKE = 20.0, 0.2, 2.5
+# The noise is that of this share of the vectors, the quietest: at the edges of things others are no noise
+QUIET = 0.25
 # Vectors with more confidence than this tell the noise
 SURE = 0.5
 # What keeps a plane through few patches from tilting
@@ -146,13 +148,13 @@ def smooth(vectors: Singles, confidence: Singles) -> Singles:
 
 
 def _noise(vectors: Singles, confidence: Singles) -> float:
-    """How far a vector typically is from the mean of those at both sides of it, in pixels per vector."""
+    """How far the quieter vectors are from the mean of those at both sides of them, in pixels per vector."""
     found = []
     for v, c in ((vectors, confidence), (vectors.swapaxes(0, 1), confidence.swapaxes(0, 1))):
         sure = np.minimum(np.minimum(c[:-2], c[1:-1]), c[2:]) > SURE
         found.append(np.sqrt(np.square(v[1:-1] - (v[:-2] + v[2:]) / 2).sum(-1))[sure])
     apart = np.concatenate(found)
-    return float(np.median(apart) / math.sqrt(1.5)) if len(apart) else 0.0
+    return float(np.quantile(apart, QUIET) / math.sqrt(1.5)) if len(apart) else 0.0
 
 
 @compiled("void(float32[:,:,::1], float32[:,::1], float64, float32[:,:,::1])")

@@ -20,14 +20,16 @@ from motiontune.video.clip import Clip
 
 
 class Search(NamedTuple):
-    """How DIS searches: at half size, in patches of 8 pixels.
+    """How DIS searches, in patches of 8 pixels.
 
     Args:
+        halvings: how often a frame is halved before the last search.
         stride: pixels between those patches.
         steps: steps of gradient descent for each.
         smoothing: steps of its variational refinement.
     """
 
+    halvings: int
     stride: int
     steps: int
     smoothing: int
@@ -35,11 +37,12 @@ class Search(NamedTuple):
 
 # `motion_quality`
 SEARCHES: dict[Quality, Search] = {
-    "fast": Search(6, 5, 0),
-    "balanced": Search(5, 8, 0),
-    "best": Search(3, 12, 3),
+    "fast": Search(1, 6, 5, 0),
+    "balanced": Search(1, 5, 8, 0),
+    "best": Search(1, 3, 12, 3),
 }
-HALF_SIZE = 1
+# For frames whose shorter side has less than so many pixels: finer searches take motion over edges of small things
+SMALL, SEARCH_OF_SMALL = 100, Search(2, 4, 16, 5)
 
 # DIS picks a pyramid that is too high for a frame with a side below 32 px, and then crashes the process (OpenCV 5.0)
 MIN_SIDE = 32
@@ -144,8 +147,9 @@ def dis_flow(
         if start is not None:
             start = np.asarray(cv2.copyMakeBorder(start, 0, below, 0, right, cv2.BORDER_REPLICATE), np.float32)
     # a DIS object remembers earlier flows: one object per call
-    dis, search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST), SEARCHES[quality]
-    dis.setFinestScale(HALF_SIZE)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search = SEARCH_OF_SMALL if min(height, width) < SMALL else SEARCHES[quality]
+    dis.setFinestScale(search.halvings)
     dis.setPatchStride(search.stride)
     dis.setGradientDescentIterations(search.steps)
     dis.setVariationalRefinementIterations(search.smoothing)
