@@ -59,7 +59,10 @@ def with_head(family, tap="last_hidden", form=None, **objective):
 @pytest.mark.parametrize("tap", TAPS)
 def test_without_targets_the_forward_pass_is_the_original(family, tap):
     _, original, _, batch, _ = family
-    assert torch.equal(with_head(family, tap)(**batch).logits, original(**batch).logits)
+    model = with_head(family, tap)
+    # in the same memory: where weights lie may decide in which order they are added up
+    model.load_state_dict(original.state_dict(), assign=True, strict=False)
+    assert torch.equal(model(**batch).logits, original(**batch).logits)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
