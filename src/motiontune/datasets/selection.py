@@ -96,7 +96,7 @@ class Wanted:
 def measures(row: Mapping[str, Any]) -> dict[str, float | None]:
     """The MEASURES of a row; None is what is not known."""
     moving, camera = row["moving_share"], row["camera_share"]
-    by_itself = moving if camera is None else moving * (1 - camera)
+    by_itself = moving if moving is None or camera is None else moving * (1 - camera)
     return {
         "moving": moving,
         "object": by_itself,
