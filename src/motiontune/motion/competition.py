@@ -31,8 +31,8 @@ DOUBTFUL = 0.3
 START = 0.5
 # Refinement that moves a vector further than this found another place (pixels of the resized frame)
 MOVED = 1.0
-# A pair is open while more than this share of what it shows has no vector that is rather true than not. In rooms with
-# hands half of codec's pairs are; where more are matched, hardly more of what moves is found, and more by chance
+# A pair is open while more than this share of what it shows has no vector that is rather true than not. To match pairs
+# of which less is open finds hardly more of what moves, and more by chance
 OPEN = 0.2
 
 

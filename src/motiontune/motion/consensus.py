@@ -21,8 +21,8 @@ UNLIKE = 2.0
 # How much a patch's confidence falls for each pixel that those around it differ on average, and what counts at most
 FALL, MOST_APART = 0.05, 16.0
 AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
-# The same for planes: a Gaussian of two patches
-BESIDE = (0.607, 0.882, 1.0, 0.882, 0.607)
+# The same for planes: a Gaussian with a deviation of two patches
+GAUSSIAN = (0.607, 0.882, 1.0, 0.882, 0.607)
 # Vectors have something to do with each other that differ by less than so many times the noise, within these limits
 # (pixels of the resized frame)
 ALIKE, LEAST_ALIKE, MOST_ALIKE = 20.0, 0.2, 2.5
@@ -159,10 +159,10 @@ def _noise(vectors: Singles, confidence: Singles) -> float:
 
 @compiled("void(float32[:,:,::1], float32[:,::1], float64, float32[:,:,::1])")
 def fit_planes(vectors: Singles, confidence: Singles, alike: float, planes: Singles) -> None:
-    """Write what `smooth` returns, where a patch has a confidence; vectors that differ by `alike` pixels
-    have nothing to do with each other (Tukey's biweight)."""
+    """Write what `smooth` returns, where a patch has a confidence; vectors that differ by `alike` pixels have nothing
+    to do with each other (Tukey's biweight)."""
     rows, cols = confidence.shape
-    reach = len(BESIDE) // 2
+    reach = len(GAUSSIAN) // 2
     for i in range(rows):
         for j in range(cols):
             if confidence[i, j] <= 0:
@@ -174,7 +174,7 @@ def fit_planes(vectors: Singles, confidence: Singles, alike: float, planes: Sing
             for a in range(max(i - reach, 0), min(i + reach + 1, rows)):
                 for b in range(max(j - reach, 0), min(j + reach + 1, cols)):
                     dx, dy = np.float64(vectors[a, b, 0]) - x, np.float64(vectors[a, b, 1]) - y
-                    near = BESIDE[a - i + reach] * BESIDE[b - j + reach] * np.float64(confidence[a, b])
+                    near = GAUSSIAN[a - i + reach] * GAUSSIAN[b - j + reach] * np.float64(confidence[a, b])
                     same = max(1.0 - (dx * dx + dy * dy) / (alike * alike), 0.0)
                     w = near * same * same
                     u, v = a - i, b - j
