@@ -44,11 +44,12 @@ class MotionDataArguments(DataArguments):
         default="auto",
         metadata={
             "help": (
-                "Where motion comes from. auto: codec+flow where the bitstream has usable vectors, else "
-                "blockmatch+flow. codec: the bitstream's vectors. blockmatch: an encoder's motion search on the "
-                "resized frames. codec+flow, blockmatch+flow: these refined by optical flow. flow: optical flow "
-                "alone. raft: a network, which is slow and best extracted beforehand. file: computed beforehand, "
-                "see motion_dir. FILE.py:FUNCTION: a function of your own."
+                "Where motion comes from. auto: codec+flow where the bitstream has usable vectors, joined by a block "
+                "match where these leave much of a pair of frames open, else blockmatch+flow. codec: the bitstream's "
+                "vectors. blockmatch: an encoder's motion search on the resized frames. codec+flow, blockmatch+flow: "
+                "these and optical flow, the more probable vector of each patch. flow: optical flow alone. raft: a "
+                "network, which is slow and best extracted beforehand. file: computed beforehand, see "
+                "motion_dir. FILE.py:FUNCTION: a function of your own."
             )
         },
     )

@@ -155,7 +155,8 @@ def dis_flow(
     dis.setVariationalRefinementIterations(search.smoothing)
     flow = dis.calc(here, there, None if start is None else start.copy())
     flow = np.asarray(flow, np.float32)[:height, :width]
-    return np.asarray(np.where(np.isfinite(flow), flow, 0), np.float32)
+    finite = np.isfinite(flow)
+    return flow if finite.all() else np.asarray(np.where(finite, flow, 0), np.float32)
 
 
 def consistent(to_there: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
