@@ -143,3 +143,16 @@ def test_refinement_makes_no_right_vector_wrong() -> None:
     first = MotionField.from_confidence(vectors, confidence, np.array([0.0, 0.5]), "told", "past")
     found = refined([first], clip, grid)
     assert np.abs(found.vectors[1, 4:6, 9:11] - [112, 0]).max() < 1
+
+
+def test_what_one_source_finds_twice_counts_as_one() -> None:
+    """Two block matches have three columns each, the codec four."""
+    clip, grid = clip_from_frames(pan(2, 41.0, -20.0), 2.0), VideoGrid(2, 8, 10, patch=16)
+    way = np.broadcast_to(np.float32([41.0, -20.0]), (8, 10, 2))
+    fields = []
+    for name, part in (("codec", slice(0, 4)), ("blockmatch", slice(4, 7)), ("blockmatch", slice(7, 10))):
+        everything = told(way, name)
+        confidence = np.zeros_like(everything.confidence)
+        confidence[:, :, part] = everything.confidence[:, :, part]
+        fields.append(MotionField.from_confidence(everything.vectors, confidence, everything.times, name, "past"))
+    assert competition_of(fields, clip, grid).field().source == "blockmatch"

@@ -45,7 +45,7 @@ class _Vectors:
         probable: float32 [R, C], the probability that it is true; 0 where there is none.
         fits: float32 [R, C], the same if nothing repeated.
         own: float32 [R, C], what its source thinks of it, from 0 to 1.
-        source: int8 [R, C], the number of its source.
+        source: int8 [R, C], the number of its source's name.
     """
 
     flow: Singles
@@ -90,8 +90,9 @@ class Competition:
 
     def add(self, field: MotionField, wanted: Collection[int] | None = None) -> None:
         """Let a source's vectors compete; of the frames that are wanted, None is all."""
-        number = np.int8(len(self._sources))
-        self._sources.append(field.source)
+        if field.source not in self._sources:
+            self._sources.append(field.source)
+        number = np.int8(self._sources.index(field.source))
 
         def look(here: int, _: int) -> None:
             flow, known, own = self._step * field.vectors[here], field.valid[here], field.confidence[here]
