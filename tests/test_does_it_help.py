@@ -1,6 +1,8 @@
 """The benchmark of benefit: clips leave no way around motion, batches are the product's, the start is exact."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +27,7 @@ import lessons
 import many
 import probes
 import start
+import tiny
 import whole
 
 
@@ -433,3 +436,33 @@ def test_probes_read_what_is_there(lesson_lab: lessons.LessonLab, monkeypatch: p
     assert set(row["final"]) == {"in_domain"} and len(row["final"]["in_domain"]["speed"]["right"]) == 8
     assert set(lessons.TASKS) < set(row["curve"][-1]) and row["curve"][-1]["step"] == 3
     assert aggregate.tasks_of(row) == {"speed": ("speed", "right")}
+
+
+@pytest.mark.slow
+def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
+    """The run with measured targets, by its command: a few steps of two arms on two seeds."""
+    random = np.random.default_rng(0)
+    photos = random.integers(0, 255, (tiny.UNSEEN_PHOTOS + 4, 28, 28, 3), dtype=np.uint8)
+    np.save(tmp_path / "photos.npy", photos.repeat(4, 1).repeat(4, 2))
+    for seed in (1, 2):  # as if stills had been taught
+        tiny.WHICH_WAY.make(tmp_path, seed)
+        taught = learning.load_start(tmp_path / f"tiny-{seed}", "cpu").state_dict()
+        torch.save(taught, tmp_path / f"tiny-{seed}" / "taught.pt")
+    arms = ["ce", "projector, auto"]
+    command = [sys.executable, tiny.__file__, "--measured", "--device", "cpu", "--folder", tmp_path, "--processes", "1"]
+    command += ["--seconds", "600", "--steps", "3", "--seeds", "2", "--final-clips", "16", "--out", tmp_path / "out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, "--arms", *arguments], capture_output=True, text=True, env=environment)
+
+    done = run(*arms)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "cells.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row["arm"]) for row in rows] == [(seed, arm) for seed in (1, 2) for arm in arms]
+    assert all(row["done"] == 3 and row["final"] for row in rows)
+    targets = json.loads((tmp_path / "out" / "plan.json").read_text())["targets"]
+    assert 0 < targets["epe"] < targets["length"]
+
+    refused = run("shuffled")
+    assert refused.returncode == 2 and "not in this run: shuffled" in refused.stderr

@@ -189,6 +189,25 @@ def measured_plan(steps: int, seeds: int) -> list[Cell]:
     return [Cell("measured", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in arms]
 
 
+def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run that the command line names."""
+    if arguments.questions:
+        return questions_plan(steps, seeds)
+    if arguments.measured:
+        return measured_plan(steps, seeds)
+    return follow_up(steps) if arguments.follow_up else plan(steps, seeds)
+
+
+def cells_to_run(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
+    """List those of the arms that the command line names, in its order."""
+    cells = all_cells(arguments, steps, seeds)
+    if not arguments.arms:
+        return cells
+    order = {arm: number for number, arm in enumerate(arguments.arms)}
+    some = [cell for cell in cells if cell.arm in order and cell.seed <= arguments.seeds]
+    return sorted(some, key=lambda cell: (cell.seed, order[cell.arm]))
+
+
 def choose(speed: float, seconds: float, seeds: int) -> tuple[int, int]:
     """Choose steps of a cell, and seeds, for so many steps per second in all; fewer seeds rather than too few."""
     for number in range(seeds, 2, -1):
@@ -399,8 +418,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
-    if unknown := sorted({*(arguments.arms or ())} - {*ARMS}):
-        parser.error(f"--arms: {', '.join(unknown)}: choose some of {'; '.join(ARMS)}")
+    arms = {cell.arm: None for cell in all_cells(arguments, 1, arguments.seeds)}
+    if unknown := [arm for arm in arguments.arms or () if arm not in arms]:
+        parser.error(f"--arms: not in this run: {'; '.join(unknown)}; choose some of {'; '.join(arms)}")
     if arguments.follow_up and not arguments.arms:
         arguments.seeds = FOLLOW_UP_SEEDS
     arguments.slots = arguments.slots or (12 if arguments.follow_up else 20)
@@ -478,18 +498,7 @@ class Experiment:
                 runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
             if arguments.questions:
                 runner.process.longer = 0
-        steps = self.plan["steps"]
-        if arguments.questions:
-            cells = questions_plan(steps, self.plan["seeds"])
-        elif arguments.measured:
-            cells = measured_plan(steps, self.plan["seeds"])
-        else:
-            cells = follow_up(steps) if arguments.follow_up else plan(steps, self.plan["seeds"])
-        if arguments.arms:
-            order = {arm: number for number, arm in enumerate(arguments.arms)}
-            cells = [cell for cell in cells if cell.arm in order and cell.seed <= arguments.seeds]
-            cells.sort(key=lambda cell: (cell.seed, order[cell.arm]))
-        self.do(runner, cells)
+        self.do(runner, cells_to_run(arguments, self.plan["steps"], self.plan["seeds"]))
         log("done")
 
     def runner(self) -> Runner:
