@@ -114,6 +114,31 @@ def test_two_vectors_that_exclude_each_other() -> None:
     np.testing.assert_allclose(exclusive(*numbers), [0.9, 0.09 / 0.19, 0.42 / 0.82], rtol=1e-5)
 
 
+def test_no_two_patches_come_from_one_place() -> None:
+    """A camera pans by three patches; one patch is said to come from where another one, which fits better, was."""
+    two = Pair(*frames(), PATCH)
+    flow = np.broadcast_to(np.float32([3 * PATCH, 0]), (ROWS, COLS, 2)).copy()
+    probable = np.full((ROWS, COLS), 0.99, np.float32)
+    flow[5, 4], probable[5, 4] = [5.2 * PATCH, 1.2 * PATCH], 0.9  # to (6.2, 9.2): that of (6, 6) is (6, 9)
+    found = two.unrivalled(flow, probable)
+    assert found[5, 4] < 0.15
+    others = np.ones((ROWS, COLS), np.bool_)
+    others[5, 4] = False
+    assert np.array_equal(found[others], probable[others])
+
+
+def test_what_would_have_come_from_outside_is_not_found_elsewhere() -> None:
+    """The same camera: what it has left behind at the right fits something at the left, which nothing else claims."""
+    two = Pair(*frames(), PATCH)
+    flow = np.broadcast_to(np.float32([3 * PATCH, 0]), (ROWS, COLS, 2)).copy()
+    probable = np.full((ROWS, COLS), 0.99, np.float32)
+    flow[4:7, -2:] = [-13 * PATCH, 10]
+    flow[5, 3] = [-2.5 * PATCH, 10]  # a thing of its own in the middle of the picture
+    found = two.unrivalled(flow, probable)
+    assert (found[4:7, -2:] < 0.8).all() and found[5, 3] == np.float32(0.99)
+    assert (found[:, -2:] == np.float32(0.99)).sum() == 2 * ROWS - 6  # outside, as the picture has it
+
+
 def test_a_pair_of_which_little_fits_is_a_cut() -> None:
     confidence, known = np.float32([[0.9, 0.2, 0.1, 0.8]]), np.array([[True, True, True, False]])
     shown = np.array([[1.0, 9.0, 9.0, 9.0]])

@@ -449,7 +449,17 @@ def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path
         taught = learning.load_start(tmp_path / f"tiny-{seed}", "cpu").state_dict()
         torch.save(taught, tmp_path / f"tiny-{seed}" / "taught.pt")
     arms = ["ce", "projector, auto"]
-    command = [sys.executable, tiny.__file__, "--measured", "--device", "cpu", "--folder", tmp_path, "--processes", "1"]
+    command = [
+        sys.executable,
+        tiny.__file__,
+        "--measured",
+        "--device",
+        "cpu",
+        "--folder",
+        tmp_path,
+        "--processes",
+        "1",
+    ]
     command += ["--seconds", "600", "--steps", "3", "--seeds", "2", "--final-clips", "16", "--out", tmp_path / "out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 

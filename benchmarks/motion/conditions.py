@@ -10,6 +10,10 @@ A patch is scored where at least half of it is visible in the other frame and it
 across a cut every patch is, and every vector is wrong. "Wrong and sure" is the share of scored patches whose
 confidence is above 0.5 while they are off by more than 5 px. `ece` is the expected calibration error: how far, on
 average, the confidence is from the share of vectors within 3 px, in ten bins.
+
+Of a hidden patch less than a quarter is visible in the other frame: nothing can be found there. That vectors of such
+patches are valid, and off by more than 3 px from where the thing is, counts in columns of its own (`hidden_...`) and,
+together with the scored ones, in `outliers_with_hidden`.
 """
 
 import argparse
@@ -43,14 +47,17 @@ from motiontune.video.clip import Clip, read_clip
 RESULTS = Path(__file__).parent / "results" / "conditions.json"
 PATCH, ROWS, COLS = 14, 18, 30
 NEAR, FAR, SURE = 3.0, 5.0, 0.5
+SEEN = 0.25  # of a patch; below it is hidden in the other frame
 BINS = 10
+PHOTO_LOOKS = {"photos": "", "dim photos": "dim 4"}
 ORDINARY = ("walk", "pan", "hand", "cube", "small fast", "talking")
 
 
 def of_photos(clips: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
     """The conditions that show pictures of real clips."""
     still = tuple((f"tripod {clip}", ("clean", "")[number % 2]) for number, clip in enumerate(clips))
-    return {"photos": tuple((f"photo {clip}", "") for clip in clips), "tripod": still}
+    held = {name: tuple((f"photo {clip}", look) for clip in clips) for name, look in PHOTO_LOOKS.items()}
+    return {**held, "tripod": still}
 
 
 # condition: (scene, look) of its clips
@@ -61,6 +68,7 @@ CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "shadow": (("walk", "shadow"),),
     "blur": (("pan", "blur"),),
     "repeats": (("repeats", ""),),
+    "bare walls": (("bare pan", ""), ("bare hand", "")),
     "still, noise": (("still", "noise"),),
     "cut": (("walk", "cut"),),
     **of_photos(rooms.SCORED),
@@ -90,7 +98,7 @@ def load(scene: str, look: str, seed: int, encoding: str, cache: Path) -> Clip:
 @functools.lru_cache(maxsize=64)
 def truth(scene: str, cut: bool, seed: int, shown: tuple[int, ...]) -> Pool:
     """The true motion of each pair's patches, direction past: `vectors` float32 [P, R, C, 2] in pixels of the grid,
-    `scored`, `moving` and `cut`, bool [P, R, C]. Light changes nothing of it."""
+    `scored`, `hidden`, `moving` and `cut`, bool [P, R, C]. Light changes nothing of it."""
     room, grid = rooms.room(scene, seed, "cut" if cut else ""), VideoGrid(2, ROWS, COLS, PATCH)
     scale = np.float32([grid.width / rooms.WIDTH, grid.height / rooms.HEIGHT])
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
@@ -105,7 +113,10 @@ def truth(scene: str, cut: bool, seed: int, shown: tuple[int, ...]) -> Pool:
         dense = np.repeat(np.repeat(way, PATCH, 0), PATCH, 1)
         alike = patch_median(flow, seen & (np.linalg.norm(flow - dense, axis=-1) < 2), grid)[1]
         cut = room.shows(number) is not room.shows(before)
-        parts["vectors"].append(-way)
+        hidden = (share < SEEN) & ~np.bool_(cut)
+        of_all = patch_median(flow, np.ones_like(seen), grid)[0]
+        parts["vectors"].append(-np.where(hidden[..., None], of_all, way))
+        parts["hidden"].append(hidden)
         parts["scored"].append(np.ones_like(share, np.bool_) if cut else (share >= 0.5) & (alike >= 0.75 * share))
         parts["moving"].append(patch_median(flow, moving, grid)[1] >= 0.5)
         parts["cut"].append(np.full(share.shape, cut))
@@ -113,12 +124,13 @@ def truth(scene: str, cut: bool, seed: int, shown: tuple[int, ...]) -> Pool:
 
 
 def compare(field: MotionField, true: Pool) -> Pool:
-    """The scored patches of a field that was made with `min_confidence=0`."""
+    """The scored and the hidden patches of a field that was made with `min_confidence=0`."""
     error = np.linalg.norm(field.vectors[1:][: len(true["vectors"])] - true["vectors"], axis=-1)
     error = np.where(true["cut"], np.float32(1e3), error)
     confidence = field.confidence[1:][: len(error)]
-    chosen = true["scored"]
+    chosen = true["scored"] | true["hidden"]
     return {
+        "hidden": true["hidden"][chosen],
         "error": error[chosen],
         "confidence": confidence[chosen],
         "moving": true["moving"][chosen],
@@ -146,7 +158,8 @@ def calibration(confidence: NDArray[np.float32], near: NDArray[np.bool_]) -> tup
 
 def figures(pool: Pool, least: float) -> dict[str, Any]:
     """The figures of a table; None where there is nothing to count."""
-    error, confidence, cut, moving = pool["error"], pool["confidence"], pool["cut"], pool["moving"]
+    all_wrong, all_valid, hidden = pool["error"] > NEAR, pool["confidence"] > least, pool["hidden"]
+    error, confidence, cut, moving = (pool[key][~hidden] for key in ("error", "confidence", "cut", "moving"))
     valid = confidence > least
     one = valid & ~cut
     ece, bins = calibration(confidence, error < NEAR)
@@ -158,6 +171,10 @@ def figures(pool: Pool, least: float) -> dict[str, Any]:
         "outliers_valid": _mean((error > NEAR)[valid]),
         "wrong_and_sure": _mean((confidence > SURE) & (error > FAR)),
         "cut_valid": _mean(valid[cut]),
+        "hidden_patches": int(hidden.sum()),
+        "hidden_valid_share": _mean(all_valid[hidden]),
+        "hidden_outliers": _mean(all_wrong[all_valid & hidden]),
+        "outliers_with_hidden": _mean(all_wrong[all_valid]),
         "moving_patches": int(moving.sum()),
         "moving_epe_valid": _mean(error[one & moving]),
         "moving_valid_share": _mean(valid[moving & ~cut]),

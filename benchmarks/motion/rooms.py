@@ -40,6 +40,7 @@ SCORED = ("cup.mp4", "cityCC0.mpg", "vtest.avi", "Megamind.avi")
 Floats = NDArray[np.float64]
 Path = Callable[[float], float]
 Placing = Callable[[float], tuple[Floats, Floats, Floats]]
+Painter = Callable[[Generator, int, int], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +248,13 @@ def _wall(random: Generator, height: int, width: int) -> NDArray[np.uint8]:
     return _picture(random, height, width, random.uniform(0.15, 1))
 
 
+def _bare(random: Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """One colour that gets a little brighter to one side: an encoder freezes the camera's noise on it."""
+    y, x = np.mgrid[: FINE * height, : FINE * width] / np.float32(FINE * max(height, width))
+    slope, colour = random.uniform(-25, 25, 2), random.uniform(90, 190) + random.normal(0, 12, 3)
+    return np.asarray(np.rint(colour + (slope[0] * x + slope[1] * y)[..., None]).clip(0, 255), np.uint8)
+
+
 def _repeating(random: Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Stripes or a board with a little of everything else on it."""
     y, x = np.mgrid[: FINE * height, : FINE * width].astype(np.float64)
@@ -267,7 +275,7 @@ def _fixed(corner: Floats, right: Floats, down: Floats) -> Placing:
     return lambda t: (corner, right, down)
 
 
-def _walls(random: Generator, draw: Callable[[Generator, int, int], NDArray[np.uint8]]) -> list[Surface]:
+def _walls(random: Generator, draw: Painter) -> list[Surface]:
     """Back wall, floor, ceiling and side walls of a room of 6 x 3 x 6 metres around the camera."""
     half, height, depth = 3.2, 1.6, random.uniform(4.5, 6)
     walls = []
@@ -384,12 +392,12 @@ def _walk(random: Generator) -> dict[str, object]:
     return {"surfaces": [*_walls(random, _wall), *_standing(random, 4)], "camera": camera}
 
 
-def _pan(random: Generator) -> dict[str, object]:
+def _pan(random: Generator, wall: Painter = _wall) -> dict[str, object]:
     camera = _held(random, 0.01, 0, _signed(random, 0, 0.1), _swing(random, random.uniform(0.22, 0.3), (3.5, 5)))
-    return {"surfaces": [*_walls(random, _wall), *_standing(random, 4)], "camera": camera}
+    return {"surfaces": [*_walls(random, wall), *_standing(random, 4)], "camera": camera}
 
 
-def _hand(random: Generator) -> dict[str, object]:
+def _hand(random: Generator, wall: Painter = _wall) -> dict[str, object]:
     """A hand that comes, pushes a thing, and goes, again and again; and another one that waves."""
     z = 1.1
     reach = _swing(random, random.uniform(0.3, 0.4), (3.2, 4.5))
@@ -399,7 +407,7 @@ def _hand(random: Generator) -> dict[str, object]:
     pushed = [_flat(thing, _ball_shape(70), 0.2, lambda t: place + max(0.0, reach(t)) * 0.8, lambda t: 0.12, z + 0.05)]
     turn = _swing(random, 0.15)
     pushing = _flat(skin, _hand_shape(170), 0.45, lambda t: place - 0.2 + reach(t), lambda t: 0.1, z, turn)
-    surfaces = [*_walls(random, _wall), *_standing(random, 3), *pushed, pushing]
+    surfaces = [*_walls(random, wall), *_standing(random, 3), *pushed, pushing]
     return {"surfaces": surfaces, "camera": _held(random, 0.008)}
 
 
@@ -510,6 +518,8 @@ SCENES: dict[str, Callable[[Generator], dict[str, object]]] = {
     "talking": _talking,
     "repeats": _repeats,
     "still": _still,
+    "bare pan": functools.partial(_pan, wall=_bare),
+    "bare hand": functools.partial(_hand, wall=_bare),
     **{f"photo {clip}": _photo(clip, False) for clip in (*TUNED, *SCORED)},
     **{f"tripod {clip}": _photo(clip, True) for clip in (*TUNED, *SCORED)},
 }

@@ -113,11 +113,21 @@ def speed_table(results: dict[str, Any]) -> str:
 
 def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str) -> str:
     """`auto` in difficult light, before the confidence was a probability and now: a row for each condition."""
-    keys = ("epe_valid", "valid_share", "outliers_valid", "wrong_and_sure", "moving_epe_valid", "moving_right", "ece")
+    keys = (
+        "epe_valid",
+        "valid_share",
+        "outliers_valid",
+        "outliers_with_hidden",
+        "wrong_and_sure",
+        "moving_epe_valid",
+        "moving_right",
+        "ece",
+    )
     heads = (
         "EPE valid, px",
         "valid",
         "valid off by > 3 px",
+        "hidden patches included",
         "wrong and sure",
         "EPE of what moves by itself",
         "valid and within 3 px of that",
@@ -132,12 +142,16 @@ def conditions_table(before: dict[str, Any], now: dict[str, Any], encoding: str)
         for results in (before, now)
     ]
     lines = [[encoding, *heads]]
-    for condition in found[0]:
-        pairs = [[_figure(key, one[condition][key]) for one in found] for key in keys]
-        lines.append(
-            [condition, *(f"{one} -> **{other}**" if one != "-" or other != "-" else "-" for one, other in pairs)]
-        )
+    for condition in found[1]:
+        pairs = [[_figure(key, one.get(condition, {}).get(key)) for one in found] for key in keys]
+        lines.append([condition, *(_change(one, other) for one, other in pairs)])
     return grid(lines)
+
+
+def _change(one: str, other: str) -> str:
+    if other == "-":
+        return one if one == "-" else f"{one} -> -"
+    return f"**{other}**" if one == "-" else f"{one} -> **{other}**"
 
 
 def _right(row: dict[str, Any]) -> dict[str, float | None]:
@@ -154,7 +168,7 @@ def _is_auto(row: dict[str, Any]) -> bool:
 def _figure(key: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if key in ("valid_share", "outliers_valid", "wrong_and_sure", "moving_right"):
+    if key in ("valid_share", "outliers_valid", "outliers_with_hidden", "wrong_and_sure", "moving_right"):
         return f"{value:.1%}"
     return f"{value:.3f}" if key == "ece" else f"{value:.2f}"
 

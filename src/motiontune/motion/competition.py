@@ -144,7 +144,9 @@ class Competition:
         def look(here: int, _: int) -> None:
             best = self._best[here]
             everything = np.ones_like(best.probable, np.bool_)
-            confidence[here] = across_no_cut(best.probable, best.fits, everything, self._pairs[here].contrast)
+            pair = self._pairs[here]
+            probable = pair.unrivalled(best.flow, best.probable)
+            confidence[here] = across_no_cut(probable, best.fits, everything, pair.contrast)
             vectors[here] = self._step * smooth(best.flow, confidence[here])
 
         each_pair(look, self._clip, self._direction)
@@ -172,6 +174,7 @@ def compared(field: MotionField, clip: Clip, grid: VideoGrid, frames: list[NDArr
         known, own = field.valid[here], field.confidence[here]
         found = pair.compare(step * field.vectors[here], own, followed)
         probable = np.where(known, np.minimum(found.probable, own / np.float32(DOUBTFUL)), np.float32(0))
+        probable = pair.unrivalled(step * field.vectors[here], probable)
         confidence[here] = across_no_cut(probable, found.fits, known, pair.contrast)
         vectors[here] = smooth(field.vectors[here], confidence[here])
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motiontune.motion.compare import BESIDE, SMALL, differences, pixels_of, repeats_of, sums_of
+from motiontune.motion.consensus import claimed
 
 
 Bytes = NDArray[np.uint8]
@@ -35,6 +36,8 @@ LEAST_NOISE = 0.1
 GAINS = (0.4, 2.5)
 # Other pictures repeat themselves by chance up to this, and from the sum of both on it is certain, see `Pair.repeats`
 REPEATS, CERTAIN = 1.2, 2.0
+# A patch is bare that has less than this share of the contrast that all but a tenth of the patches are below
+BARE, RICH = 0.2, 0.9
 # What a plain patch counts beside one of contrast, in gray levels
 PLAIN = 0.5
 # A source's own confidence counts from here on
@@ -45,31 +48,25 @@ CUT = 0.1
 
 # Of each kind of evidence, see `Pair.evidence`, and at the end the constant: for each hidden unit [U, K + 1], and of
 # these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
-HIDDEN = (
-    (0.172, -0.018, 0.067, 0.395, 0.045, 0.225, -0.033, 0.160, -0.087, -0.004, 0.324, -0.038, -0.045, -0.245, -1.258),
-    (0.587, -0.237, 0.074, -0.278, -1.281, 0.214, 0.050, -0.960, -0.099, -0.086, -0.241, -0.084, 0.088, 10.704, 0.398),
-    (0.142, -0.004, -0.049, 0.441, -0.288, 0.200, 0.036, 0.065, -0.401, -0.091, 0.208, -0.061, -0.520, 0.516, 1.786),
-    (0.413, -0.144, 0.064, -0.263, 0.028, -0.008, 0.029, 0.205, 0.107, 0.022, 0.159, 0.002, 0.036, 1.684, -0.511),
-    (0.377, 0.073, 0.337, -0.620, 0.246, -0.325, -0.082, 0.149, 0.476, 0.150, -0.262, 0.230, -0.087, -2.689, -0.318),
-    (
-        -0.587,
-        0.068,
-        -0.022,
-        -0.580,
-        -1.498,
-        -0.066,
-        -0.022,
-        0.362,
-        0.333,
-        -0.021,
-        -0.138,
-        -0.031,
-        0.594,
-        -1.820,
-        0.569,
-    ),
+HIDDEN = np.array(
+    """
+    0.159 -0.147 -0.857 -0.812 0.088 -0.201 0.072 0.089 -0.195 -0.181 -0.191 -0.066 -0.014 0.032 -0.456 2.682 -0.149
+    0.363 -0.156 0.219 -1.889 0.160 -0.145 0.051 -0.404 0.027 0.009 0.032 0.078 0.135 -0.329 -0.018 -0.854 -1.049
+    0.319 -0.226 0.041 0.368 -0.013 0.314 -0.051 0.272 -0.384 0.297 0.578 -0.103 0.031 -0.492 0.265 0.847 -0.742
+    -0.369 -0.088 -0.021 -0.075 0.638 -0.115 -0.016 1.110 0.194 0.018 0.139 0.069 -0.135 -0.160 0.129 0.573 0.377
+    0.088 0.029 -0.091 -0.515 0.107 -0.019 -0.007 -0.069 -0.107 -0.041 0.024 -0.065 -0.380 0.211 -0.172 0.568 -0.201
+    -0.094 -0.014 -0.070 -0.058 1.390 -0.015 -0.091 0.127 0.159 -0.015 0.079 -0.013 -0.249 0.074 0.066 0.078 -1.149
+    0.090 -0.035 -0.146 0.247 -0.432 0.455 0.026 0.178 -0.579 -0.462 0.401 -0.153 -0.467 -0.098 0.095 1.646 0.847
+    0.403 -0.238 0.064 -0.194 -0.209 0.185 -0.028 0.730 -0.185 0.275 0.674 -0.102 0.132 -0.638 0.402 0.738 0.358
+    """.split(),
+    np.float64,
+).reshape(8, -1)
+WEIGHTS = np.array(
+    """
+    -1.955 2.478 -4.635 2.911 6.326 -2.821 -4.217 3.306 -2.418
+    """.split(),
+    np.float64,
 )
-WEIGHTS = (-5.775, -1.891, 3.144, 5.165, 2.662, 2.089, -5.092)
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,9 @@ class Pair:
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
-        """The half of the patches that shows most, bool [R, C]."""
-        return np.asarray(self.contrast >= _rank(self.contrast), np.bool_)
+        """The half of the patches that shows most, or fewer where most of the picture is bare, bool [R, C]."""
+        least = max(_rank(self.contrast), BARE * _rank(self.contrast, RICH))
+        return np.asarray(self.contrast >= least, np.bool_)
 
     @cached_property
     def repeats(self) -> Doubles:
@@ -150,6 +148,27 @@ class Pair:
         probable[doubled] = np.minimum(alone, fits[doubled])
         return Compared(probable, fits)
 
+    def unrivalled(self, flow: Singles, probable: Singles) -> Singles:
+        """The probabilities of a whole field, less where a patch fits by chance, float32 [R, C].
+
+        What is hidden in the other frame, or lies outside of it, is found nowhere, and often fits somewhere. There
+        mostly belongs to another patch that fits better, see `claimed`. And what would have come from outside if it
+        did as the picture does, has come from there as probably as patches do.
+
+        Args:
+            flow: float32 [R, C, 2], from here to there in pixels.
+            probable: float32 [R, C], the probability that each vector is true.
+        """
+        main, sure = self._main(flow), probable > 0.5
+        apart = np.sqrt(np.square(flow - main).sum(-1)) > NEAR
+        rows, cols = probable.shape
+        y, x = np.mgrid[:rows, :cols] + main[::-1, None, None] / self.patch
+        outside = (y < -0.5) | (y > rows - 0.5) | (x < -0.5) | (x > cols - 0.5)
+        as_main = np.float32((sure & ~apart).sum() / max(sure.sum(), 1))
+        found = exclusive(probable, np.where(outside & apart, as_main, np.float32(0)))
+        claims = claimed(flow, found, self.patch)
+        return np.where(claims > found, exclusive(found, claims), found)
+
     def evidence(self, flow: Singles, own: Singles) -> Doubles:
         """What speaks for each vector and against it, float64 [R, C, K], but that nothing repeats (0)."""
         sums, number = sums_of(self.here, self.there, flow, self.patch), float(pixels_of(self.patch))
@@ -177,6 +196,8 @@ class Pair:
             np.log(noise) * everywhere,
             np.log(texture + 0.5),  # an encoder freezes what has no contrast
             np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
+            np.log(self.contrast),  # and what the patch itself has none of
+            np.log(self.contrast / _rank(self.contrast, RICH)),  # beside patches that show much
             np.zeros_like(left),  # the place of `repeats`
         )
         return np.stack(kinds, axis=-1)
@@ -198,8 +219,7 @@ def across_no_cut(confidence: Singles, fits: Singles, known: NDArray[np.bool_], 
 
 def probability(evidence: Doubles) -> Singles:
     """That vectors are true, float32 [...], by the evidence, float64 [..., K]."""
-    hidden, weights = np.asarray(HIDDEN), np.asarray(WEIGHTS)
-    logit = np.tanh(evidence @ hidden[:, :-1].T + hidden[:, -1]) @ weights[:-1] + weights[-1]
+    logit = np.tanh(evidence @ HIDDEN[:, :-1].T + HIDDEN[:, -1]) @ WEIGHTS[:-1] + WEIGHTS[-1]
     return np.asarray(1 / (1 + np.exp(-np.clip(logit, -30, 30))), np.float32)
 
 

@@ -16,6 +16,8 @@ Singles = NDArray[np.float32]
 
 # Points of a patch that end this far apart halve its confidence (pixels of the resized frame)
 SPREAD = 4.0
+# Places are one that have more than this share of a patch in common
+SAME = 0.6
 # Patches that differ by this in their motion have nothing to do with each other (pixels of the resized frame)
 UNLIKE = 2.0
 # How much a patch's confidence falls for each pixel that those around it differ on average, and what counts at most
@@ -127,6 +129,53 @@ def average(vectors: Singles, confidence: Singles, means: Singles, after: Single
                     count += near
             means[i, j, 0], means[i, j, 1] = sx / weight, sy / weight
             after[i, j] = np.float64(confidence[i, j]) / (1.0 + FALL * apart / count)
+
+
+def claimed(flow: Singles, probable: Singles, patch: int) -> Singles:
+    """How probable it is that what a patch is said to have been is another patch: two cannot come from one place.
+
+    What is hidden in the other frame, or lies outside of it, fits by chance somewhere, and there mostly belongs to a
+    patch that fits better.
+
+    Args:
+        flow: float32 [R, C, 2], from the frame that the patches belong to, in pixels.
+        probable: float32 [R, C], the probability that each is true.
+        patch: side of a patch in pixels.
+
+    Returns:
+        float32 [R, C], the greatest probability of a vector that leads another patch to the same place, see `SAME`.
+    """
+    claims = np.zeros(probable.shape, np.float32)
+    rows, cols = probable.shape
+    place = flow / np.float32(patch) + np.moveaxis(np.mgrid[:rows, :cols][::-1], 0, -1)
+    compare_places(np.ascontiguousarray(place, np.float32), probable, claims)
+    return claims
+
+
+@compiled("void(float32[:,:,::1], float32[:,::1], float32[:,::1])")
+def compare_places(place: Singles, probable: Singles, claims: Singles) -> None:
+    """Write what `claimed` returns; places are float32 [R, C, 2], in patches."""
+    rows, cols = probable.shape
+    # patches by the row and column of the place that they lead to: the first one, and of each the next one
+    first, following = np.full((rows + 2, cols + 2), -1), np.empty(rows * cols, np.int64)
+    for k in range(rows * cols):
+        i, j = k // cols, k % cols
+        y, x = int(math.floor(place[i, j, 1])) + 1, int(math.floor(place[i, j, 0])) + 1
+        if probable[i, j] > 0 and 0 <= y < rows + 2 and 0 <= x < cols + 2:
+            following[k] = first[y, x]
+            first[y, x] = k
+    for i in range(rows):
+        for j in range(cols):
+            y, x = int(math.floor(place[i, j, 1])) + 1, int(math.floor(place[i, j, 0])) + 1
+            for a in range(max(y - 1, 0), min(y + 2, rows + 2)):
+                for b in range(max(x - 1, 0), min(x + 2, cols + 2)):
+                    k = first[a, b]
+                    while k >= 0:
+                        r, c = k // cols, k % cols
+                        down, right = abs(place[r, c, 1] - place[i, j, 1]), abs(place[r, c, 0] - place[i, j, 0])
+                        if k != i * cols + j and down < 1 and right < 1 and (1 - down) * (1 - right) > SAME:
+                            claims[i, j] = max(claims[i, j], probable[r, c])
+                        k = following[k]
 
 
 def smooth(vectors: Singles, confidence: Singles) -> Singles:
