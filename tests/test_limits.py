@@ -24,7 +24,7 @@ from motiontune.errors import ClipError, ConfigError, MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.templates import read_templates
 from motiontune.extraction.inputs import ClipSource, Inputs, fetched
-from motiontune.limits import COPY_BYTES, LIMITS, Limit
+from motiontune.limits import COPY_BYTES, LIMITS, Limit, check_png
 from motiontune.manifest import ClipFacts, ClipRow, read_rows, write_manifest
 from motiontune.motion.file import file_motion, read_flo, read_kitti_png, write_kitti_png
 from motiontune.video.clip import read_clip
@@ -381,3 +381,11 @@ def test_a_member_is_copied_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ClipError, match="what is there of it has 3,072 bytes, the limit is 999"):
         with fetched(ClipSource(f"file://{path}", "a")):  # at an address nobody states the size
             pass
+
+
+@pytest.mark.parametrize("name", ["png-part-of-4-GB", "png-end-that-is-not-empty"])
+def test_parts_of_a_png_lie_in_the_file(name: str) -> None:
+    """OpenCV takes memory for what a part states, 2 to 4 GB here, behind an end that is not empty as well."""
+    data = (Path(__file__).parent / "data" / "fuzz" / name).read_bytes()
+    with pytest.raises(MotiontuneError, match="a.png: is cut or damaged: it is shorter than its parts"):
+        check_png("a.png", data)

@@ -145,8 +145,8 @@ def check_png(path: str | os.PathLike[str], data: bytes) -> None:
         MotiontuneError: naming the file.
     """
     PIXELS.check(path, int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big"))
-    at, kind = 8, b""
-    while kind != b"IEND":
+    at, kind, size = 8, b"", 0
+    while kind != b"IEND" or size:  # OpenCV reads on behind an end that is not empty
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         at += 12 + size
         if at > len(data):

@@ -67,7 +67,9 @@ def main() -> None:
         if done.returncode:  # a decoder's own end: libFuzzer has kept the bytes in this folder
             result["findings"] = [*result.get("findings", []), f"exit code {done.returncode}"]
         results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(dict(sorted((results | {name: result}).items())), indent=1) + "\n")
+        part = RESULTS.with_suffix(".part")
+        part.write_text(json.dumps(dict(sorted((results | {name: result}).items())), indent=1) + "\n")
+        part.replace(RESULTS)  # a run that is ended meanwhile leaves what was there
         print(f"{name}: {json.dumps(result)}", flush=True)
         failed |= bool(result["findings"])
     sys.exit(failed)
