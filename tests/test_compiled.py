@@ -4,10 +4,8 @@ import ast
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,17 +65,16 @@ def test_where_nothing_can_be_kept_it_is_compiled_in_memory(monkeypatch: pytest.
         double("text")  # type: ignore[arg-type]
 
 
-def test_a_line_tells_of_what_takes_longer_than_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow() -> None:
-        time.sleep(0.3)
-
-    monkeypatch.setattr(module, "_ALL", [SimpleNamespace(compile=slow)])
-    lines: list[str] = []
-    compile_all(lines.append)
-    assert not lines
-    monkeypatch.setattr(module, "_LOADING", 0.05)
-    compile_all(lines.append)
-    assert len(lines) == 1 and lines[0].startswith("Compiling the loops")
+def test_a_line_tells_of_what_is_compiled_and_not_of_what_is_loaded(tmp_path: Path) -> None:
+    code = "import motiontune.motion.consensus\nfrom motiontune.compiled import compile_all\ncompile_all(print)"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said == [f"{module._NOTICE}\n", ""]
 
 
 def test_without_a_place_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,9 +144,15 @@ def test_options_of_another_source_are_refused(tmp_path: Path, capfd: pytest.Cap
 def test_less_than_a_frame_a_second_is_a_rate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command(capfd, "extract", CLIPS[0], "--out", tmp_path, "--fps", "0.9")  # one frame of so short a clip
     assert json.loads((tmp_path / "extract.json").read_text())["options"]["fps"] == 0.9
-    message = "--fps, --max-frames, --max-pixels, --patch and --merge must be positive"
-    for option in ("--fps", "--max-frames", "--max-pixels", "--merge"):
-        assert refused(capfd, "extract", CLIPS[0], "--out", tmp_path, option, "0") == message
+    for option, value, message in (
+        ("--fps", "0", "--fps must be above 0, and at most 1,000,000, not 0.0"),
+        ("--fps", "nan", "--fps must be above 0, and at most 1,000,000, not nan"),
+        ("--fps", "inf", "--fps must be above 0, and at most 1,000,000, not inf"),
+        ("--max-frames", "0", "--max-frames must be at least 1, and at most 2,147,483,647, not 0"),
+        ("--max-pixels", "0", "--max-pixels must be at least 1, and at most 2,147,483,647, not 0"),
+        ("--merge", "0", "--patch and --merge must be positive"),
+    ):
+        assert refused(capfd, "extract", CLIPS[0], "--out", tmp_path, option, value) == message
 
 
 def test_a_bad_clip_does_not_stop_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

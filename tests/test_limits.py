@@ -20,7 +20,7 @@ import pytest
 from fuzz.parsers import motion
 from make_clips import remuxed
 from motiontune.cache import MotionCache
-from motiontune.errors import ClipError, ConfigError, MotiontuneError
+from motiontune.errors import ClipError, ConfigError, LimitError, MotiontuneError
 from motiontune.evaluation.comparison import MotionComparison
 from motiontune.evaluation.templates import read_templates
 from motiontune.extraction.inputs import ClipSource, Inputs, fetched
@@ -224,13 +224,13 @@ def test_a_large_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MotiontuneError, match="labels.json: it has 1,024 bytes, the limit is 1,000"):
         read_templates(str(tmp_path / "labels.json"))
     with pytest.raises(MotiontuneError, match="clips.txt: it has 6,000 bytes, the limit is 1,000"):
-        Inputs((str(tmp_path / "clips.txt"),)).sources()
+        Inputs((str(tmp_path / "clips.txt"),)).listing()
 
 
 def test_a_manifest_of_too_many_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_manifest(tmp_path / "manifest.parquet", [ClipRow("a.mp4"), ClipRow("b.mp4")], {})
     monkeypatch.setenv("MOTIONTUNE_LIMIT_ROWS", "1")
-    reads = (read_rows, ClipFacts, lambda path: Inputs((str(path),)).sources())
+    reads = (read_rows, ClipFacts, lambda path: Inputs((str(path),)).listing().sources)
     for read in reads:
         with pytest.raises(MotiontuneError, match="manifest.parquet: it has 2 rows, the limit is 1"):
             list(read(tmp_path / "manifest.parquet"))
@@ -328,6 +328,40 @@ def test_a_clip_that_names_other_files_is_none(tmp_path: Path) -> None:
             probe(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(("codec", "name"), [("mjpeg", "a.avi"), ("libx264", "a.h264")])
+def test_the_number_that_is_named_is_enough(
+    codec: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg pads a frame of 100x100 to more."""
+    encode(tmp_path / name, codec, 100)
+    monkeypatch.setenv("MOTIONTUNE_LIMIT_PIXELS", "9999")
+    with pytest.raises(LimitError) as refused:
+        read_clip(str(tmp_path / name))
+    monkeypatch.setenv(*str(refused.value).rpartition(" set ")[2].split("="))
+    assert read_clip(str(tmp_path / name)).frames.shape[1:3] == (100, 100)
+
+
+def test_a_frame_in_the_middle_that_is_too_large_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for side in (64, 640):
+        encode(tmp_path / f"{side}.h264", "libx264", side)
+    (tmp_path / "a.h264").write_bytes(b"".join((tmp_path / f"{side}.h264").read_bytes() for side in (64, 640)))
+    monkeypatch.setenv("MOTIONTUNE_LIMIT_PIXELS", "200000")
+    with pytest.raises(LimitError, match="a frame of 640x640 has 409,600 pixels, the limit is 200,000"):
+        read_clip(str(tmp_path / "a.h264"), fps=10)
+
+
+def encode(path: Path, codec: str, side: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = side, side, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for shade in range(0, 60, 10):
+            frame = av.VideoFrame.from_ndarray(np.full((side, side, 3), shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 # ---- tars ----
 
 
@@ -356,24 +390,30 @@ def negative(name: str) -> bytes:
         ([header("././@LongLink", 20 << 30, b"L")], "a header has 21,474,836,480 bytes, the limit is 1,048,576"),
         ([header("././@LongLink", 2, b"L"), b"a".ljust(512, b"\0")] * 3000, "recursion"),
         ([negative("a.mp4")], "leads backwards"),
-        ([header("a.mp4", 10**12)], "unexpected end of data"),
     ],
 )
 def test_a_tar_whose_headers_have_no_end_is_refused(headers: list[bytes], reason: str, tmp_path: Path) -> None:
     with pytest.raises(MotiontuneError, match=reason):
-        Inputs((str(tar(tmp_path / "a.tar", *headers)),)).sources()
+        Inputs((str(tar(tmp_path / "a.tar", *headers)),)).listing()
+
+
+def test_a_tar_that_states_more_than_there_is_is_refused_behind_that(tmp_path: Path) -> None:
+    stated, refused = Inputs((str(tar(tmp_path / "a.tar", header("a.mp4", 10**12))),)).listing().sources
+    with pytest.raises(LimitError, match="it has 1,000,000,000,000 bytes"), fetched(stated):
+        pass
+    assert refused.path == str(tmp_path / "a.tar") and "unexpected end of data" in refused.problem
 
 
 def test_a_tar_that_is_called_as_the_folder_above_leads_nowhere(tmp_path: Path) -> None:
     """`...tar` without `.tar` is `..`."""
     tar(tmp_path / "...tar", header("a.mp4", 3), b"abc".ljust(512, b"\0"))
-    (source,) = Inputs((str(tmp_path),)).sources()
+    (source,) = Inputs((str(tmp_path),)).listing().sources
     assert (source.place, source.problem) == ("", "its name leads out of the folder that it is in")
 
 
 def test_a_member_is_copied_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "a.tar", header("a.mp4", 1000), b"abc" * 512)
-    (source,) = Inputs((str(path),)).sources()
+    (source,) = Inputs((str(path),)).listing().sources
     monkeypatch.setenv(COPY_BYTES.variable, "999")
     with pytest.raises(ClipError, match="it has 1,000 bytes, the limit is 999"), fetched(source):
         pass

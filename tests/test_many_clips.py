@@ -180,8 +180,9 @@ def test_no_member_of_a_tar_leads_out_of_the_folder(evil: str, clips: Path, tmp_
         link.type, link.linkname = tarfile.SYMTYPE, str(clips / "a.mp4")
         tar.addfile(link)
     extracted(tmp_path / "t.tar", out=tmp_path / "in" / "out")
-    (row,) = rows(tmp_path / "in" / "out").values()
+    row, linked = rows(tmp_path / "in" / "out").values()
     assert row.failure == "access" and "leads out of the folder" in str(row.error)
+    assert linked.failure == "access" and "is a link to " in str(linked.error)
     assert not list(tmp_path.rglob("*.npz"))
 
 
@@ -299,7 +300,7 @@ def test_a_clip_that_takes_too_long_counts_as_one_that_ends_the_decoder(clips: P
     worker = Worker(Settings(str(tmp_path), "none", frames=FRAMES), timeout=1e-6)
     try:
         assert worker.row(ClipSource(str(clips / "a.mp4"), "a"), ours=False) == Died(
-            "took more than 1e-06 seconds", False
+            "took more than 1e-06 seconds", False, 1e-6
         )
     finally:
         worker.close()
@@ -330,11 +331,15 @@ def test_the_command(clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert {row.motion for row in rows(tmp_path / "out").values()} == {None}
     assert not list(tmp_path.rglob("*.npz"))
     for more, message in {
-        ("--workers", "0"): "must be positive",
+        ("--workers", "0"): "--workers must be at least 1, and at most 10,000, not 0",
         ("--workers", "1", "--format", "flo"): "--format flo is not for many clips",
         ("--format", "none"): "--format none is for many clips: add --workers N",
         ("--workers", "1", "--format", "cache"): "--format cache needs --model",
         ("--sample", "0"): "--sample must be at least 1",
+        ("--workers", "1", "--timeout", "inf"): "--timeout inf: must be above 0 and at most 1,000,000 seconds",
+        ("--workers", "1", "--timeout", "nan"): "--timeout nan: must be",
+        ("--workers", "1", "--fps", "nan"): "--fps must be above 0, and at most 1,000,000, not nan",
+        ("--workers", "1", "--patch", "5000"): "a token of 10000x10000 pixels is larger than a frame",
         ("--workers", "1", "--source", "radar"): "is none of",
         ("--workers", "1", "--preview"): "--preview is not for many clips",
     }.items():
@@ -344,6 +349,195 @@ def test_the_command(clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
         run_command("extract", ["--out", str(tmp_path / "out")])
     with pytest.raises(MotiontuneError, match="none of 1 clips gave motion"):
         run_command("extract", [str(clips / "bad.mp4"), "--out", str(tmp_path / "none"), "--workers", "1"])
+
+
+def test_a_shard_without_clips_is_none_to_fail(clips: Path, tmp_path: Path, capfd) -> None:
+    out = tmp_path / "out"
+    for i in (1, 2):
+        run_command("extract", [str(clips / "a.mp4"), "--out", str(out), "--fps", "8", "--shard", f"{i}/2"])
+    assert len(rows(out)) == 1 and not list(read_rows(out / "manifest-00002-of-00002.parquet"))
+    run_command("select", [str(out), "--out", str(tmp_path / "data")])
+    run_command("report", [str(out / "manifest-00002-of-00002.parquet"), "--out", str(tmp_path / "page.html")])
+    with pytest.raises(SystemExit):
+        run_command("extract", [str(clips), "--out", str(out), "--shard", "x"])
+    assert "argument --shard: 'x' must be I/N, as in 3/64" in capfd.readouterr().err
+
+
+def tar_of(path: Path, **members: Path) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, file in members.items():
+            tar.add(file, f"{name}.mp4")
+    return path
+
+
+def test_a_tar_that_was_replaced_is_read_again(clips: Path, tmp_path: Path) -> None:
+    out, shard = tmp_path / "out", tar_of(tmp_path / "s.tar", a=clips / "a.mp4", b=clips / "a.mp4")
+    extracted(shard, out=out)
+    assert extracted(shard, out=out).before == 2
+    tar_of(shard, a=clips / "deep" / "a.webm", b=clips / "a.mp4")
+    os.utime(shard, ns=(10**18, 10**18))
+    assert extracted(shard, out=out).before == 0
+    assert [row.codec for row in rows(out).values()] == ["vp9", "h264"]
+    # of an earlier version's row nothing is known but its size
+    journal = out / "extract.jsonl"
+    with open_journal(journal, Settings(str(out), frames=FRAMES).fingerprint()) as opened:
+        for path in list(opened):
+            opened.add(dataclasses.replace(opened[path], changed=None))
+    assert extracted(shard, out=out).before == 2
+
+
+def test_what_is_replaced_at_an_address_is_read_again(clips: Path, tmp_path: Path) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for file in (clips / "a.mp4", clips / "deep" / "a.webm"):
+        memory.pipe("/replaced/a.mp4", file.read_bytes())
+        for paths in (["memory://replaced"], ["memory://replaced/*.mp4"], ["memory://replaced/a.mp4"]):
+            out = tmp_path / str(len(paths[0]))
+            assert [extracted(*paths, out=out).before for _ in range(2)] == [0, 1]
+
+
+def test_a_failure_by_a_limit_is_tried_again(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOTIONTUNE_LIMIT_PIXELS", "1000")
+    extracted(clips / "a.mp4", out=tmp_path / "out")
+    (row,) = rows(tmp_path / "out").values()
+    said = str(row.error).rpartition(" set ")[2]
+    assert row.failure == "limit" and said == "MOTIONTUNE_LIMIT_PIXELS=20480"
+    monkeypatch.setenv(*said.split("="))
+    assert not extracted(clips / "a.mp4", out=tmp_path / "out").failures
+
+
+def test_a_clip_that_took_too_long_is_tried_again_with_more_time(clips: Path, tmp_path: Path) -> None:
+    own = tmp_path / "a.mp4"
+    shutil.copy(clips / "a.mp4", own)
+    settings = Settings(str(tmp_path / "out"), "none", frames=FRAMES)
+
+    def again(timeout: float) -> tuple[int, str | None]:
+        summary = run_many(Inputs((str(own),)), settings, on_this_machine, 1, timeout)
+        return summary.before, rows(tmp_path / "out")[str(own)].failure
+
+    assert again(1e-6) == (0, "crash") and again(1e-6) == (1, "crash") and again(1e-7) == (1, "crash")
+    assert again(60.0) == (0, None)
+    # as it is one that was replaced
+    os.utime(own, ns=(10**18, 10**18))
+    assert again(1e-6) == (0, "crash")
+    os.utime(own, ns=(10**18, 2 * 10**18))
+    assert again(1e-6) == (0, "crash")
+
+
+def test_other_inputs_do_not_take_rows_away(clips: Path, tmp_path: Path) -> None:
+    own, out = tmp_path / "clips", tmp_path / "out"
+    shutil.copytree(clips, own)
+    shard = tar_of(tmp_path / "s.tar", c=clips / "a.mp4", d=clips / "a.mp4")
+    extracted(own, shard, out=out)
+    before = rows(out)
+    summary = extracted(own, out=out, sample=1)
+    assert (summary.clips, summary.before, summary.kept, summary.gone) == (1, 1, 4, 0) and rows(out) == before
+    # what is gone or has changed is not told of any more
+    (own / "deep" / "a.webm").unlink()
+    os.utime(shard, ns=(10**18, 10**18))
+    summary = extracted(own / "a.mp4", out=out)
+    assert (summary.clips, summary.kept, summary.gone) == (1, 1, 3)
+    assert [Path(path).name for path in rows(out)] == ["a.mp4", "bad.mp4"]
+    # nor by one shard of what another one has
+    parts = tmp_path / "parts"
+    extracted(own, out=parts, shard=(1, 2))
+    extracted(own / "bad.mp4", own / "a.mp4", out=parts, shard=(1, 2))
+    extracted(own / "bad.mp4", own / "a.mp4", out=parts, shard=(2, 2))
+    assert sorted(row["path"] for row in read_manifest(parts)) == [str(own / "a.mp4"), str(own / "bad.mp4")]
+
+
+def test_one_bad_tar_or_folder_is_a_row(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "clips"
+    shutil.copytree(clips, own)
+    cut = tar_of(own / "cut.tar", a=clips / "a.mp4", b=clips / "a.mp4")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    (own / "empty.tar").write_bytes(b"")
+    walk = os.walk
+
+    def walk_on(top: str, onerror: Callable[[OSError], None], **more: bool) -> Iterable[tuple]:
+        for place, below, names in walk(top, onerror=onerror, **more):  # type: ignore[call-overload]
+            if Path(place).name == "deep":
+                onerror(PermissionError(13, "Permission denied", place))
+            else:
+                yield place, below, names
+
+    monkeypatch.setattr(os, "walk", walk_on)
+    out = tmp_path / "out"
+    extracted(own, own / "gone.tar", out=out)
+    found = {path.removeprefix(f"{own}/"): row for path, row in rows(out).items()}
+    reasons = {name: row.error for name, row in found.items() if row.failure == "access"}
+    assert reasons.pop("deep") == "cannot be read: Permission denied"
+    assert "is cut: " in str(reasons.pop("cut.tar::b.mp4"))
+    assert set(reasons) == {"cut.tar", "empty.tar", "gone.tar"}
+    assert all("cannot be read as a tar: " in str(reason) for reason in reasons.values()), reasons
+    assert found["a.mp4"].failure is found["cut.tar::a.mp4"].failure is None
+    monkeypatch.undo()
+    cut.write_bytes(whole)  # is no failure any more
+    extracted(own, own / "gone.tar", out=out)
+    assert {str(own / name) for name in ("deep", "cut.tar")}.isdisjoint(rows(out))
+    with pytest.raises(ConfigError, match=r"empty.tar: cannot be read as a tar: .* \(and 1 more are the same\)"):
+        extracted(own / "empty.tar", own / "gone.tar", out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_links_and_holes_in_a_tar(clips: Path, tmp_path: Path) -> None:
+    data = (clips / "a.mp4").read_bytes()
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "a.bin")
+        for name, target in (("hard.mp4", "a.bin"), ("lost.mp4", "b.bin")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            tar.addfile(link)
+        holes = tarfile.TarInfo("holes.mp4")
+        holes.size, holes.pax_headers = len(data), {"GNU.sparse.map": f"0,{len(data)}", "GNU.sparse.size": "999999"}
+        tar.addfile(holes, io.BytesIO(data))
+    extracted(tmp_path / "s.tar", out=tmp_path / "out")
+    found = {path.rpartition("::")[2]: row for path, row in rows(tmp_path / "out").items()}
+    assert found["hard.mp4"].source and found["hard.mp4"].bytes == len(data)
+    assert "is a hard link to b.bin, which is not before it" in str(found["lost.mp4"].error)
+    assert "is stored with holes" in str(found["holes.mp4"].error)
+
+
+def test_shards_know_of_places_that_meet(clips: Path, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        tar_of(tmp_path / name / "s.tar", a=clips / "a.mp4")
+    for i in (1, 2):
+        with pytest.raises(ConfigError, match="would both be s/a.mp4.npz"):
+            Inputs((str(tmp_path / "x"), str(tmp_path / "y")), shard=(i, 2)).listing()
+    (tmp_path / "z" / "s").mkdir(parents=True)
+    shutil.copy(clips / "a.mp4", tmp_path / "z" / "s")
+    with pytest.raises(ConfigError, match="would both be s/a.mp4.npz"):
+        Inputs((str(tmp_path / "x"), str(tmp_path / "z")), shard=(1, 2)).listing()
+    tar_of(tmp_path / "y" / "s.tar", b=clips / "a.mp4")
+    parts = [Inputs((str(tmp_path / "x"), str(tmp_path / "y")), shard=(i, 2)).listing().sources for i in (1, 2)]
+    assert [[source.place for source in part] for part in parts] == [["s/a.mp4"], ["s/b.mp4"]]
+
+
+def test_a_file_in_the_way_stays_in_a_second_run(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    extracted(clips / "bad.mp4", out=tmp_path / "out")
+    (tmp_path / "out" / "a.mp4.npz").write_text("mine")
+    for _ in range(2):
+        extracted(clips, out=tmp_path / "out")
+        assert (tmp_path / "out" / "a.mp4.npz").read_text() == "mine"
+
+
+def test_lists(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    shard = tar_of(tmp_path / "s.tar", c=clips / "a.mp4")
+    (tmp_path / "l.txt").write_bytes(f"\ufeff{clips / 'a.mp4'} \r\n \n{clips / 'deep'}\n{shard}::c.mp4\n".encode())
+    found = Inputs((str(tmp_path / "l.txt"),)).listing().sources
+    assert [source.path for source in found] == [
+        str(clips / "a.mp4"),
+        str(clips / "deep" / "a.webm"),
+        f"{shard}::c.mp4",
+    ]
+    assert found[1].place == str(clips / "deep" / "a.webm").lstrip("/")
+    assert found[2].size == (clips / "a.mp4").stat().st_size
+    odd = tmp_path / "a\u2028b.mp4"
+    shutil.copy(clips / "a.mp4", odd)
+    (tmp_path / "l.txt").write_text(f"{odd}\n", "utf-8")
+    assert [source.path for source in Inputs((str(tmp_path / "l.txt"),)).listing().sources] == [str(odd)]
 
 
 def field_of(vectors: np.ndarray, grid: VideoGrid) -> MotionField:

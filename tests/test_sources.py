@@ -215,3 +215,11 @@ def test_thirty_runs_give_the_same_bits(source: str) -> None:
     finally:
         cv2.setNumThreads(before)
     assert len(alone + together) == 30 and len(set(alone + together)) == 1
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_clip_of_some_pixels_has_no_motion(source: str) -> None:
+    frames = [np.full((4, 40, 3), 20 * k, np.uint8) for k in range(4)]
+    clip = clip_from_frames(frames, fps=4.0)
+    with pytest.raises(MotionUnavailable, match="its frames of 40x4 px are too small to search: a side must have 8"):
+        motion_of(clip, VideoGrid(4, 2, 2), MotionOptions(source))

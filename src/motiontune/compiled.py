@@ -21,6 +21,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from filelock import FileLock
 from numba import njit
+from numba.core import event
 
 from motiontune.errors import in_one_line
 
@@ -31,7 +32,6 @@ R = TypeVar("R")
 # A division by zero gives what IEEE 754 asks for: Python's error would need a branch
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 _PATIENCE = 120.0  # seconds that a process waits for another one
-_LOADING = 2.0  # seconds that loading what is kept may take
 _NOTICE = "Compiling the loops that search for motion, once for this machine: about 20 seconds ..."
 _THREADS = threading.RLock()
 _warned = False
@@ -83,16 +83,27 @@ def compile_all(announce: Callable[[str], object] | None = None) -> None:
     Before processes are forked, and before a clip is timed.
 
     Args:
-        announce: called with a line where this takes longer than loading does, so that nobody wonders.
+        announce: called with a line where one is compiled, and not loaded, so that nobody wonders.
     """
-    waiting = None if announce is None else threading.Timer(_LOADING, announce, (_NOTICE,))
-    with contextlib.ExitStack() as ends:
-        if waiting is not None:
-            waiting.daemon = True
-            waiting.start()
-            ends.callback(waiting.cancel)
+    with event.install_listener("numba:compile", _Notice(announce)):
         for function in _ALL:
             function.compile()
+
+
+class _Notice(event.Listener):  # type: ignore[misc]  # numba has no types
+    """Says once that something is compiled."""
+
+    def __init__(self, announce: Callable[[str], object] | None) -> None:
+        self._announce = announce
+
+    def on_start(self, event: Any) -> None:
+        """numba begins to compile a function."""
+        announce, self._announce = self._announce, None
+        if announce is not None:
+            announce(_NOTICE)
+
+    def on_end(self, event: Any) -> None:
+        """It has ended."""
 
 
 def _warn_once(error: Exception) -> None:

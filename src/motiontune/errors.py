@@ -52,6 +52,10 @@ class ClipError(MotiontuneError):
         return f"{escaped(self.path)}: {self.reason}"
 
 
+class LimitError(ClipError):
+    """A clip that asks for more than a limit lets it have, see `motiontune.limits`. The clip may be fine."""
+
+
 class MotionUnavailable(MotiontuneError):
     """The chosen source has no motion for this clip (such as a codec without vectors). The clip's pixels are fine."""
 

@@ -26,11 +26,11 @@ SETTINGS = "motiontune"
 """Under this name a manifest keeps the settings that it was made with, as JSON."""
 ROWS_AT_ONCE = 8192
 
-Failure = Literal["access", "clip", "motion", "output", "crash"]
+Failure = Literal["access", "clip", "limit", "motion", "output", "crash"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)
-"""Kinds of failures: the file cannot be had, it is no clip that can be decoded, the source has no motion for it, its
-motion cannot be written, it ended the process that decoded it."""
-PASSING: tuple[Failure, ...] = ("access", "output")
+"""Kinds of failures: the file cannot be had, it is no clip that can be decoded, it is above a limit, the source has no
+motion for it, its motion cannot be written, it ended the process that decoded it."""
+PASSING: tuple[Failure, ...] = ("access", "limit", "output")
 """Failures of the surroundings, not of the clip: the next run tries again."""
 
 
@@ -42,7 +42,8 @@ class ClipRow:
         path: the clip, as it was named: a file, an address, or `ARCHIVE.tar::MEMBER`.
         digest: of its content, see `file_digest`.
         bytes: of its content.
-        changed: time of the file's last change, nanoseconds; None for what is no local file.
+        changed: time of the last change of the file, or of the tar that it is in, nanoseconds; None where nothing
+            tells it.
         codec: FFmpeg's name of it.
         width: of a decoded frame, pixels.
         height: of a decoded frame, pixels.

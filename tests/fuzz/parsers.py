@@ -319,7 +319,7 @@ def read_tar(data: bytes, folder: Path) -> None:
     (folder / "...tar").write_bytes(data)
     (folder / "a.tar").write_bytes(data)
     for name in ("a.tar", "...tar", "."):
-        for source in Inputs((str(folder / name),)).sources():
+        for source in Inputs((str(folder / name),)).listing().sources:
             place = PurePosixPath(source.place)
             assert source.problem or source.place, source
             assert not place.is_absolute() and ".." not in place.parts and "\0" not in source.place, source

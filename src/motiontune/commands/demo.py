@@ -20,6 +20,7 @@ import yaml
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from motiontune.commands.options import MOST, check_range
 from motiontune.datasets.real_clips import write_real_clips
 from motiontune.datasets.scenes import true_motion
 from motiontune.datasets.stories import write_synthetic
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         MotiontuneError: if the folder holds anything, or a step fails.
     """
+    check_range("--seed", arguments.seed, 0, MOST // 4)  # of which others are made
     run_demo(arguments.out or free_folder(), arguments.seed)
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import av
 
-from motiontune.commands.options import add_compare_with, add_reading, check_reading
+from motiontune.commands.options import MOST, MOST_WORKERS, add_compare_with, add_reading, check_range, check_reading
 from motiontune.datasets.dataset_info import NEW_TOKENS, templates_of
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import contact_sheet
-from motiontune.errors import ConfigError, MotiontuneError, mistakes
+from motiontune.errors import MotiontuneError, mistakes
 from motiontune.evaluation.comparison import MotionComparison, prediction_rows
 from motiontune.evaluation.measure import Evaluation, MotionMeter, measure_text
 from motiontune.evaluation.templates import read_templates
@@ -30,6 +30,7 @@ from motiontune.terminal import current, is_verbose, run_terminal
 
 DESCRIPTION = "Measure a model's text and motion over a data set."
 PLOT_COLUMNS, PLOT_WIDTH = 6, 240
+MOST_ROUNDS = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
         MotiontuneError: on a mistake in the options, or if some clip could not be read.
     """
     check_reading(arguments)
-    if min(arguments.batch_size, arguments.bootstrap) < 1 or min(arguments.workers, arguments.save_plots) < 0:
-        raise ConfigError("--batch-size and --bootstrap must be 1 or more, --workers and --save-plots 0 or more")
+    check_range("--batch-size", arguments.batch_size, 1, MOST)
+    check_range("--bootstrap", arguments.bootstrap, 1, MOST_ROUNDS)
+    check_range("--workers", arguments.workers, 0, MOST_WORKERS)
+    check_range("--save-plots", arguments.save_plots, 0, MOST)
     keys = {
         "video_fps": arguments.fps,
         "video_maxlen": arguments.max_frames,

@@ -14,7 +14,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from motiontune.commands.options import check_used, claim_outputs, find_clips, show_line
+from motiontune.commands.options import (
+    MOST_WORKERS,
+    check_range,
+    check_sampling,
+    check_used,
+    claim_outputs,
+    find_clips,
+    show_line,
+)
 from motiontune.compiled import compile_all
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
@@ -131,7 +139,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shard(text: str) -> tuple[int, int]:
-    i, n = text.split("/")
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} must be I/N, as in 3/64")
     return int(i), int(n)
 
 
@@ -148,8 +158,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     sizes = {"fps": arguments.fps, "max_frames": arguments.max_frames, "max_pixels": arguments.max_pixels}
     sizes = {name: value for name, value in sizes.items() if value is not None}
-    if min(arguments.patch, arguments.merge, *sizes.values()) <= 0:
-        raise ConfigError("--fps, --max-frames, --max-pixels, --patch and --merge must be positive")
+    check_sampling(arguments)
+    if min(arguments.patch, arguments.merge) < 1:
+        raise ConfigError("--patch and --merge must be positive")
     if not 0 <= arguments.min_confidence < 1:
         raise ConfigError("--min-confidence must be 0 or more and below 1")
     check_used("--raft-weights", arguments.raft_weights, arguments.source, "raft")
@@ -161,6 +172,11 @@ def run(arguments: argparse.Namespace) -> None:
         raft_weights=arguments.raft_weights,
     )
     frames = FrameReader(**sizes, patch=arguments.patch, merge=arguments.merge)
+    if arguments.model is None and (side := frames.patch * frames.merge) ** 2 > frames.max_pixels:
+        raise ConfigError(
+            f"--patch {frames.patch} with --merge {frames.merge}: a token of {side}x{side} pixels is larger than a "
+            f"frame of --max-pixels {frames.max_pixels}"
+        )
     if _is_many(arguments):
         _run_many(arguments, motion, frames, sizes)
         return
@@ -194,19 +210,18 @@ def _run_many(
     """Extract many clips and print what became of them."""
     if arguments.preview:
         raise ConfigError("--preview is not for many clips: `motiontune report` draws some of them")
-    if min(arguments.timeout, 1 if arguments.workers is None else arguments.workers) <= 0:
-        raise ConfigError("--workers and --timeout must be positive")
+    if arguments.workers is not None:
+        check_range("--workers", arguments.workers, 1, MOST_WORKERS)
     check_source(motion.source)
     settings = Settings(arguments.out, arguments.format, motion, frames, arguments.model, tuple(sizes.items()))
     names = tuple(filter(None, (arguments.dataset or "").split(",")))
     drawn = (arguments.shard or (1, 1), arguments.sample, arguments.seed)
     inputs = Inputs(tuple(arguments.clips), names, arguments.dataset_dir, *drawn)
     engine = ENGINES[arguments.engine or "local"]
-    if engine is on_this_machine:
-        compile_all(show_line)  # for all workers
-    summary = run_many(inputs, settings, engine, arguments.workers or 0, arguments.timeout)
+    begin = (lambda: compile_all(show_line)) if engine is on_this_machine else None  # for all workers
+    summary = run_many(inputs, settings, engine, arguments.workers or 0, arguments.timeout, begin)
     print(summary.table())
-    if summary.clips == summary.failures.total():
+    if summary.clips and summary.clips == summary.failures.total():
         raise MotiontuneError(f"none of {summary.clips} clips gave motion: {summary.manifest} tells why of each")
 
 

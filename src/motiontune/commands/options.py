@@ -46,15 +46,52 @@ def add_reading(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
 
 
+MOST_FPS = 1_000_000
+MOST_WORKERS = 10_000
+MOST = (1 << 31) - 1
+"""Beyond these a number is a slip of the hand, and libraries have no room for it."""
+
+
+def check_range(option: str, value: float, least: float, most: float, whole: bool = True) -> None:
+    """Refuse a number that cannot be; "not a number" is one of them.
+
+    Args:
+        option: its name.
+        value: what was given.
+        least: the smallest that can be; where it is not `whole`, the value must be above it.
+        most: the largest.
+        whole: whether it is a whole number.
+
+    Raises:
+        ConfigError: naming the option, the value and the range.
+    """
+    if not (least <= value <= most if whole else least < value <= most):
+        bound = f"at least {least:,}" if whole else f"above {least:,}"
+        raise ConfigError(f"{option} must be {bound}, and at most {most:,}, not {value}")
+
+
+def check_sampling(arguments: argparse.Namespace) -> None:
+    """Refuse `--fps`, `--max-frames` and `--max-pixels` that cannot be; None is as in training.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if arguments.fps is not None:
+        check_range("--fps", arguments.fps, 0, MOST_FPS, whole=False)
+    for option, value in (("--max-frames", arguments.max_frames), ("--max-pixels", arguments.max_pixels)):
+        if value is not None:
+            check_range(option, value, 1, MOST)
+
+
 def check_reading(arguments: argparse.Namespace) -> None:
     """Refuse values of `add_reading` that cannot be.
 
     Raises:
-        ConfigError: naming the options.
+        ConfigError: naming the option.
     """
-    whole = (arguments.max_frames, arguments.max_pixels, arguments.max_new_tokens)
-    if (arguments.fps is not None and not arguments.fps > 0) or any(n is not None and n < 1 for n in whole):
-        raise ConfigError("--fps, --max-frames, --max-pixels and --max-new-tokens must be positive")
+    check_sampling(arguments)
+    if arguments.max_new_tokens is not None:
+        check_range("--max-new-tokens", arguments.max_new_tokens, 1, MOST)
 
 
 def show_line(text: str) -> None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from motiontune.commands.options import MOST, MOST_WORKERS, check_range
 from motiontune.datasets.dataset_info import PROMPT
 from motiontune.datasets.something_something import prepare, skipped_file
-from motiontune.errors import ConfigError
 
 
 DESCRIPTION = "Bring a data set into LLaMA-Factory's format, or make one, or a small model to begin with."
@@ -60,14 +60,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepare the data set and print what was done.
 
     Raises:
-        ConfigError: if its files cannot be used, or on a number of workers below one.
+        ConfigError: if its files cannot be used, or on a number of workers or a seed that cannot be.
     """
+    if arguments.dataset != "something-something":
+        check_range("--seed", arguments.seed, 0, MOST)
     if arguments.dataset == "start":
         _make_start(arguments)
         return
     workers = arguments.workers
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers must be at least 1, not {workers}")
+    if workers is not None:
+        check_range("--workers", workers, 1, MOST_WORKERS)
     if arguments.dataset == "motion-questions":
         _make_questions(arguments)
         return

@@ -12,6 +12,7 @@ from motiontune.cache import MotionCache, arrays_of, this_code
 from motiontune.errors import (
     ClipError,
     ConfigError,
+    LimitError,
     MotiontuneError,
     MotionUnavailable,
     OutputError,
@@ -21,6 +22,7 @@ from motiontune.errors import (
 from motiontune.extraction.inputs import ClipSource, fetched
 from motiontune.files import write_bytes, write_once
 from motiontune.grid import VideoGrid
+from motiontune.limits import PIXELS
 from motiontune.manifest import ClipRow, Failure
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import npz_bytes
@@ -122,6 +124,8 @@ class Extractor:
             known |= self._failure("output", error, source)
         except MotionUnavailable as error:
             known |= self._failure("motion", error, source)
+        except LimitError as error:
+            known |= self._failure("limit", error, source)
         except (MotiontuneError, OSError, MemoryError) as error:
             # what could be read to its end, and then not decoded, is no clip
             known |= self._failure("clip" if "digest" in known else "access", error, source)
@@ -168,7 +172,14 @@ def clip_motion(clip: Clip, grid: VideoGrid, options: MotionOptions) -> MotionFi
 
     Raises:
         MotionUnavailable: if the source has no motion for it, or one frame is sampled of it.
+        LimitError: if its frames would have to be made too large, as whole tokens are.
     """
+    (height, width), size = clip.frames.shape[1:3], grid.width * grid.height
+    # rounding a side to whole tokens doubles it at most; a token of more than that may have any size
+    if size > 4 * width * height and (
+        reason := PIXELS.excess(size, f"a frame of whole tokens, {grid.width}x{grid.height},")
+    ):
+        raise LimitError(clip.path, reason)
     if len(clip.frames) < 2:
         raise MotionUnavailable(
             f"{clip.path}: one frame is sampled of it: too short, or --fps or --max-frames too low"

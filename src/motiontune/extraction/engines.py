@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from motiontune.errors import ConfigError, in_one_line
 from motiontune.extraction.clip import Settings
-from motiontune.extraction.inputs import ClipSource
+from motiontune.extraction.inputs import ClipSource, State
+from motiontune.extraction.journal import Crash
 from motiontune.extraction.worker import Worker
 from motiontune.manifest import ClipRow
 
@@ -31,7 +32,7 @@ class Job:
 
     Args:
         source: the clip.
-        crashes: how many times it has ended its decoder before.
+        crashes: how many times it has ended its decoder before, as it is now.
         ours: see `Extractor.row`.
     """
 
@@ -53,13 +54,14 @@ class Done:
     node: str
 
 
-Engine = Callable[[Iterable[Job], Settings, int, float, Callable[[str], None]], Generator[Done]]
+Engine = Callable[[Iterable[Job], Settings, int, float, Callable[[Crash], None]], Generator[Done]]
 """From jobs, the settings, the number of workers (0 is one per core), the seconds that a clip may take, and what is
-called with the path of a clip that ends its decoder, to rows in the order in which they are done."""
+called with a clip that ends its decoder, to rows in the order in which they are done."""
 
 
-def work(worker: Worker, job: Job, note_crash: Callable[[str], None]) -> ClipRow:
+def work(worker: Worker, job: Job, note_crash: Callable[[Crash], None]) -> ClipRow:
     """Have a clip worked on, again where it ends its decoder, but no more than `TRIES` times in all."""
+    state = _state_of(job)  # before it is read: what replaces it meanwhile is tried, too
     crashes, kills, reason = job.crashes, 0, "ended the process that decoded it, in an earlier run"
     while crashes < TRIES and kills < KILLS:
         result = worker.row(job.source, job.ours)
@@ -70,12 +72,23 @@ def work(worker: Worker, job: Job, note_crash: Callable[[str], None]) -> ClipRow
             kills += 1
         else:
             crashes += 1
-            note_crash(job.source.path)
-    return ClipRow(job.source.path, failure="crash", error=f"{reason}, {max(crashes, kills)} times")
+            note_crash(Crash(job.source.path, *state, result.seconds))
+    return _crashed(job, state, f"{reason}, {max(crashes, kills)} times")
+
+
+def _state_of(job: Job) -> State:
+    try:
+        return job.source.state()
+    except OSError:
+        return None, None
+
+
+def _crashed(job: Job, state: State, error: str) -> ClipRow:
+    return ClipRow(job.source.path, bytes=state[0], changed=state[1], failure="crash", error=error)
 
 
 def on_this_machine(
-    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
 ) -> Generator[Done]:
     """Work on clips in so many processes, each of which a thread waits for."""
     waiting, lock, done = iter(jobs), threading.Lock(), queue.SimpleQueue[Done | BaseException | None]()
@@ -135,15 +148,15 @@ class _Hand:
             return ""
         return f"{platform.node()}: other code there than where the run was started: install the same on every node"
 
-    def work(self, job: Job) -> tuple[Done, int]:
-        """A clip's row, and how many times it has ended its decoder here."""
-        crashes: list[str] = []
+    def work(self, job: Job) -> tuple[Done, list[Crash]]:
+        """A clip's row, and how it has ended its decoder here."""
+        crashes: list[Crash] = []
         row = work(self._worker, job, crashes.append)
-        return Done(row, platform.node()), len(crashes)
+        return Done(row, platform.node()), crashes
 
 
 def on_ray(
-    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
 ) -> Generator[Done]:
     """Work on clips on a Ray cluster: that of RAY_ADDRESS or of this machine, or else one that is started here.
 
@@ -213,8 +226,8 @@ def on_ray(
                         if lost[job.source.path] < KILLS:
                             again.append(job)
                         else:
-                            reason = f"its node was lost, {KILLS} times"
-                            yield Done(ClipRow(job.source.path, failure="crash", error=reason), "lost nodes")
+                            row = _crashed(job, _state_of(job), f"its node was lost, {KILLS} times")
+                            yield Done(row, "lost nodes")
                     continue
                 if job is None:
                     if result:
@@ -224,8 +237,8 @@ def on_ray(
                     continue
                 give(hand)
                 done, crashes = result
-                for _ in range(crashes):
-                    note_crash(done.row.path)
+                for crash in crashes:
+                    note_crash(crash)
                 yield done
             while again and idle:
                 give(idle.pop())

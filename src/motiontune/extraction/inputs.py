@@ -11,22 +11,25 @@ import hashlib
 import os
 import posixpath
 import shutil
+import stat
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import IO, Any
 
 from motiontune.datasets.dataset_info import read_clips
 from motiontune.drawing.films import is_film
-from motiontune.errors import ClipError, ConfigError, in_one_line
+from motiontune.errors import ClipError, ConfigError, LimitError, MotiontuneError, in_one_line
 from motiontune.files import write_whole
 from motiontune.limits import COPY_BYTES, ROWS, TAR_HEADER_BYTES, TEXT_BYTES
-from motiontune.manifest import arrow
+from motiontune.manifest import ClipRow, arrow
 from motiontune.video.container import check_file, content_of
-from motiontune.video.find import VIDEO_SUFFIXES, files_below, list_clips
+from motiontune.video.find import VIDEO_SUFFIXES, files_below, no_video
 
 
 LISTS = (".txt", ".parquet")
@@ -35,6 +38,10 @@ PATH_COLUMNS = ("path", "video", "videos", "file")
 CHUNK = 1 << 20
 HEADER = 1 << 16
 """Bytes that one request for a tar member's header reads, of a tar that is not on disk."""
+TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+"""What fsspec's file systems call the time of a change."""
+State = tuple[int | None, int | None]
+"""Of a clip as it is now: its bytes, and the time of the last change of its file or tar, ns. None is not known."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,9 @@ class ClipSource:
         path: its name in the manifest: a file's whole path, an address, or `ARCHIVE.tar::MEMBER`.
         place: of its motion file below the output folder, without `.npz`; never absolute, never leading upwards.
         start: of a member of a tar, where it begins there, bytes; None is the whole file.
-        size: of a member of a tar, bytes.
+        size: of a member of a tar, or at an address, bytes; 0 where it is not known.
         problem: why it is not to be read; "" where it is.
+        changed: of the same, time of the last change of the tar or at the address, ns; None where nothing tells it.
     """
 
     path: str
@@ -54,6 +62,61 @@ class ClipSource:
     start: int | None = None
     size: int = 0
     problem: str = ""
+    changed: int | None = None
+
+    def state(self) -> State:
+        """What a file is like now; a member of a tar, or what is at an address, when it was listed.
+
+        Raises:
+            OSError: if there is no file.
+        """
+        if self.start is None and not _is_address(self.path):
+            status = os.stat(self.path)
+            return status.st_size, status.st_mtime_ns
+        return self.size or None, self.changed
+
+
+class _Unlisted(ClipSource):
+    """A folder, tar or address of which it cannot be had which clips it has: `problem` is why."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the inputs of a run stand for.
+
+    Args:
+        sources: the clips, each once, in the order of the inputs.
+        others: files and tars that are of another shard.
+        tars: those of which the clips are listed.
+    """
+
+    sources: list[ClipSource]
+    others: frozenset[str] = frozenset()
+    tars: frozenset[str] = frozenset()
+
+    def leaves(self, row: ClipRow) -> bool:
+        """Whether a row of an earlier run, of a clip that is not among these, is still true and of this shard.
+
+        Of what is at an address nobody is asked.
+        """
+        tar = _tar_of(row.path)
+        if (tar or row.path) in self.others or row.path in self.tars:
+            return False
+        if _is_address(row.path):
+            return True
+        try:
+            status = os.stat(tar or row.path)
+        except OSError:
+            return False
+        if not stat.S_ISREG(status.st_mode):
+            return False  # a folder that could not be read; the run that looks into it tells
+        return not contradicts(row, (None if tar else status.st_size, status.st_mtime_ns))
+
+
+def contradicts(row: ClipRow, state: State) -> bool:
+    """Whether a clip is known to be another than when its row was made."""
+    known = ((row.bytes, state[0]), (row.changed, state[1]))
+    return any(None not in (then, now) and then != now for then, now in known)
 
 
 @dataclass(frozen=True)
@@ -85,34 +148,64 @@ class Inputs:
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"--sample must be at least 1, not {self.sample}")
 
-    def sources(self) -> list[ClipSource]:
-        """The clips, each once, in the order of the inputs.
+    def listing(self) -> Listing:
+        """The clips, those of this shard alone.
+
+        A folder, tar or address that cannot be read is one of them, with the reason, unless there is nothing else.
 
         Raises:
-            ConfigError: if there are none, a list or a tar cannot be read, or two clips' motion would be one file.
+            ConfigError: if there are none, a list cannot be read, or two clips' motion would be one file, in whichever
+                shards they are.
         """
-        whole = [place for path in self.paths for place in _expanded(path)]
+        named = [place for path in self.paths for place in _expanded(path)]
         for name in self.datasets:
             paths = (os.path.abspath(clip.path) for clip in read_clips(self.dataset_dir, name))
-            whole += [_at(path, _whole_path(path)) for path in paths]
-        if not whole:
+            named += [_at(path, _whole_path(path)) for path in paths]
+        if not named:
             raise ConfigError("there is no clip: name files, folders, lists, tar shards, or --dataset")
         i, n = self.shard
-        units = list({source.path: source for source in whole}.values())[i - 1 :: n]
-        found = {}
+        whole = list({source.path: source for source in named}.values())
+        mine = {unit.path for unit in whole[i - 1 :: n]}
+        meeting = _meeting(whole) if n > 1 else set()
+        found: dict[str, ClipSource] = {}
         places: dict[str, str] = {}
-        for source in (one for unit in units for one in (_members(unit) if _is_tar(unit.path) else [unit])):
-            other = places.setdefault(source.place, source.path)
-            if source.place and other != source.path:
-                raise ConfigError(
-                    f"the motion of {source.path} and of {other} would both be {source.place}.npz: give them in two "
-                    f"calls, with another --out for each"
-                )
-            found[source.path] = source
+        for unit in whole:
+            of_this = unit.path in mine
+            if not of_this and _is_tar(unit.path) and unit.path not in meeting:
+                continue  # reading its headers tells nothing
+            for source in _members(unit) if _is_tar(unit.path) else [unit]:
+                other = places.setdefault(source.place, source.path)
+                if source.place and other != source.path:
+                    raise ConfigError(
+                        f"the motion of {source.path} and of {other} would both be {source.place}.npz: give them in "
+                        f"two calls, with another --out for each"
+                    )
+                if of_this:
+                    found[source.path] = source
         sources = list(found.values())
-        if self.sample is None or self.sample >= len(sources):
-            return sources
-        return [sources[number] for number in sorted(Random(self.seed).sample(range(len(sources)), self.sample))]
+        unlisted = [source for source in sources if isinstance(source, _Unlisted)]
+        if n == 1 and len(unlisted) == len(sources):
+            more = f" (and {len(unlisted) - 1} more are the same)" if len(unlisted) > 1 else ""
+            first = unlisted[0] if unlisted else _Unlisted(whole[0].path, "", problem="has no video in it")
+            raise ConfigError(f"{first.path}: {first.problem}{more}")
+        if self.sample is not None and self.sample < len(sources):
+            sources = [sources[at] for at in sorted(Random(self.seed).sample(range(len(sources)), self.sample))]
+        others = frozenset(unit.path for unit in whole if unit.path not in mine)
+        return Listing(sources, others, frozenset(path for path in mine if _is_tar(path) and path not in found))
+
+
+def _meeting(units: Sequence[ClipSource]) -> set[str]:
+    """The paths of those units whose clips' motion may lie where another's does: below one folder, as a tar's does."""
+    roots = [PurePosixPath(unit.place.removesuffix(".tar") if _is_tar(unit.path) else unit.place) for unit in units]
+    tars = {root for root, unit in zip(roots, units, strict=True) if _is_tar(unit.path)}
+    if not tars:
+        return set()
+    counts = Counter(roots)
+    nested = [(root, [above for above in root.parents if above in tars]) for root in roots]
+    shared = {root for root, above in nested if above or counts[root] > 1} | {
+        one for _, above in nested for one in above
+    }
+    return {unit.path for root, unit in zip(roots, units, strict=True) if root in shared}
 
 
 def is_one_of_many(path: str) -> bool:
@@ -147,10 +240,10 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
     if source.problem:
         raise ClipError(source.path, source.problem)
     if reason := COPY_BYTES.excess(source.size):
-        raise ClipError(source.path, reason)
+        raise LimitError(source.path, reason)
     if source.start is None and not _is_address(source.path):
         check_file(source.path)
-        status = os.stat(source.path)
+        status = os.stat(source.path)  # before it is read: what changes meanwhile has another time
         yield source.path, content_of(source.path), status.st_size, status.st_mtime_ns
         return
     with tempfile.TemporaryFile() as copy:
@@ -160,7 +253,7 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
                 digest.update(data)
                 copy.write(data)
                 if reason := COPY_BYTES.excess(copy.tell(), "what is there of it"):
-                    raise ClipError(source.path, reason)
+                    raise LimitError(source.path, reason)
             copy.flush()
         except ClipError:
             raise
@@ -169,7 +262,7 @@ def fetched(source: ClipSource) -> Iterator[tuple[str, str, int, int | None]]:
         size = copy.tell()
         if size < source.size or size == 0:
             raise ClipError(source.path, f"is cut: {size} of {source.size} bytes are there" if size else "is empty")
-        yield f"/proc/self/fd/{copy.fileno()}", digest.hexdigest(), size, None
+        yield f"/proc/self/fd/{copy.fileno()}", digest.hexdigest(), size, source.changed
 
 
 @contextlib.contextmanager
@@ -178,7 +271,6 @@ def as_file(path: str) -> Iterator[str]:
 
     Raises:
         ClipError: if it cannot be had, or is not in its tar any more.
-        ConfigError: if its tar cannot be read.
     """
     with fetched(_named(path)) as (file, *_):
         yield file
@@ -188,7 +280,7 @@ def copy_below(folder: Path, path: str) -> Path:
     """Copy a clip, by its name in a manifest, to its place below a folder: where it is now.
 
     Raises:
-        ClipError, ConfigError: as `as_file`.
+        ClipError: as `as_file`.
         OutputError: if it cannot be written, or another's file is in the way.
     """
     source = _named(path)
@@ -199,16 +291,16 @@ def copy_below(folder: Path, path: str) -> Path:
 
 def _named(path: str) -> ClipSource:
     """A clip by its name in a manifest."""
-    tar, inside, _ = path.partition("::")
-    if not inside or not _is_tar(tar):
+    tar = _tar_of(path)
+    if not tar:
         return _at(path, _whole_path(path))
     changed = (0, 0)
     if not _is_address(tar) and os.path.isfile(tar):
         changed = os.stat(tar).st_size, os.stat(tar).st_mtime_ns
-    found = _members_by_name(tar, changed).get(path)
-    if found is None:
-        raise ClipError(path, "is not in its tar any more")
-    return found
+    members = _members_by_name(tar, changed)
+    if path not in members:
+        raise ClipError(path, members[tar].problem if tar in members else "is not in its tar any more")
+    return members[path]
 
 
 @functools.lru_cache(maxsize=2)  # a manifest has one tar after the other
@@ -241,6 +333,12 @@ def _is_tar(path: str) -> bool:
     return path.endswith((".tar", ".tar.gz", ".tgz"))
 
 
+def _tar_of(path: str) -> str:
+    """The tar that a clip is in, by its name in a manifest; "" where it is in none."""
+    tar, inside, _ = path.partition("::")
+    return tar if inside and _is_tar(tar) else ""
+
+
 def _system_of(address: str) -> tuple[Any, str]:
     """The file system of an address, and the name there.
 
@@ -259,7 +357,7 @@ def _system_of(address: str) -> tuple[Any, str]:
 
 def _at(path: str, place: str) -> ClipSource:
     """A source at a place that stays below the output folder."""
-    name = path.encode("utf-8", "backslashreplace").decode()
+    name = _in_utf8(path)
     if name != path:
         return ClipSource(name, "", problem="its name is not UTF-8, which a manifest cannot hold: rename it")
     parts = [part for part in PurePosixPath(place).parts if part not in ("/", ".")]
@@ -268,15 +366,24 @@ def _at(path: str, place: str) -> ClipSource:
     return ClipSource(path, posixpath.join(*parts))
 
 
+def _in_utf8(path: str) -> str:
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def _whole_path(path: str) -> str:
     """A file's place: its whole path, where `motion_source: file` looks first."""
     return path.partition("://")[2] if _is_address(path) else os.path.abspath(path).lstrip("/")
 
 
 def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
-    """The clips and tars that one input stands for."""
+    """The clips and tars that one input stands for, or, `nested`, one entry of a list."""
+    if nested and _tar_of(path) and not os.path.exists(path):
+        try:
+            return [_named(path)]
+        except ClipError as error:
+            return [ClipSource(path, "", problem=error.reason)]
     if _is_address(path) and not path.endswith(LISTS):
-        return _remote(path)
+        return _remote(path, nested)
     if not _is_address(path) and path.strip():
         path = os.path.abspath(path)
     if path.endswith(LISTS) and not os.path.isdir(path):
@@ -284,18 +391,22 @@ def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
             raise ConfigError(f"{path} is a list within a list: name its clips")
         folder = "" if _is_address(path) else os.path.dirname(path)
         return [source for entry in _listed(path) for source in _expanded(_beside(entry, folder), nested=True)]
-    if nested or not os.path.isdir(path):
+    if not os.path.isdir(path):
         if not path.strip():
             raise ConfigError(f"{path!r} names no clip: is a variable of the shell empty?")
         return [_at(path, _whole_path(path))]
-    below = (file for file in files_below(path) if file.suffix == ".tar")
-    tars = [_at(str(tar), str(tar.relative_to(path))) for tar in below]
-    try:
-        return tars + [_at(clip, str(name)) for name, clip in list_clips([path], is_film)]
-    except ConfigError:
-        if tars:
-            return tars
-        raise
+    refused: list[ClipSource] = []
+
+    def refuse(error: OSError) -> None:
+        refused.append(_Unlisted(_in_utf8(error.filename), "", problem=f"cannot be read: {error.strerror}"))
+
+    below = files_below(path, refuse)
+    wanted = [file for file in below if file.suffix == ".tar"]
+    wanted += [file for file in below if file.suffix.lower() in VIDEO_SUFFIXES and not is_film(file)]
+    if not wanted and not refused:
+        raise ConfigError(no_video(path))
+    places = (_whole_path(str(file)) if nested else str(file.relative_to(path)) for file in wanted)
+    return [*map(_at, map(str, wanted), places), *refused]
 
 
 def _beside(entry: str, folder: str) -> str:
@@ -316,7 +427,9 @@ def _listed(path: str) -> list[str]:
             if path.endswith(".txt"):
                 size = getattr(file, "size", None) if _is_address(path) else os.path.getsize(path)
                 TEXT_BYTES.check(path, size or 0)  # some addresses do not tell
-                return [line for line in file.read().decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+                text = file.read().decode("utf-8-sig", "surrogateescape")
+                lines = (line.strip(" \t\r") for line in text.split("\n"))  # names may have other line breaks
+                return [line for line in lines if line]
             values = _column(path, file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a list of clips: {in_one_line(error)}") from error
@@ -346,54 +459,104 @@ def _column(path: str, file: IO[bytes]) -> list[Any]:
     return values
 
 
-def _remote(address: str) -> list[ClipSource]:
-    """The clips and tars at an address: itself, what matches its `*`, or what lies below it."""
+def _remote(address: str, nested: bool) -> list[ClipSource]:
+    """The clips and tars at an address: itself, what matches its `*`, or what lies below it.
+
+    The store tells size and time with what it lists. Of an entry of a list, which may have millions, it is not asked.
+    """
     system, name = _system_of(address)
     suffixes = (*VIDEO_SUFFIXES, ".tar")
     try:
         if "*" in name:
-            names: Sequence[str] = sorted(system.glob(name))
+            infos: Mapping[str, Any] = system.glob(name, detail=True)
             base = posixpath.dirname(name.partition("*")[0] + "x")
         elif posixpath.splitext(name)[1].lower() in suffixes or not system.isdir(name):
-            return [_at(address, _whole_path(address))]
+            one = _at(address, _whole_path(address))
+            return [one if nested else _told(one, _info(system, name))]
         else:
-            names, base = sorted(system.find(name)), name.rstrip("/")
+            infos, base = system.find(name, detail=True), name.rstrip("/")
     except Exception as error:  # of any file system
-        raise ConfigError(f"{address} cannot be listed: {in_one_line(error)}") from error
-    clips = [one for one in names if posixpath.splitext(one)[1].lower() in suffixes]
+        return [_Unlisted(address, "", problem=f"cannot be listed: {in_one_line(error)}")]
+    clips = [one for one in sorted(infos) if posixpath.splitext(one)[1].lower() in suffixes]
     if not clips:
         raise ConfigError(f"{address}: has no video and no .tar below it")
-    return [_at(system.unstrip_protocol(one), one.removeprefix(base).lstrip("/")) for one in clips]
+    return [_told(_at(system.unstrip_protocol(one), one.removeprefix(base).lstrip("/")), infos[one]) for one in clips]
+
+
+def _info(system: Any, name: str) -> Mapping[str, Any]:
+    """What a store tells of one thing; nothing where there is none."""
+    try:
+        info: Mapping[str, Any] = system.info(name)
+    except Exception:  # of any file system: reading it will say what is wrong
+        return {}
+    return info
+
+
+def _told(source: ClipSource, info: Mapping[str, Any]) -> ClipSource:
+    """A source at an address with its size and time, as far as the store tells them."""
+    size, changed = info.get("size"), None
+    time = next((info[name] for name in TIMES if info.get(name)), None)
+    if isinstance(time, datetime | int | float):
+        changed = int((time.timestamp() if isinstance(time, datetime) else time) * 1e9)
+    return dataclasses.replace(source, size=size if isinstance(size, int) else 0, changed=changed)
 
 
 def _members(tar: ClipSource) -> Iterator[ClipSource]:
-    """The clips of a tar shard, from its headers: nothing is unpacked.
-
-    Raises:
-        ConfigError: if it cannot be read.
-    """
+    """The clips of a tar shard, from its headers: nothing is unpacked. Where it cannot be read on, the tar itself."""
     if not tar.path.endswith(".tar"):
-        raise ConfigError(f"{tar.path} is compressed, which has no places to read from: unpack it to a .tar")
+        problem = "is compressed, which has no places to read from: unpack it to a .tar"
+        yield _Unlisted(tar.path, "", problem=problem)
+        return
+    if isinstance(tar, _Unlisted):
+        yield tar
+        return
     try:
+        changed = _change_of(tar.path)
         with _opened(tar.path, HEADER) as file:
             headers: Any = _Headers(tar.path, file)
             opened, reached = tarfile.open(fileobj=headers, mode="r:"), 0
+            files: dict[str, tuple[int, int]] = {}
             for member in opened:
                 opened.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if member.size < 0 or member.offset_data <= reached:
                     raise tarfile.ReadError("a header leads backwards")  # and would for ever
                 reached = member.offset_data
-                if (
-                    not member.isreg()
-                    or member.sparse
-                    or posixpath.splitext(member.name)[1].lower() not in VIDEO_SUFFIXES
-                ):
+                problem = _no_file(member, files)
+                if not problem and not member.islnk():
+                    files[member.name] = member.offset_data, member.size
+                if member.isdir() or posixpath.splitext(member.name)[1].lower() not in VIDEO_SUFFIXES:
                     continue
                 name = f"{tar.path}::{member.name}"
                 # as a whole, for the tar itself may be called `...tar`
                 below = _at(name, posixpath.join(tar.place.removesuffix(".tar"), member.name))
-                yield dataclasses.replace(
-                    below, start=member.offset_data, size=member.size, problem=tar.problem or below.problem
-                )
-    except (OSError, ValueError, OverflowError, RecursionError, tarfile.TarError) as error:
-        raise ConfigError(f"{tar.path} cannot be read as a tar: {in_one_line(error)}") from error
+                if problem := tar.problem or below.problem or problem:
+                    yield ClipSource(below.path, "", problem=problem)
+                    continue
+                start, size = files[member.linkname if member.islnk() else member.name]
+                yield dataclasses.replace(below, start=start, size=size, changed=changed)
+    except (OSError, ValueError, OverflowError, RecursionError, tarfile.TarError, MotiontuneError) as error:
+        reason = in_one_line(error).removeprefix(f"{tar.path}: ")
+        yield _Unlisted(tar.path, "", problem=tar.problem or f"cannot be read as a tar: {reason}")
+
+
+def _no_file(member: tarfile.TarInfo, files: Mapping[str, tuple[int, int]]) -> str:
+    """Why a member of a tar has no content that lies there in one piece; "" where it has."""
+    if member.islnk():
+        known = member.linkname in files
+        return "" if known else f"is a hard link to {member.linkname}, which is not before it in the tar"
+    if member.issym():
+        return f"is a link to {member.linkname}: pack the tar with what it leads to (tar --dereference)"
+    if not member.isreg():
+        return "is no file"
+    return "is stored with holes: pack the tar without --sparse" if member.sparse else ""
+
+
+def _change_of(path: str) -> int | None:
+    """The time of the last change of a tar, ns; None where nothing tells it.
+
+    Raises:
+        OSError: if it is gone.
+    """
+    if not _is_address(path):
+        return os.stat(path).st_mtime_ns
+    return _told(ClipSource(path, ""), _info(*_system_of(path))).changed

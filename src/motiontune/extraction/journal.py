@@ -11,14 +11,32 @@ import json
 import os
 import threading
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from motiontune.errors import ConfigError, OutputError
 from motiontune.files import alone_in, write_bytes
 from motiontune.manifest import ClipRow
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A clip that ended the process that decoded it.
+
+    Args:
+        path: the clip.
+        bytes: of it then, and
+        changed: the time of its change, as in its row; None where they are not known.
+        seconds: that it was waited for in vain; None where the process ended by itself.
+    """
+
+    path: str
+    bytes: int | None = None
+    changed: int | None = None
+    seconds: float | None = None
 
 
 @contextlib.contextmanager
@@ -58,20 +76,26 @@ class Journal:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.crashes: Counter[str] = Counter()
+        self._crashes: dict[str, list[Crash]] = defaultdict(list)
+        self._ours: set[str] = set()
         self._file, self._lock = file, threading.Lock()
         self._places: dict[str, int] = {}
         self._end = 0
         for line in file:
             entry = _entry(line)
             if entry is not None and "row" in entry:
-                self._places[entry["row"]["path"]] = self._end
+                self._note(entry["row"], self._end)
             elif entry is not None and "crash" in entry:
-                self.crashes[entry["crash"]] += 1
+                crash = Crash(entry["crash"], entry.get("bytes"), entry.get("changed"), entry.get("seconds"))
+                self._crashes[crash.path].append(crash)
             self._end += len(line)
 
     def __contains__(self, path: str) -> bool:
         return path in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        """The clips that have rows."""
+        return iter(self._places)
 
     def __getitem__(self, path: str) -> ClipRow:
         """The last row of a clip."""
@@ -80,6 +104,19 @@ class Journal:
         assert entry is not None  # it was read or written by this process
         return ClipRow(**entry["row"])
 
+    def crashes(self, path: str, timeout: float) -> list[Crash]:
+        """How a clip has ended its decoder before, but for those that came too late where they have longer now."""
+        return [one for one in self._crashes.get(path, ()) if one.seconds is None or one.seconds >= timeout]
+
+    def had_motion(self, path: str) -> bool:
+        """Whether a motion file was written for a clip at any time: what lies in its place is ours."""
+        return path in self._ours
+
+    def _note(self, row: Mapping[str, Any], place: int) -> None:
+        self._places[row["path"]] = place
+        if "motion" in row:
+            self._ours.add(row["path"])
+
     def add(self, row: ClipRow) -> None:
         """Append a row.
 
@@ -87,16 +124,17 @@ class Journal:
             OutputError: if it cannot be written.
         """
         values = {name: value for name, value in dataclasses.asdict(row).items() if value is not None}
-        self._places[row.path] = self._append({"row": values})
+        self._note(values, self._append({"row": values}))
 
-    def add_crash(self, path: str) -> None:
+    def add_crash(self, crash: Crash) -> None:
         """Note that a clip has ended the process that decoded it.
 
         Raises:
             OutputError: if it cannot be written.
         """
-        self.crashes[path] += 1
-        self._append({"crash": path})
+        self._crashes[crash.path].append(crash)
+        about = {name: value for name, value in dataclasses.asdict(crash).items() if value is not None}
+        self._append({"crash": about.pop("path"), **about})
 
     def _append(self, entry: Mapping[str, Any]) -> int:
         line = b"\n" + _line(entry)  # what was torn before ends here

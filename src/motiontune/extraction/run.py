@@ -5,17 +5,18 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from motiontune.errors import OutputError
+from motiontune.errors import ConfigError, OutputError
 from motiontune.extraction.clip import Settings
-from motiontune.extraction.engines import Engine, Job
-from motiontune.extraction.inputs import ClipSource, Inputs
-from motiontune.extraction.journal import Journal, open_journal, settings_of
+from motiontune.extraction.engines import TRIES, Engine, Job
+from motiontune.extraction.inputs import ClipSource, Inputs, contradicts
+from motiontune.extraction.journal import Crash, Journal, open_journal, settings_of
+from motiontune.extraction.worker import LONGEST
 from motiontune.manifest import FAILURES, NAME, PASSING, ClipRow, write_manifest
 from motiontune.tables import text_table
 
@@ -26,8 +27,10 @@ class Summary:
 
     Args:
         manifest: the file.
-        clips: rows in it.
+        clips: of the inputs; each has a row.
         before: of these, done by earlier runs.
+        kept: rows of clips that earlier runs had among their inputs.
+        gone: of those clips, such as are gone, have changed or are of another shard: the manifest has them no more.
         failures: rows without motion, by kind.
         nodes: clips of this run, by machine.
         failed_on: of these, without motion.
@@ -37,6 +40,8 @@ class Summary:
     manifest: Path
     clips: int
     before: int = 0
+    kept: int = 0
+    gone: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     nodes: Counter[str] = field(default_factory=Counter)
     failed_on: Counter[str] = field(default_factory=Counter)
@@ -49,6 +54,12 @@ class Summary:
         rows += [("with motion", f"{self.clips - self.failures.total():,}", "")]
         failed = [(kind, self.failures[kind]) for kind in FAILURES if self.failures[kind]]
         rows += [(f"failed: {kind}", f"{count:,}", ABOUT[kind]) for kind, count in failed]
+        if self.kept:
+            rows.append(("other inputs", f"{self.kept:,}", "of earlier runs into this folder, in the manifest, too"))
+        if self.gone:
+            rows.append(
+                ("left out", f"{self.gone:,}", "of earlier runs' other inputs: gone, changed, or of another shard")
+            )
         if done:
             rows.append(("clips per second", f"{done / self.seconds:.2f}", f"{self.seconds:.1f} s"))
         if len(self.nodes) > 1:
@@ -63,14 +74,24 @@ class Summary:
 ABOUT = {
     "access": "the file cannot be had; the next run tries again",
     "clip": "it cannot be decoded",
+    "limit": "it is above a limit; the next run tries again",
     "motion": "the source has no motion for it",
     "output": "its motion cannot be written; the next run tries again",
     "crash": "it ended the process that decoded it",
 }
 
 
-def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeout: float) -> Summary:
+def run(
+    inputs: Inputs,
+    settings: Settings,
+    engine: Engine,
+    workers: int,
+    timeout: float,
+    begin: Callable[[], object] | None = None,
+) -> Summary:
     """Work on all clips that an earlier run has not finished, and write the manifest.
+
+    It has the rows of other clips, too, that earlier runs had among their inputs, while their files are as they were.
 
     Stopped at any moment, however, it can be gone on with: the same call does what is left. The rows, and the motion,
     are those of a run that was not stopped, but for the seconds that each took.
@@ -80,21 +101,29 @@ def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeou
         settings: what their motion depends on. An output folder that is not of such a run must be empty.
         engine: where they are worked on.
         workers: how many at a time.
-        timeout: seconds that one may take.
+        timeout: seconds that one may take, `LONGEST` at most.
+        begin: called before the first clip, where there is one left.
 
     Raises:
-        ConfigError: on a mistake in the inputs, or an output folder that was begun with other settings.
+        ConfigError: on a mistake in the inputs or the timeout, or an output folder that was begun with other settings.
         OutputError: if the output folder holds something else, another run is in it, or it cannot be written to.
     """
+    if not 0 < timeout <= LONGEST:
+        raise ConfigError(f"--timeout {timeout:g}: must be above 0 and at most {LONGEST:,.0f} seconds")
     out = Path(settings.out)
     _check_out(out, settings)
-    sources = inputs.sources()
+    listing = inputs.listing()
+    sources = listing.sources
     i, n = inputs.shard
     part = f"-{i:05d}-of-{n:05d}" if n > 1 else ""
     with open_journal(out / f"extract{part}.jsonl", settings.fingerprint()) as journal:
-        todo = [source for source in sources if not _is_done(source, journal, out)]
-        jobs = (Job(source, journal.crashes[source.path], source.path in journal) for source in todo)
+        todo = [source for source in sources if not _is_done(source, journal, out, timeout)]
+        jobs = (
+            Job(source, len(_crashes(source, journal, timeout)), journal.had_motion(source.path)) for source in todo
+        )
         summary = Summary(out / NAME.replace(".", f"{part}."), len(sources), len(sources) - len(todo))
+        if todo and begin is not None:
+            begin()
         start, failures = time.monotonic(), Counter[str]()
         # what goes to a log is a line every ten seconds, or fewer
         pace = 0.1 if sys.stderr.isatty() else 10.0
@@ -109,7 +138,11 @@ def run(inputs: Inputs, settings: Settings, engine: Engine, workers: int, timeou
                 bar.set_postfix({**failures, **_by_node(summary.nodes)}, refresh=False)
                 bar.update()
         summary.seconds = time.monotonic() - start
-        write_manifest(summary.manifest, _rows(sources, journal, summary.failures), settings.fingerprint())
+        named = {source.path for source in sources}
+        earlier = [path for path in journal if path not in named]
+        others = [path for path in earlier if listing.leaves(journal[path])]
+        summary.kept, summary.gone = len(others), len(earlier) - len(others)
+        write_manifest(summary.manifest, _rows(sources, others, journal, summary.failures), settings.fingerprint())
     return summary
 
 
@@ -133,7 +166,7 @@ def _check_out(out: Path, settings: Settings) -> None:
         raise OutputError(f"{out} is not empty, it holds {whose}: remove it, or choose another --out")
 
 
-def _is_done(source: ClipSource, journal: Journal, out: Path) -> bool:
+def _is_done(source: ClipSource, journal: Journal, out: Path, timeout: float) -> bool:
     """Whether there is nothing left to do for a clip: it has not changed since, and its motion is there."""
     if source.path not in journal:
         return False
@@ -141,18 +174,34 @@ def _is_done(source: ClipSource, journal: Journal, out: Path) -> bool:
     if row.failure in PASSING:
         return False
     try:
-        if row.changed is not None:
-            status = os.stat(row.path)
-            if (status.st_mtime_ns, status.st_size) != (row.changed, row.bytes):
-                return False
+        if contradicts(row, source.state()):
+            return False
+        if row.failure == "crash":
+            counted = len(_crashes(source, journal, timeout))
+            return counted >= TRIES or counted == len(_crashes(source, journal, 0))
         return row.motion is None or os.stat(out / row.motion).st_size == row.motion_bytes
     except OSError:
         return False
 
 
-def _rows(sources: list[ClipSource], journal: Journal, failures: Counter[str]) -> Iterator[ClipRow]:
+def _crashes(source: ClipSource, journal: Journal, timeout: float) -> list[Crash]:
+    """How a clip, as it is now, has ended its decoder before, where it would with so many seconds again."""
+    crashes = journal.crashes(source.path, timeout)
+    if not crashes:
+        return []
+    try:
+        state = source.state()
+    except OSError:
+        return []
+    return [one for one in crashes if not contradicts(ClipRow(one.path, bytes=one.bytes, changed=one.changed), state)]
+
+
+def _rows(
+    sources: Sequence[ClipSource], others: Sequence[str], journal: Journal, failures: Counter[str]
+) -> Iterator[ClipRow]:
     for source in sources:
         row = journal[source.path]
         if row.failure:
             failures[row.failure] += 1
         yield row
+    yield from map(journal.__getitem__, others)

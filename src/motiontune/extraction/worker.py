@@ -25,6 +25,8 @@ from motiontune.threads import use_one_thread
 
 TIMEOUT = 900.0
 """Seconds after which a clip counts as one that ends its decoder, where the user gives none."""
+LONGEST = 1_000_000.0
+"""The most that can be given: the system waits no longer than 24 days."""
 
 STARTS = 3
 """A worker that ends so many times before it is ready will never be."""
@@ -41,10 +43,12 @@ class Died:
     Args:
         reason: in words.
         from_outside: whether it was killed, and not the decoder's fault.
+        seconds: that it was waited for in vain; None where it ended by itself.
     """
 
     reason: str
     from_outside: bool
+    seconds: float | None = None
 
 
 class Worker:
@@ -78,7 +82,7 @@ class Worker:
             process.kill()
         code = self._end(process)
         if late:
-            return Died(f"took more than {self._timeout:g} seconds", from_outside=False)
+            return Died(f"took more than {self._timeout:g} seconds", from_outside=False, seconds=self._timeout)
         name = signal.Signals(-code).name if -code in {*signal.Signals} else f"exit code {code}"
         return Died(f"ended the process that decoded it ({name})", -code in KILLS)
 

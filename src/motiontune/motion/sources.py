@@ -24,6 +24,9 @@ from motiontune.video.container import VideoInfo
 from motiontune.video.vectors import Follower
 
 
+SMALLEST = 8
+"""Pixels that each side of a clip's own frames must have: what is smaller than a block has nothing to be found by."""
+
 Frames = list[NDArray[np.uint8]]
 Source = Callable[[Clip, VideoGrid, MotionOptions, Frames], MotionField]
 
@@ -131,6 +134,11 @@ def motion_of(clip: Clip, grid: VideoGrid | None = None, options: MotionOptions 
         field = file_motion(clip, grid, options.direction, options.motion_dir)
     elif is_provider(options.source):
         field = provided_motion(options.source, clip, grid, options.direction)
+    elif min(clip.info.width, clip.info.height) < SMALLEST:
+        raise MotionUnavailable(
+            f"{clip.path}: its frames of {clip.info.width}x{clip.info.height} px are too small to search: a side must "
+            f"have {SMALLEST}"
+        )
     else:
         field = SOURCES[options.source](clip, grid, options, gray_frames(clip, grid))
     return field.above(options.min_confidence)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from motiontune.errors import ClipError
+from motiontune.errors import ClipError, LimitError
 from motiontune.limits import ARRAY_BYTES
 from motiontune.video.container import VideoInfo, info_of, is_whole, open_video
 from motiontune.video.decode import Resize, decode, times_of
@@ -162,7 +162,7 @@ def read_clip(
         if resize is None:
             size = 3 * len(indices) * info.width * info.height
             if reason := ARRAY_BYTES.excess(size, f"{len(indices)} frames of {info.width}x{info.height}"):
-                raise ClipError(path, reason)
+                raise LimitError(path, reason)
         if not isinstance(with_vectors, bool) and not with_vectors.wanted(info.duration, len(indices)):
             with_vectors = False
         # counting has read the file to its end

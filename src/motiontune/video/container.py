@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from motiontune.errors import ClipError
+from motiontune.errors import ClipError, LimitError
 from motiontune.files import as_url, known_digest
 from motiontune.limits import FRAMES, PIXELS
 
@@ -187,7 +187,7 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     if width < 1 or height < 1:
         raise ClipError(path, "has a video stream without a frame size")
     if reason := PIXELS.excess(width * height, f"a frame of {width}x{height}"):
-        raise ClipError(path, reason)
+        raise LimitError(path, reason)
     rate = float(stream.average_rate or stream.base_rate or 0)
     frames = int(stream.frames)
     counted = frames <= 0
@@ -211,7 +211,7 @@ def info_of(path: str, container: InputContainer, stream: VideoStream) -> VideoI
     if frames < 1:
         raise ClipError(path, "has no frame")
     if reason := FRAMES.excess(frames):
-        raise ClipError(path, reason)
+        raise LimitError(path, reason)
     if duration <= 0:
         if rate <= 0 and frames > 1:
             raise ClipError(path, "has neither times nor a frame rate: write it again, into .mp4 or .mkv")

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from motiontune.errors import ClipError
+from motiontune.errors import ClipError, LimitError
 from motiontune.limits import PIXELS
 from motiontune.threads import is_one_thread, threads
 from motiontune.video.container import Opened, VideoInfo, in_words, open_video, packets_of
@@ -23,6 +23,9 @@ from motiontune.video.vectors import Anchor, Follower, VectorCollector, has_vect
 
 # Sampled frames in full size that may wait for being resized
 MAX_WAITING = 4
+# By so much FFmpeg may pad each side of a frame in memory, pixels
+PADDING = 128
+MOST_PIXELS = (1 << 31) - 1  # that FFmpeg knows
 # Anchors that may wait for being followed: some megabytes
 MAX_ANCHORS = 256
 
@@ -233,7 +236,9 @@ def _decode_by(
             stream.thread_count = 1  # dav1d goes by it alone
         # else FFmpeg crops at the left in steps of 64 pixels, and the frame is narrower than its header has it
         stream.codec_context.flags |= Flags.unaligned
-        options = {"max_pixels": str(PIXELS.value)}  # of a frame that is larger than its header has it
+        # of a frame that is larger than its header has it; that of the header has been compared, and may be padded
+        padded = (info.width + PADDING) * (info.height + PADDING)
+        options = {"max_pixels": str(min(max(PIXELS.value, padded), MOST_PIXELS))}
         if with_vectors and has_vectors(info.codec):
             options["flags2"] = "+export_mvs"
         stream.codec_context.options = options
@@ -280,6 +285,13 @@ def _decode_by(
         except av.error.FFmpegError as error:
             if plan is not None:
                 raise _Irregular from error
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if (width, height) != (
+                info.width,
+                info.height,
+            ):  # in the middle of the file, which the header does not tell
+                if reason := PIXELS.excess(width * height, f"a frame of {width}x{height}"):
+                    raise LimitError(info.path, reason) from error
             decoded.damage = f"damaged: {in_words(error)}"
         if plan is not None:
             if ended and count + len(plan.left_out) != len(plan.shown):

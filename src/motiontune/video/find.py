@@ -13,16 +13,20 @@ VIDEO_SUFFIXES = frozenset(
 )
 
 
-def files_below(folder: str | Path) -> list[Path]:
+def _refuse(error: OSError) -> None:
+    raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+
+def files_below(folder: str | Path, refuse: Callable[[OSError], None] = _refuse) -> list[Path]:
     """What lies in a folder and below it, but folders; sorted. Links to folders are followed, unless in a circle.
 
+    Args:
+        folder: the folder.
+        refuse: what becomes of a folder that cannot be read: what is in it must not be missing without a word.
+
     Raises:
-        ConfigError: if a folder cannot be read: what is in it would be missing without a word.
+        ConfigError: if a folder cannot be read, where `refuse` is not given.
     """
-
-    def refuse(error: OSError) -> None:
-        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
-
     found = []
     for place, below, names in os.walk(folder, onerror=refuse, followlinks=True):
         links = [name for name in below if os.path.islink(os.path.join(place, name))]
@@ -32,6 +36,11 @@ def files_below(folder: str | Path) -> list[Path]:
             below[:] = [name for name in below if name not in circles]
         found += [Path(place, name) for name in names]
     return sorted(found)
+
+
+def no_video(folder: str | Path) -> str:
+    """What is said of a folder without a video."""
+    return f"{folder}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})"
 
 
 def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[tuple[Path, str]]:
@@ -57,6 +66,6 @@ def list_clips(paths: Sequence[str], is_drawn: Callable[[Path], bool]) -> list[t
             continue
         below = [file for file in files_below(path) if file.suffix.lower() in VIDEO_SUFFIXES and not is_drawn(file)]
         if not below:
-            raise ConfigError(f"{path}: has no video in it ({' '.join(sorted(VIDEO_SUFFIXES))})")
+            raise ConfigError(no_video(path))
         found += [(clip.relative_to(path), str(clip)) for clip in below]
     return found

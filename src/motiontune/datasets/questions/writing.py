@@ -35,6 +35,7 @@ from motiontune.datasets.questions.stage import Stage
 from motiontune.datasets.questions.tasks import CAMERAS, SPLITS, TASKS, Question, World, make_scripts
 from motiontune.errors import ConfigError
 from motiontune.files import write_text, write_whole
+from motiontune.limits import PIXELS
 from motiontune.motion.field import Direction
 from motiontune.tables import text_table
 from motiontune.video.container import content_of
@@ -102,6 +103,10 @@ class Wanted:
             raise ConfigError(f"--frames must be even and at least 4, not {self.frames}")
         if self.count < 1 or self.fps < 1:
             raise ConfigError(f"--count and --fps must be at least 1, not {self.count} and {self.fps}")
+        if self.fps > 1000:
+            raise ConfigError(f"--fps must be at most 1,000, not {self.fps}")
+        if reason := PIXELS.excess(self.size**2, f"--size {self.size}: a frame"):
+            raise ConfigError(reason)
         if "real_backgrounds" in self.splits and self.backgrounds is None:
             raise ConfigError("--splits real_backgrounds needs --backgrounds DIR, a folder of videos or photos")
         for split in self.splits:
