@@ -14,8 +14,8 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -185,7 +185,7 @@ class Inputs:
         sources = list(found.values())
         unlisted = [source for source in sources if isinstance(source, _Unlisted)]
         if n == 1 and len(unlisted) == len(sources):
-            more = f" (and {len(unlisted) - 1} more are the same)" if len(unlisted) > 1 else ""
+            more = f" (and {len(unlisted) - 1} more)" if len(unlisted) > 1 else ""
             first = unlisted[0] if unlisted else _Unlisted(whole[0].path, "", problem="has no video in it")
             raise ConfigError(f"{first.path}: {first.problem}{more}")
         if self.sample is not None and self.sample < len(sources):
@@ -194,18 +194,21 @@ class Inputs:
         return Listing(sources, others, frozenset(path for path in mine if _is_tar(path) and path not in found))
 
 
-def _meeting(units: Sequence[ClipSource]) -> set[str]:
-    """The paths of those units whose clips' motion may lie where another's does: below one folder, as a tar's does."""
-    roots = [PurePosixPath(unit.place.removesuffix(".tar") if _is_tar(unit.path) else unit.place) for unit in units]
-    tars = {root for root, unit in zip(roots, units, strict=True) if _is_tar(unit.path)}
-    if not tars:
-        return set()
-    counts = Counter(roots)
-    nested = [(root, [above for above in root.parents if above in tars]) for root in roots]
-    shared = {root for root, above in nested if above or counts[root] > 1} | {
-        one for _, above in nested for one in above
-    }
-    return {unit.path for root, unit in zip(roots, units, strict=True) if root in shared}
+def _meeting(units: Iterable[ClipSource]) -> set[str]:
+    """The tars whose clips' motion may lie where another unit's does: below one folder."""
+    roots = {unit.path: PurePosixPath(unit.place) for unit in units if unit.place}
+    tars: dict[PurePosixPath, list[str]] = defaultdict(list)
+    for path in filter(_is_tar, roots):
+        roots[path] = PurePosixPath(str(roots[path]).removesuffix(".tar"))
+        tars[roots[path]].append(path)
+    found: set[str] = set()
+    met: set[PurePosixPath] = set()
+    for path, root in roots.items() if tars else ():
+        others = [above for above in (root, *root.parents) if above in tars and tars[above] != [path]]
+        if others:
+            found.add(path)
+            met.update(others)
+    return found.union(*(tars[root] for root in met))
 
 
 def is_one_of_many(path: str) -> bool:
