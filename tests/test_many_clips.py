@@ -22,7 +22,7 @@ from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
 from motiontune.extraction.inputs import ClipSource, Inputs, is_one_of_many
-from motiontune.extraction.journal import open_journal
+from motiontune.extraction.journal import Crash, open_journal
 from motiontune.extraction.run import Summary
 from motiontune.extraction.run import run as run_many
 from motiontune.extraction.worker import Died, Worker
@@ -46,7 +46,7 @@ MEASURED = ("seconds",)
 
 
 def here(
-    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
 ) -> Generator[Done]:
     """An engine that starts no process."""
     extractor = Extractor(settings)

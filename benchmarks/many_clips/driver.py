@@ -17,6 +17,7 @@ from pathlib import Path
 from motiontune.extraction.clip import Settings
 from motiontune.extraction.engines import Done, Job
 from motiontune.extraction.inputs import Inputs
+from motiontune.extraction.journal import Crash
 from motiontune.extraction.run import run
 from motiontune.manifest import ClipRow
 
@@ -29,7 +30,7 @@ ROW = ClipRow("", "0" * 32, 100_000, counted=True, **_HEADER, **_MOTION, **_SHAR
 
 
 def at_once(
-    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+    jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
 ) -> Generator[Done]:
     """An engine that does nothing."""
     for job in jobs:

@@ -28,6 +28,7 @@ from make_clips import encode, pan
 from motiontune.extraction.clip import Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
 from motiontune.extraction.inputs import Inputs
+from motiontune.extraction.journal import Crash
 from motiontune.extraction.run import run
 from motiontune.video.reader import FrameReader
 
@@ -86,7 +87,7 @@ def extract(count: int, workers: int) -> dict[str, Any]:
     every, record = max(count // RECORDS, 1), recorder(records)
 
     def engine(
-        jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+        jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
     ) -> Generator[Done]:
         done = on_this_machine(jobs, settings, workers, timeout, note_crash)
         for number, one in enumerate(done, 1):

@@ -38,6 +38,7 @@ from make_clips import encode
 from motiontune.extraction.clip import Settings
 from motiontune.extraction.engines import ENGINES, Done, Job
 from motiontune.extraction.inputs import Inputs
+from motiontune.extraction.journal import Crash
 from motiontune.extraction.run import run
 from motiontune.video.reader import FrameReader
 
@@ -75,7 +76,7 @@ def measure(clips: Path, count: int, engine: str, workers: int, fps: float) -> d
     moments, out = [now()], clips.parent / "out"
 
     def timed(
-        jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[str], None]
+        jobs: Iterable[Job], settings: Settings, workers: int, timeout: float, note_crash: Callable[[Crash], None]
     ) -> Generator[Done]:
         for number, done in enumerate(ENGINES[engine](jobs, settings, workers, timeout, note_crash), 1):
             yield done
