@@ -206,14 +206,15 @@ def _digest(parts: list[Any]) -> str:
 
 
 @functools.cache
-def this_code() -> str:
-    """A digest of the code that reads clips and makes motion, and of the versions of what it calls."""
+def this_code(*more: str) -> str:
+    """A digest of the code that reads clips and makes motion, of more files of this package, and of the versions of
+    what it calls."""
     versions: dict[str, Any] = dict(av.library_versions)
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     package = Path(__file__).parent
-    files = imported_files(package, ENTRIES)
+    files = imported_files(package, (*ENTRIES, *more))
     return _digest([versions, [(file.relative_to(package).as_posix(), file_digest(str(file))) for file in files]])
 
 

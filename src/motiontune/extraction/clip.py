@@ -87,7 +87,7 @@ class Settings:
         del values["out"]
         if is_provider(self.options.source):
             values["own source"] = Path(self.options.source.rpartition(":")[0]).read_text("utf-8", "replace")
-        return values | {"code": this_code()}
+        return values | {"code": this_code("motion/statistics.py")}
 
 
 class Extractor:
