@@ -12,7 +12,7 @@ import training
 from commands import command, refused
 from html_page import Page
 from motiontune.evaluation.comparison import MotionComparison
-from motiontune.runs.folder import claim_run, given_keys, note_run, read_runs
+from motiontune.runs.folder import claim_run, given_keys, note_run, read_runs, read_texts
 from motiontune.runs.report import report
 from training import BOTH, clips, run
 
@@ -212,3 +212,10 @@ def test_keys_of_arguments():
     assert given_keys(words) == {
         "do_train": True, "output_dir": "a b", "learning_rate": "1e-4", "lora_target": "q,v"
     }  # fmt: skip
+
+
+def test_texts_end_at_line_breaks_alone(tmp_path):
+    rows = [{"predict": "a\u2028b\x85c", "label": "d\x0ce"}, {"predict": "f", "label": "g"}]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "generated_predictions.jsonl").write_text(lines, "utf-8")
+    assert read_texts(tmp_path) == [(row["predict"], row["label"]) for row in rows]

@@ -11,7 +11,7 @@ import pytest
 from make_clips import Encoder, encode
 from motiontune.commands import prepare as prepare_command
 from motiontune.datasets.something_something import PROMPT, prepare
-from motiontune.errors import ConfigError, MotiontuneError
+from motiontune.errors import ConfigError, MotiontuneError, OutputError
 
 
 LABEL = "spinning cube that quickly stops spinning"
@@ -190,6 +190,17 @@ def run(*argv: str) -> None:
     parser = argparse.ArgumentParser()
     prepare_command.add_arguments(parser)
     prepare_command.run(parser.parse_args(["something-something", *argv]))
+
+
+def test_labels_are_not_written_over(raw: Path) -> None:
+    """A data set has the form of a split's file, without the labels."""
+    videos = raw / "20bn-something-something-v2"
+    prepare([raw / "train.json"], videos, raw / "out")
+    made = raw / "out" / "something_something_train.json"
+    before = made.read_bytes()
+    with pytest.raises(OutputError, match="something_something_train.json is an input and would be written over"):
+        prepare([made], videos, raw / "out")
+    assert made.read_bytes() == before
 
 
 def test_command(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,6 +129,15 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def json_lines(text: str) -> list[Any]:
+    """Parse JSON Lines. `str.splitlines` would also end lines at characters that JSON allows within a text.
+
+    Raises:
+        ValueError: as `parse_json`.
+    """
+    return [parse_json(line) for line in text.split("\n") if line.strip()]
+
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 

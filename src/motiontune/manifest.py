@@ -1,13 +1,14 @@
 """Manifests: what is known of many clips and of their motion, one row for each, in Parquet.
 
-`motiontune extract` writes them; `select`, `report` and training read them. A manifest is one file, or a folder whose
-`manifest*.parquet` belong together, as shards of one run write them.
+`motiontune extract` writes them; `select`, `report` and training read them. A manifest is one file, or a folder with
+one, or with those of the shards of one run.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class ClipRow:
         mean_px: mean displacement of the valid patches between sampled frames, pixels of the resized frame.
         median_px: its median.
         moving_share: share of the valid patches that move, by more than `MOVING_PIXELS`.
-        camera_share: share of the moving patches that move as the camera does; None where none moves.
+        camera_share: share of the moving patches that move as the camera does; None where none moves, or the camera's
+            motion cannot be told, see `MotionStatistics`.
         camera_px: mean displacement by the camera, pixels.
         motion: the motion file, relative to the manifest's folder.
         motion_bytes: its size.
@@ -145,38 +147,106 @@ def write_manifest(path: Path, rows: Iterable[ClipRow], settings: Mapping[str, A
         writer.write_table(pa.Table.from_pylist(chunk, schema))
 
 
+_SHARD = re.compile(r"manifest-(\d+)-of-(\d+)\.parquet")
+
+
+def is_manifest(path: str | Path) -> bool:
+    """Whether a path is a manifest by its name, or a folder that holds one."""
+    path = Path(path)
+    return any(path.glob("manifest*.parquet")) if path.is_dir() else path.suffix == ".parquet"
+
+
 def manifest_files(path: str | Path) -> list[Path]:
     """The files of a manifest: itself, or those of a folder.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is none, or those of a folder are of several runs by their names.
     """
     path = Path(path)
     files = sorted(path.glob("manifest*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise ConfigError(f"{path} is no manifest, and no folder with one: `motiontune extract --workers N` writes it")
+    runs = {(match[2] if (match := _SHARD.fullmatch(file.name)) else file.name): file.name for file in files}
+    if len(runs) > 1:
+        raise ConfigError(
+            f"{path} has manifests of several runs ({', '.join(list(runs.values())[:4])}), whose clips would count "
+            f"twice: name one file, or move what is of other runs away"
+        )
     return files
 
 
-def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterator[Mapping[str, Any]]:
-    """The rows of a manifest, some columns of each.
+def missing_shards(path: str | Path) -> str:
+    """Which shards of a folder's manifest are not there, as a sentence; "" where all are, or a file is named.
 
     Raises:
-        ConfigError: if there is none, or a file of it cannot be read or lacks a column.
+        ConfigError: as `manifest_files`.
     """
-    for table in _tables(path, list(columns)):
-        yield from table.to_pylist()
+    files = manifest_files(path)
+    match = _SHARD.fullmatch(files[0].name)
+    if match is None or not Path(path).is_dir():
+        return ""
+    count, there = int(match[2]), {file.name for file in files}
+    missing = [name for i in range(count) if (name := f"manifest-{i + 1:05d}-of-{count:05d}.parquet") not in there]
+    if not missing:
+        return ""
+    more = ", ..." if len(missing) > 4 else ""
+    return f"{len(missing):,} of {count:,} shards are missing: {', '.join(missing[:4])}{more}"
 
 
-def _tables(path: str | Path, columns: list[str]) -> Iterator[Any]:
-    """Some columns of a manifest, some thousand rows at once, in the types that they are written in.
+def tar_of(path: str) -> str:
+    """The tar that a clip of a manifest lies in, by its name there; "" where it is a file or object of its own."""
+    tar, mark, _ = path.partition(".tar::")
+    return tar + ".tar" if mark else ""
+
+
+def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterator[Mapping[str, Any]]:
+    """The rows of a manifest, some columns of each, and each clip once.
+
+    A clip may be in two shards where the list of clips grew between two runs.
+
+    Raises:
+        ConfigError: if there is none, a file of it cannot be read or lacks a column, or shards were made with
+            different settings or of different contents of a clip.
+    """
+    columns, files = list(columns), manifest_files(path)
+    if len(files) == 1:
+        for table in _tables(files, columns):
+            yield from table.to_pylist()
+        return
+    _check_settings(files)
+    digests: dict[np.uint64, str | None] = {}
+    for table in _tables(files, list(dict.fromkeys((*columns, "path", "digest")))):
+        for row in table.to_pylist():
+            key = _hash(row["path"])
+            if key not in digests:
+                digests[key] = row["digest"]
+                yield {name: row[name] for name in columns}
+            elif digests[key] != row["digest"]:
+                raise ConfigError(
+                    f"{path}: {row['path']} is in two shards with different contents: extract all shards again into "
+                    f"another --out"
+                )
+
+
+def _check_settings(files: list[Path]) -> None:
+    first, *others = map(about_manifest, files)
+    for file, other in zip(files[1:], others, strict=True):
+        if changed := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
+            raise ConfigError(
+                f"{file} was made with other settings than {files[0].name} ({', '.join(changed)}): extract all shards "
+                f"with the same, or name one file"
+            )
+
+
+def _tables(files: list[Path], columns: list[str]) -> Iterator[Any]:
+    """Some columns of a manifest's files, some thousand rows at once, in the types that they are written in.
 
     Raises:
         ConfigError: as `read_manifest`.
     """
     pa, whole = arrow(), _schema()
     schema, rows = pa.schema([whole.field(name) for name in columns]), 0
-    for file in manifest_files(path):
+    for file in files:
         try:
             with pa.parquet.ParquetFile(file) as parquet:
                 missing = set(columns) - set(parquet.schema_arrow.names)
@@ -207,7 +277,8 @@ class ClipFacts:
     def __init__(self, path: str | Path) -> None:
         pa, self._path = arrow(), path
         names = ["path", "bytes", "changed", *(column for column, _ in _INFO)]
-        tables = [table.drop_null() for table in _tables(path, names)]  # what could be opened, and is a local file
+        files = manifest_files(path)
+        tables = [table.drop_null() for table in _tables(files, names)]  # what could be opened, and is a local file
         empty = pa.schema([_schema().field(name) for name in names]).empty_table()
         table = pa.concat_tables([empty, *tables]).combine_chunks()
         self._paths = table["path"]

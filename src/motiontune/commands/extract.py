@@ -24,6 +24,7 @@ from motiontune.commands.options import (
     show_line,
 )
 from motiontune.compiled import compile_all
+from motiontune.datasets.dataset_info import names_in
 from motiontune.drawing.films import FILM, SHEET, write_preview
 from motiontune.drawing.images import save_png
 from motiontune.drawing.sheets import SheetRow, contact_sheet
@@ -214,7 +215,7 @@ def _run_many(
         check_range("--workers", arguments.workers, 1, MOST_WORKERS)
     check_source(motion.source)
     settings = Settings(arguments.out, arguments.format, motion, frames, arguments.model, tuple(sizes.items()))
-    names = tuple(filter(None, (arguments.dataset or "").split(",")))
+    names = names_in(arguments.dataset or "")
     drawn = (arguments.shard or (1, 1), arguments.sample, arguments.seed)
     inputs = Inputs(tuple(arguments.clips), names, arguments.dataset_dir, *drawn)
     engine = ENGINES[arguments.engine or "local"]

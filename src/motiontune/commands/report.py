@@ -2,10 +2,12 @@
 
 import argparse
 
+from motiontune.commands.options import show_line
 from motiontune.errors import ConfigError
 from motiontune.extraction.inputs import as_file
+from motiontune.manifest import is_manifest, missing_shards
 from motiontune.runs.report import CLIPS, report
-from motiontune.runs.survey import is_survey, survey
+from motiontune.runs.survey import survey
 
 
 DESCRIPTION = (
@@ -35,7 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.clips < 0:
         raise ConfigError("--clips must be 0 or more")
-    if is_survey(arguments.run):
+    if is_manifest(arguments.run):
+        if missing := missing_shards(arguments.run):
+            show_line(f"{arguments.run}: {missing}")
         print(survey(arguments.run, arguments.out, arguments.clips, as_file))
     else:
         print(report(arguments.run, arguments.out, arguments.clips))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from motiontune.datasets.dataset_info import PROMPT
+from motiontune.datasets.dataset_info import PROMPT, names_in
 from motiontune.datasets.selection import BALANCES, MEASURES, Wanted, select
 from motiontune.errors import ConfigError
 from motiontune.extraction.inputs import copy_below
@@ -30,6 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of --draw (default: %(default)s)")
 
 
+def _only(text: str) -> str:
+    names = names_in(text)
+    if len(names) != 1:
+        raise ConfigError(f"--dataset {text!r} must name one data set: call select for each, with another --name")
+    return names[0]
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Write the data set and print what was left out.
 
@@ -41,9 +48,9 @@ def run(arguments: argparse.Namespace) -> None:
         {name: given[f"{end}_{name}"] for name in MEASURES if given[f"{end}_{name}"] is not None}
         for end in ("min", "max")
     )
-    codecs = tuple(filter(None, (arguments.codec or "").split(",")))
+    codecs = names_in(arguments.codec or "")
     wanted = Wanted(least, most, codecs, arguments.draw, arguments.balance, arguments.seed)
-    dataset = None if arguments.dataset is None else (arguments.dataset_dir, arguments.dataset)
+    dataset = None if arguments.dataset is None else (arguments.dataset_dir, _only(arguments.dataset))
     if arguments.copy and dataset is not None:
         raise ConfigError("--copy is without --dataset, whose samples name files")
     copy = copy_below if arguments.copy else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from motiontune.errors import ConfigError, OutputError, in_one_line, mistakes, nearest
 from motiontune.files import claim, in_turn, write_text, write_whole
-from motiontune.limits import parse_json, read_json, read_text
+from motiontune.limits import json_lines, parse_json, read_json, read_text
 
 
 INFO_FILE = "dataset_info.json"
@@ -37,6 +37,11 @@ class ClipOfSample:
     path: str
     prompt: str
     answer: str
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a list with commas, as LLaMA-Factory reads `dataset: a, b`."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def load_info(folder: str | Path, *, or_empty: bool = False) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def read_dataset_rows(folder: str | Path, name: str, info: Mapping[str, Any]) ->
         raise ConfigError(f"dataset: {name!r} has no column `videos` in {Path(folder) / INFO_FILE}")
     with _reading(folder, name, info):
         text = read_text(file)
-        rows = parse_json(text) if file.suffix == ".json" else [parse_json(line) for line in text.splitlines() if line]
+        rows = parse_json(text) if file.suffix == ".json" else json_lines(text)
         return [dict(row) for row in rows]
 
 
@@ -140,7 +145,12 @@ def videos_of_row(row: Mapping[str, Any], about: Mapping[str, Any], folder: Path
     """The clips of a row, found as LLaMA-Factory finds them; one that is nowhere is named in the data set's folder."""
     paths = row.get(about["columns"]["videos"]) or []
     paths = [paths] if isinstance(paths, str) else [path for path in paths if isinstance(path, str)]  # no frame lists
-    return [path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path) for path in paths]
+    return [find_media(path, folder) for path in paths]
+
+
+def find_media(path: str, folder: Path) -> str:
+    """A file of a sample where LLaMA-Factory finds it; one that is nowhere is named in the data set's folder."""
+    return path if os.path.isfile(path) and not (folder / path).is_file() else str(folder / path)
 
 
 def _clips_of(row: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> list[ClipOfSample]:
@@ -170,8 +180,8 @@ def templates_of(folder: str | Path, names: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     info = load_info(folder)
-    for name in names.split(","):
-        file = Path(folder) / str(_get(info.get(name.strip()), "file_name"))
+    for name in names_in(names):
+        file = Path(folder) / str(_get(info.get(name), "file_name"))
         if file.suffix != ".json" or not file.is_file():
             continue
         try:
@@ -203,15 +213,20 @@ def make_sample(video: str, prompt: str, answer: str, **columns: Any) -> dict[st
     return {"messages": messages, "videos": [video], **columns}
 
 
-_ENTRY: dict[str, Any] = {
+ENTRY: dict[str, Any] = {
     "formatting": "sharegpt",
     "columns": {"messages": "messages", "videos": "videos"},
     "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
 }
+"""In `dataset_info.json`, of `make_sample`'s samples; but for the name of their file."""
 
 
 def claim_dataset(
-    folder: Path, name: str, files: Iterable[Path] = (), entry: Mapping[str, Any] | None = None
+    folder: Path,
+    name: str,
+    files: Iterable[Path] = (),
+    entry: Mapping[str, Any] | None = None,
+    inputs: Iterable[str | Path] = (),
 ) -> dict[str, Any]:
     """Refuse to write a data set where another has its name, or other files are in its way.
 
@@ -220,18 +235,31 @@ def claim_dataset(
         name: of the data set.
         files: more that will be written.
         entry: the data set's, but for the name of its file; None is that of `make_sample`'s samples.
+        inputs: what is read meanwhile, and must not be written over.
 
     Returns:
         The entries of the folder's `dataset_info.json`, with that of the data set.
 
     Raises:
-        ConfigError: if `dataset_info.json` cannot be read, or naming what is in the way.
+        ConfigError: on a name that no data set can have, if `dataset_info.json` cannot be read, or naming what is in
+            the way.
     """
+    if names_in(name) != (name,) or os.path.basename(name) != name or f"{name}.json" == INFO_FILE:
+        raise ConfigError(f"{name!r} cannot be a data set's name: it must be that of a file, without a comma")
     info = load_info(folder, or_empty=True)
-    entry = dict(entry or _ENTRY) | {"file_name": f"{name}.json"}
+    entry = dict(entry or ENTRY) | {"file_name": f"{name}.json"}
+    sharing = [other for other, about in info.items() if _get(about, "file_name") == entry["file_name"]]
+    if name not in info and sharing:  # as where its entry was renamed
+        raise OutputError(
+            f"{folder / INFO_FILE} has the data set {sharing[0]!r} in {name}.json: choose another name, or another "
+            f"folder"
+        )
     if info.setdefault(name, entry) != entry:
-        raise OutputError(f"{folder / INFO_FILE} has another data set {name!r}: rename it, or choose another folder")
-    claim(folder, [folder / f"{name}.json", *files])
+        raise OutputError(
+            f"{folder / INFO_FILE} has another data set {name!r}, which is not known to be this command's: choose "
+            f"another name, or another folder"
+        )
+    claim(folder, [folder / f"{name}.json", *files], inputs)
     return info
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import heapq
-import json
 import math
 import os
 from collections import Counter, defaultdict
@@ -12,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from motiontune.datasets.dataset_info import (
+    ENTRY,
     PROMPT,
-    check_listed,
     claim_dataset,
+    find_media,
     load_info,
     make_sample,
     read_dataset_rows,
-    videos_of_row,
     write_dataset,
 )
 from motiontune.errors import ClipError, ConfigError
-from motiontune.manifest import read_manifest
+from motiontune.manifest import manifest_files, missing_shards, read_manifest, tar_of
 from motiontune.tables import text_table
 
 
@@ -39,6 +38,8 @@ MEASURES = {
 BALANCES = ("moving", "object", "camera", "px", "codec", "source")
 BINS = 10
 NOT_IN_DATASET = "not in the data set"
+MADE_BY = "motiontune select"
+"""In an entry of `dataset_info.json`: no other command's data set is replaced, and no other command replaces it."""
 NO_FILE = "in a tar or at an address, not a file (--copy)"
 COLUMNS = ("path", "codec", "source", "frames", "valid_share", "mean_px", "moving_share", "camera_share", "failure")
 
@@ -48,8 +49,9 @@ class Wanted:
     """Which clips are chosen.
 
     Args:
-        least: {measure: what a clip must have at least}. One of which that is not known does not.
-        most: {measure: what it may have at most}. One of which that is not known has less: nothing moves there.
+        least: {measure: what a clip must have at least}; shares from 0 to 1. One of which that is not known is left
+            out. Where nothing moves, `camera` is below anything.
+        most: {measure: what it may have at most}, likewise.
         codecs: their names; empty is all.
         draw: so many of the clips that are left; None is all.
         balance: one of BALANCES: draw as many from each part of its range, or of each of its values.
@@ -67,6 +69,11 @@ class Wanted:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for end, bounds in (("min", self.least), ("max", self.most)):
+            for name, bound in bounds.items():
+                if not 0 <= bound < math.inf or (name not in ("px", "frames") and bound > 1):
+                    kind = "a number, 0 or more" if name in ("px", "frames") else "a share from 0 to 1"
+                    raise ConfigError(f"--{end}-{name} must be {kind}, not {bound:g}")
         for name in self.least.keys() & self.most.keys():
             if self.least[name] > self.most[name]:
                 raise ConfigError(f"--min-{name} {self.least[name]:g} is above --max-{name} {self.most[name]:g}")
@@ -82,6 +89,9 @@ class Wanted:
         if self.codecs and row["codec"] not in self.codecs:
             return "another codec"
         values = measures(row)
+        for name in (*self.least, *self.most):
+            if values[name] is None and not (name == "camera" and _is_still(row)):
+                return f"{name} not known"
         for name, least in self.least.items():
             value = values[name]
             if value is None or value < least:
@@ -93,10 +103,15 @@ class Wanted:
         return ""
 
 
+def _is_still(row: Mapping[str, Any]) -> bool:
+    """Whether nothing moves, so that the camera has a share of nothing, which is known."""
+    return bool(row["moving_share"] == 0)
+
+
 def measures(row: Mapping[str, Any]) -> dict[str, float | None]:
     """The MEASURES of a row; None is what is not known."""
     moving, camera = row["moving_share"], row["camera_share"]
-    by_itself = moving if moving is None or camera is None else moving * (1 - camera)
+    by_itself = 0.0 if _is_still(row) else None if moving is None or camera is None else moving * (1 - camera)
     return {
         "moving": moving,
         "object": by_itself,
@@ -117,6 +132,7 @@ class Selection:
         left_out: how many clips were left out, by the first reason.
         chosen: clips that were chosen.
         samples: rows of the data set.
+        samples_left_out: how many samples of the data set that was given were left out, by the reason.
         parts: of a balanced drawing, the parts with (clips there, clips drawn).
     """
 
@@ -125,13 +141,16 @@ class Selection:
     left_out: Mapping[str, int]
     chosen: int
     samples: int
+    samples_left_out: Mapping[str, int]
     parts: Mapping[str, tuple[int, int]]
 
     def table(self) -> str:
         """As text: clips before, what was left out why, clips and samples after."""
         rows: list[tuple[str, ...]] = [("clips in the manifest", f"{self.clips:,}")]
         rows += [(f"- {reason}", f"{count:,}") for reason, count in self.left_out.items()]
-        rows += [("clips chosen", f"{self.chosen:,}"), ("samples written", f"{self.samples:,}")]
+        rows.append(("clips chosen", f"{self.chosen:,}"))
+        rows += [(f"- samples {reason}", f"{count:,}") for reason, count in self.samples_left_out.items()]
+        rows.append(("samples written", f"{self.samples:,}"))
         rows += [(f"  {name}", f"{drawn:,}", f"of {there:,}") for name, (there, drawn) in self.parts.items()]
         return text_table(rows, "<>")
 
@@ -164,13 +183,23 @@ def select(
             samples name files.
 
     Raises:
-        ConfigError: if something cannot be read, or no clip or sample is left.
-        OutputError: if another data set has the name, or a file is in the way.
+        ConfigError: if something cannot be read, a shard is missing, or no clip or sample is left.
+        OutputError: if a data set that this did not make has the name, or a file is in the way or is read.
     """
-    clips, left_out = 0, Counter[str]()
-    of_dataset = None if dataset is None else _read_samples(*dataset)
-    named = "" if dataset is None else dataset[1]
-    there = None if of_dataset is None else {path for _, paths in of_dataset[0] for path in paths}
+    if missing := missing_shards(manifest):
+        raise ConfigError(f"{manifest}: {missing}: extract them, or name one file")
+    clips, left_out, samples_left_out = 0, Counter[str](), Counter[str]()
+    out, inputs = Path(out).absolute(), manifest_files(manifest)
+    of_dataset, there, entry = None, None, ENTRY
+    if dataset is not None:
+        folder, named = dataset
+        info = load_info(folder)
+        of_dataset = _read_samples(folder, named, info, samples_left_out)
+        there = {path for _, paths in of_dataset for path in paths}
+        entry = info[named]
+        inputs.append(Path(folder, entry["file_name"]))
+    entry = entry | {"made_by": MADE_BY}
+    claim_dataset(out, name, entry=entry, inputs=inputs)  # before clips are copied
     kept: list[tuple[str, str]] = []  # path and part
     for row in read_manifest(manifest, COLUMNS):
         clips += 1
@@ -187,9 +216,7 @@ def select(
     if not chosen:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.most_common())
         raise ConfigError(f"{manifest}: none of {clips:,} clips is left: {reasons}")
-    out = Path(out).absolute()
     if of_dataset is None:
-        claim_dataset(out, name)  # before clips are copied
         samples = []
         for path in (path for path, _ in kept if path in chosen):
             try:
@@ -200,18 +227,19 @@ def select(
                 samples.append(make_sample(place, prompt, ""))
         if not samples:
             raise ConfigError(f"{manifest}: none of the {len(chosen):,} clips that are chosen can be copied")
-        file = write_dataset(out, name, samples)
     else:
-        rows, entry = of_dataset
-        samples = [row for row, paths in rows if chosen.issuperset(paths)]
+        samples = [row for row, paths in of_dataset if chosen.issuperset(paths)]
         if not samples:
             raise ConfigError(f"dataset: {named!r} has no sample of the {len(chosen):,} clips that are chosen")
-        file = write_dataset(out, name, samples, entry)
-    return Selection(file, clips, left_out, len(chosen), len(samples), parts if wanted.balance else {})
+        if others := len(of_dataset) - len(samples):
+            samples_left_out["with a clip that is not chosen"] = others
+    file = write_dataset(out, name, samples, entry)
+    parts = parts if wanted.balance else {}
+    return Selection(file, clips, left_out, len(chosen), len(samples), samples_left_out, parts)
 
 
 def _is_file(path: str) -> bool:
-    return "://" not in path and "::" not in path
+    return "://" not in path and not tar_of(path)
 
 
 def _part(row: Mapping[str, Any], balance: str | None) -> str:
@@ -219,10 +247,10 @@ def _part(row: Mapping[str, Any], balance: str | None) -> str:
     if balance is None:
         return ""
     if balance in ("codec", "source"):
-        return str(row[balance])
+        return str(row[balance] or f"{balance} not known")
     value = measures(row)[balance]
     if value is None:
-        return f"{balance} not known"
+        return "nothing moves" if balance == "camera" and _is_still(row) else f"{balance} not known"
     if balance == "px":
         above = math.ceil(math.log2(value)) if value > 1 else 0
         return f"px up to {2**above:4d}"
@@ -235,6 +263,11 @@ def _drawn(kept: list[tuple[str, str]], wanted: Wanted) -> tuple[set[str], dict[
     groups: dict[str, list[str]] = defaultdict(list)
     for path, part in kept:
         groups[part].append(path)
+    if wanted.balance and wanted.draw is not None and wanted.draw < len(groups):
+        raise ConfigError(
+            f"--draw {wanted.draw} leaves some of the {len(groups)} parts of --balance {wanted.balance} without a "
+            f"clip: draw {len(groups)} or more, or leave --balance out"
+        )
     left, chosen, parts = len(kept) if wanted.draw is None else wanted.draw, set[str](), {}
     # the smallest part first: what it lacks, the others share
     for done, (part, paths) in enumerate(sorted(groups.items(), key=lambda group: (len(group[1]), group[0]))):
@@ -249,14 +282,39 @@ def _lot(path: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed} {path}".encode(), digest_size=8).digest()
 
 
-def _read_samples(folder: str | Path, name: str) -> tuple[list[tuple[dict[str, Any], list[str]]], dict[str, Any]]:
-    """The samples of a data set that have clips, each with its clips' whole paths, and the data set's entry."""
-    info = load_info(folder)
-    check_listed(name, info, folder)
-    entry, samples = info[name], []
+def _read_samples(
+    folder: str | Path, name: str, info: Mapping[str, Any], left_out: Counter[str]
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """The samples of a data set that have clips alone for videos, each with its clips' whole paths.
+
+    Args:
+        folder: its `dataset_dir`.
+        name: of the data set.
+        info: of `load_info`.
+        left_out: counts the others, by the reason.
+    """
+    samples = []
     for row in read_dataset_rows(folder, name, info):
-        videos = videos_of_row(row, entry, Path(folder))
-        paths = [os.path.abspath(path) for path in videos]
-        if paths:
-            samples.append((row | {entry["columns"]["videos"]: paths}, paths))
-    return samples, json.loads(json.dumps(entry))
+        columns = info[name]["columns"]
+        videos = row.get(columns["videos"]) or []
+        videos = videos if isinstance(videos, list) else [videos]
+        if not videos:
+            left_out["without a clip"] += 1
+        elif not all(isinstance(video, str) for video in videos):
+            left_out["with frames in the place of a clip"] += 1
+        else:
+            paths = [os.path.abspath(find_media(video, Path(folder))) for video in videos]
+            others = {columns[kind]: row.get(columns[kind]) for kind in ("images", "audios") if columns.get(kind)}
+            others = {column: _whole(media, Path(folder)) for column, media in others.items() if media is not None}
+            samples.append((row | others | {columns["videos"]: paths}, paths))
+    return samples
+
+
+def _whole(media: Any, folder: Path) -> Any:
+    """Paths of images or audios with their folder, since the data set may go to another; what is no file stays."""
+    if isinstance(media, list):
+        return [_whole(one, folder) for one in media]
+    if not isinstance(media, str):
+        return media
+    found = find_media(media, folder)
+    return os.path.abspath(found) if os.path.isfile(found) else media

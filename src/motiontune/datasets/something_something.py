@@ -111,7 +111,7 @@ def prepare(
     Raises:
         ConfigError: if a file is not a split's, two files are the same split's, or none of the clips is in the folder.
     """
-    videos, out = Path(videos), Path(out)
+    videos, out, labels = Path(videos), Path(out), list(labels)
     splits: dict[str, list[dict[str, Any]]] = {}
     for file in map(Path, labels):
         entries, split = _read_split(file), _split_name(file)
@@ -125,7 +125,7 @@ def prepare(
         wanted = next((entry["id"] for entries in splits.values() for entry in entries), "74225")
         raise ConfigError(f"{videos} holds none of the clips, for example {wanted}{CLIP_SUFFIXES[0]}{_nested(videos)}")
     for split in splits:
-        claim_dataset(out, _dataset_of(split), [out / skipped_file(split)])
+        claim_dataset(out, _dataset_of(split), [out / skipped_file(split)], inputs=labels)
     reports = []
     for split, entries in splits.items():
         paths = [files.get(entry["id"], "") for entry in entries]

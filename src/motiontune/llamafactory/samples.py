@@ -15,7 +15,7 @@ from llamafactory.data.processor.processor_utils import DatasetProcessor
 
 from motiontune.datasets.dataset_info import check_listed, load_info
 from motiontune.errors import ClipError, ConfigError, MotiontuneError, MotionUnavailable, own_code
-from motiontune.limits import parse_json, read_text
+from motiontune.limits import json_lines, parse_json, read_text
 from motiontune.llamafactory.names import (
     encode_sample,
     get_logger,
@@ -179,7 +179,7 @@ def check_rows(dataset_attr: Any, dataset_dir: Any) -> None:
     file = Path(dataset_dir, dataset_attr.dataset_name)
     try:
         text = read_text(file)
-        rows = [parse_json(line) for line in text.splitlines()] if file.suffix == ".jsonl" else parse_json(text)
+        rows = json_lines(text) if file.suffix == ".jsonl" else parse_json(text)
     except (OSError, ValueError, MotiontuneError):
         return  # the error that there is tells why
     for number, row in enumerate(rows if isinstance(rows, list) else []):

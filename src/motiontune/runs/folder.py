@@ -21,7 +21,7 @@ from typing import Any
 
 from motiontune.errors import MotiontuneError, OutputError, mistakes
 from motiontune.files import claim, write_text
-from motiontune.limits import parse_json, read_text
+from motiontune.limits import json_lines, parse_json, read_text
 
 
 PREDICTIONS_FOLDER = "motion_predictions"
@@ -306,7 +306,7 @@ def read_texts(folder: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
     with _reading(path):
-        rows = [parse_json(line) for line in read_text(path).splitlines()]
+        rows = json_lines(read_text(path))
         return [(str(row["predict"]), str(row["label"])) for row in rows]
 
 

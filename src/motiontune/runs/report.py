@@ -18,6 +18,7 @@ from motiontune.runs.folder import (
     PICTURES_FOLDER,
     PREDICTIONS_FOLDER,
     RESULTS,
+    RUNS,
     STATE,
     TEXTS,
     State,
@@ -66,7 +67,7 @@ def report(folder: str | Path, out: str | Path | None = None, clips: int = CLIPS
     if not folder.is_dir():
         raise MotiontuneError(f"{folder}: no such folder")
     page = Path(folder / "report.html" if out is None else out)
-    claim(page.parent, [page])
+    claim(page.parent, [page], [folder / name for name in (STATE, RESULTS, EVALUATION, TEXTS, RUNS, MODEL_CARD)])
     state, texts, files = read_state(folder), read_texts(folder), prediction_files(folder)
     # the last evaluation that was logged is all that there is of a run that did not evaluate at its end
     metrics = {key: value for entry in state.history for key, value in entry.items() if key.startswith("eval_")}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from motiontune.datasets.dataset_info import claim_dataset, make_sample, write_dataset
+from motiontune.datasets.dataset_info import claim_dataset, make_sample, names_in, write_dataset
 from motiontune.datasets.encoding import ENCODERS, encode
 from motiontune.datasets.questions.backgrounds import (
     PATTERNS,
@@ -217,12 +217,14 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
     _, seen, unseen = _grounds(wanted.photos)
     if "ood_photos" in wanted.splits and not unseen:
         raise ConfigError("--splits ood_photos needs two photos or more: give --photos DIR")
+    inputs = find_photos(wanted.photos)
     if wanted.backgrounds is not None:
-        find_behind(wanted.backgrounds)
+        inputs += find_behind(wanted.backgrounds)
     jobs = {split: list(_jobs(wanted, split)) for split in wanted.splits}
     for split, some in jobs.items():
         files = [wanted.out / name for job in some for name in _files(job)]
-        claim_dataset(wanted.out, _dataset_of(split), [*files, wanted.out / f"{_dataset_of(split)}.about.json"])
+        files.append(wanted.out / f"{_dataset_of(split)}.about.json")
+        claim_dataset(wanted.out, _dataset_of(split), files, inputs=inputs)
     total = sum(len(job.names) for some in jobs.values() for job in some)
     written = []
     with tqdm(total=total, unit="clip", disable=not progress) as bar, _Workers(workers or os.cpu_count() or 1) as run:
@@ -373,4 +375,4 @@ def _write_motion(wanted: Wanted, clip: Path, vectors: NDArray[np.float32], vali
 
 def names_of(words: Sequence[str] | None) -> tuple[str, ...]:
     """Names from the command line, with spaces or commas between them; none where none are given."""
-    return tuple(name for part in words or () for name in part.split(",") if name)
+    return tuple(name for part in words or () for name in names_in(part))
