@@ -21,19 +21,20 @@ from motiontune.datasets.selection import Wanted, select
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
-from motiontune.extraction.inputs import ClipSource, Inputs, is_one_of_many
+from motiontune.extraction.inputs import ClipSource, Inputs, copy_below, is_one_of_many
 from motiontune.extraction.journal import Crash, open_journal
 from motiontune.extraction.run import Summary
 from motiontune.extraction.run import run as run_many
 from motiontune.extraction.worker import Died, Worker
 from motiontune.grid import VideoGrid
-from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows
+from motiontune.manifest import ClipFacts, ClipRow, read_manifest, read_rows, write_manifest
 from motiontune.motion.field import MotionField
 from motiontune.motion.file import find_motion
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.motion.statistics import MotionStatistics
-from motiontune.video.clip import read_clip
+from motiontune.runs.survey import survey
+from motiontune.video.clip import read_clip, sample_indices
 from motiontune.video.container import probe
 from motiontune.video.reader import FrameReader
 
@@ -566,9 +567,79 @@ def test_the_camera_is_told_from_what_moves_by_itself() -> None:
     zoom = np.stack([np.broadcast_to(x - 7.5, (4, 12, 16)), np.broadcast_to(y - 5.5, (4, 12, 16))], axis=-1) * 0.8
     assert MotionStatistics.of(field_of(zoom, grid), grid).camera_share == pytest.approx(1, abs=0.02)
     noise = np.random.default_rng(0).uniform(-20, 20, (4, 12, 16, 2))
-    assert MotionStatistics.of(field_of(noise, grid), grid).camera_share == 0  # nothing that patches agree on
+    found = MotionStatistics.of(field_of(noise, grid), grid)
+    assert (found.camera_share, found.camera_px) == (0, None)  # nothing that patches agree on
     nothing = MotionStatistics.of(field_of(still, grid), grid)
     assert nothing.moving_share == 0 and nothing.camera_share is None
+
+
+@pytest.mark.parametrize("patches", [0, 1, 11, 12])
+def test_of_a_few_patches_the_camera_cannot_be_told(patches: int) -> None:
+    grid = VideoGrid(4, 12, 16, temporal_patch=1)
+    field = field_of(np.zeros((4, 12, 16, 2)) + (4, -3), grid)
+    field.valid[1:] = np.arange(12 * 16).reshape(12, 16) < patches
+    found = MotionStatistics.of(field, grid)
+    told = (1, pytest.approx(5, abs=1e-3)) if patches >= 12 else (None, None)
+    assert found.moving_share == (1 if patches else None) and (found.camera_share, found.camera_px) == told
+    # a frame that does not tell says nothing about the others'
+    field.valid[1] = True
+    found = MotionStatistics.of(field, grid)
+    assert (found.moving_share, found.camera_share, found.camera_px) == (1, 1, pytest.approx(5, abs=1e-3))
+
+
+def test_a_picture_has_the_frames_that_were_sampled(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Whatever a model's rate and limit were, which a manifest does not have."""
+    draw = np.random.default_rng(0)
+    info = probe(str(clips / "a.mp4"))
+    for _ in range(200):
+        frames, rate = int(draw.integers(2, 400)), float(draw.uniform(1, 60))
+        one = dataclasses.replace(info, frames=frames, duration=frames / rate)
+        sampled = sample_indices(one, float(draw.uniform(0.1, 30)), int(draw.integers(2, 128)))
+        again = sample_indices(one, (len(sampled) + 1) / one.duration, len(sampled))
+        np.testing.assert_array_equal(again, sampled)
+    for limit in (4, 9):
+        out = tmp_path / str(limit)
+        frames = FrameReader(fps=12.0, max_frames=limit)
+        run_many(Inputs((str(clips / "a.mp4"),)), Settings(str(out), frames=frames), here, 1, 60.0)
+        done = list(read_rows(out))
+        assert [row.frames for row in done] == [limit]
+        write_manifest(out / "manifest.parquet", done, {"frames": {"fps": 2.0, "max_frames": 128}})
+        page = survey(out).read_text("utf-8")
+        assert "its frames cannot be read" not in page and "data:image/" in page
+
+
+def test_a_page_has_no_figure_of_what_was_not_measured(tmp_path: Path) -> None:
+    gone = [ClipRow(f"/gone/{k}.mp4", seconds=1e-5, failure="access", error="is gone") for k in range(300)]
+    write_manifest(tmp_path / "m.parquet", gone, {})
+    page = Page(survey(tmp_path / "m.parquet").read_text("utf-8"))
+    assert "Clips300duration not known" in page.text and "per second" not in page.text and "minutes" not in page.text
+    two = [ClipRow(f"/clips/{k}.mp4", duration=30.0, seconds=0.5, valid_share=0.5, frames=8) for k in range(2)]
+    write_manifest(tmp_path / "m.parquet", [*gone, *two], {})
+    page = Page(survey(tmp_path / "m.parquet", clips=0).read_text("utf-8"))
+    assert "2.0 clips per second of one worker" in page.text
+    assert "Clips3021.0 minutes, of the 2 whose duration is known" in page.text
+
+
+def test_names_in_lists_end_at_line_breaks_alone(clips: Path, tmp_path: Path) -> None:
+    names = ["a\u2028b.mp4", "a\x85b.mp4", "a\x0cb.mp4"]
+    (tmp_path / "list.txt").write_bytes("\r\n".join(names).encode())
+    found = Inputs((str(tmp_path / "list.txt"),)).sources()
+    assert [Path(source.path).name for source in found] == names
+
+
+def test_a_tar_in_a_folder_with_colons(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a::b"
+    folder.mkdir()
+    shutil.copy(clips / "a.mp4", folder / "x.mp4")
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "deep::er/y.mp4")
+    extracted(folder, out=tmp_path / "out")
+    assert [row.failure for row in rows(tmp_path / "out").values()] == [None, None]
+    found = select(tmp_path / "out", Wanted(), tmp_path / "data", copy=copy_below)
+    assert found.samples == 2
+    whole = (clips / "a.mp4").read_bytes()
+    assert all(Path(one.path).read_bytes() == whole for one in read_clips(tmp_path / "data", "selected"))
+    assert select(tmp_path / "out", Wanted(), tmp_path / "data").samples == 1
 
 
 def test_a_page_about_a_manifest(clips: Path, undisturbed: Path, tmp_path: Path, capfd) -> None:

@@ -27,7 +27,7 @@ from motiontune.drawing.films import is_film
 from motiontune.errors import ClipError, ConfigError, LimitError, MotiontuneError, in_one_line
 from motiontune.files import write_whole
 from motiontune.limits import COPY_BYTES, ROWS, TAR_HEADER_BYTES, TEXT_BYTES
-from motiontune.manifest import ClipRow, arrow
+from motiontune.manifest import ClipRow, arrow, tar_of
 from motiontune.video.container import check_file, content_of
 from motiontune.video.find import VIDEO_SUFFIXES, files_below, no_video
 
@@ -99,7 +99,7 @@ class Listing:
 
         Of what is at an address nobody is asked.
         """
-        tar = _tar_of(row.path)
+        tar = tar_of(row.path)
         if (tar or row.path) in self.others or row.path in self.tars:
             return False
         if _is_address(row.path):
@@ -294,7 +294,7 @@ def copy_below(folder: Path, path: str) -> Path:
 
 def _named(path: str) -> ClipSource:
     """A clip by its name in a manifest."""
-    tar = _tar_of(path)
+    tar = tar_of(path)
     if not tar:
         return _at(path, _whole_path(path))
     changed = (0, 0)
@@ -312,7 +312,7 @@ def _members_by_name(tar: str, changed: tuple[int, int]) -> dict[str, ClipSource
 
 
 def _read(source: ClipSource) -> Iterator[bytes]:
-    with _opened(source.path.partition("::")[0] if source.start is not None else source.path) as file:
+    with _opened(tar_of(source.path) if source.start is not None else source.path) as file:
         left = source.size if source.start is not None else None
         file.seek(source.start or 0)
         while data := file.read(CHUNK if left is None else min(CHUNK, left)):
@@ -334,12 +334,6 @@ def _is_address(path: str) -> bool:
 
 def _is_tar(path: str) -> bool:
     return path.endswith((".tar", ".tar.gz", ".tgz"))
-
-
-def _tar_of(path: str) -> str:
-    """The tar that a clip is in, by its name in a manifest; "" where it is in none."""
-    tar, inside, _ = path.partition("::")
-    return tar if inside and _is_tar(tar) else ""
 
 
 def _system_of(address: str) -> tuple[Any, str]:
@@ -380,7 +374,7 @@ def _whole_path(path: str) -> str:
 
 def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
     """The clips and tars that one input stands for, or, `nested`, one entry of a list."""
-    if nested and _tar_of(path) and not os.path.exists(path):
+    if nested and tar_of(path) and not os.path.exists(path):
         try:
             return [_named(path)]
         except ClipError as error:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,9 @@ from motiontune.drawing.sheets import SheetRow, contact_sheet, frame_sheet
 from motiontune.errors import MotiontuneError, in_one_line
 from motiontune.files import claim
 from motiontune.limits import load_npz
-from motiontune.manifest import ClipRow, about_manifest, manifest_files, read_rows
+from motiontune.manifest import ClipRow, about_manifest, manifest_files, missing_shards, read_rows
 from motiontune.runs.page import definitions, figure, fold, percent, tile, write_page
-from motiontune.video.clip import FPS, MAX_FRAMES, read_clip
+from motiontune.video.clip import read_clip
 
 
 SHARES = ("moving_share", "camera_share", "valid_share")
@@ -34,8 +33,9 @@ class _Counts:
 
     def __init__(self, worst: int) -> None:
         self.clips = 0
-        self.seconds = 0.0
-        self.values: dict[str, list[float]] = {name: [] for name in (*SHARES, "mean_px", "duration")}
+        self.seconds: list[float] = []
+        self.values: dict[str, list[float]] = {name: [] for name in (*SHARES, "mean_px")}
+        self.durations: list[float] = []
         self.codecs: Counter[tuple[str, str]] = Counter()
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, list[tuple[str, str]]] = {}
@@ -44,13 +44,16 @@ class _Counts:
 
     def add(self, row: ClipRow) -> None:
         self.clips += 1
-        self.seconds += row.seconds or 0.0
+        if row.duration is not None:
+            self.durations.append(row.duration)
         if row.failure is not None:
             self.failures[row.failure] += 1
             named = self.examples.setdefault(row.failure, [])
             if len(named) < EXAMPLES:
                 named.append((row.path, row.error or ""))
             return
+        if row.seconds:
+            self.seconds.append(row.seconds)
         self.codecs[row.codec or "?", row.source or "?"] += 1
         for name, values in self.values.items():
             if (value := getattr(row, name)) is not None:
@@ -85,18 +88,18 @@ def survey(manifest: str | Path, out: str | Path | None = None, clips: int = 4, 
         ConfigError: if there is no manifest, or it cannot be read.
         OutputError: if the page cannot be written.
     """
-    folder = manifest_files(manifest)[0].parent
+    files = manifest_files(manifest)
+    folder = files[0].parent
     page = folder / "report.html" if out is None else Path(out)
-    claim(page.parent, [page])
+    claim(page.parent, [page], files)
     counts = _Counts(clips)
     for row in read_rows(manifest):
         counts.add(row)
     settings = about_manifest(manifest)
     with_motion = counts.clips - counts.failures.total()
-    hours = sum(counts.values["duration"]) / 3600
-    rate = f"{counts.clips / counts.seconds:.1f} clips per second of one worker" if counts.seconds else ""
+    rate = f"{len(counts.seconds) / sum(counts.seconds):.1f} clips per second of one worker" if counts.seconds else ""
     tiles = [
-        tile("Clips", f"{counts.clips:,}", f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"),
+        tile("Clips", f"{counts.clips:,}", _length(counts.durations, counts.clips)),
         tile("With motion", f"{with_motion:,}", percent(with_motion / counts.clips) if counts.clips else ""),
     ]
     middle = {name: float(np.median(values)) for name, values in counts.values.items() if values}
@@ -105,16 +108,26 @@ def survey(manifest: str | Path, out: str | Path | None = None, clips: int = 4, 
     if "camera_share" in middle:
         tiles.append(tile("Moving by camera", percent(middle["camera_share"]), "of the moving ones, median clip"))
     codecs = {" · ".join(key): count for key, count in counts.codecs.most_common()}
+    notes = "".join(f"<p>{escape(note)}</p>" for note in (missing_shards(manifest), rate) if note)
     body = [
-        f"<header><h1>{escape(f'Clips of {folder.resolve().name}')}</h1><p>{escape(rate)}</p></header>",
+        f"<header><h1>{escape(f'Clips of {folder.resolve().name}')}</h1>{notes}</header>",
         f"<section class='tiles row'>{''.join(tiles)}</section>",
         f"<section><h2>Motion</h2><div class=plots>{''.join(_histograms(counts.values))}</div></section>",
         f"<section><h2>Codecs and sources</h2>{_bars(codecs)}</section>",
         _failures(counts),
-        _worst(counts.worst, folder, settings, as_file),
+        _worst(counts.worst, folder, as_file),
         fold("Settings", definitions(settings)),
     ]
     return write_page(page, f"Clips of {folder.resolve().name}", body)
+
+
+def _length(durations: Sequence[float], clips: int) -> str:
+    """How long clips are in all, as far as it is known (seconds)."""
+    if not durations:
+        return "duration not known"
+    hours = sum(durations) / 3600
+    length = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    return length if len(durations) == clips else f"{length}, of the {len(durations):,} whose duration is known"
 
 
 def _histograms(values: Mapping[str, Sequence[float]]) -> Iterable[str]:
@@ -162,13 +175,13 @@ def _failures(counts: _Counts) -> str:
     return f"<section><h2>Failures</h2>{''.join(parts)}</section>"
 
 
-def _worst(rows: Sequence[ClipRow], folder: Path, settings: Mapping[str, Any], as_file: AsFile) -> str:
+def _worst(rows: Sequence[ClipRow], folder: Path, as_file: AsFile) -> str:
     if not rows:
         return ""
     articles = []
     for row in rows:
         try:
-            picture = f'<img src="{data_uri(_picture(row, folder, settings, as_file))}" alt="motion" loading=lazy>'
+            picture = f'<img src="{data_uri(_picture(row, folder, as_file))}" alt="motion" loading=lazy>'
         except (MotiontuneError, OSError, ValueError, KeyError) as error:
             picture = f"its frames cannot be read: {escape(in_one_line(error))}"
         numbers = f"valid {percent(row.valid_share or 0)} · {row.codec} · {row.source} · {row.frames} frames"
@@ -179,16 +192,19 @@ def _worst(rows: Sequence[ClipRow], folder: Path, settings: Mapping[str, Any], a
     return f"<section><h2>Clips with the fewest valid vectors</h2>{''.join(articles)}</section>"
 
 
-def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any], as_file: AsFile) -> NDArray[np.uint8]:
+def _picture(row: ClipRow, folder: Path, as_file: AsFile) -> NDArray[np.uint8]:
     """A clip's motion on its frames, or its frames alone where the motion is not there.
 
     Raises:
         ClipError: if the clip cannot be read any more.
         ValueError: if the motion is of other frames.
     """
-    frames = settings.get("frames", {}) | dict(settings.get("given", ()))
+    if not row.frames or not row.duration:
+        raise ValueError("the manifest does not tell how many there are")
     with as_file(row.path) as path:
-        clip = read_clip(path, float(frames.get("fps", FPS)), int(frames.get("max_frames", MAX_FRAMES)))
+        # As many as were sampled are the same ones: they are spread evenly, whatever the model's rate and limit were.
+        # A rate that gives more is cut to that number.
+        clip = read_clip(path, (row.frames + 1) / row.duration, row.frames)
     name = os.path.basename(row.path)
     if row.motion is None:
         return frame_sheet(name, clip.frames, clip.times, _COLUMNS)
@@ -197,9 +213,3 @@ def _picture(row: ClipRow, folder: Path, settings: Mapping[str, Any], as_file: A
     with load_npz(folder / row.motion) as saved:
         arrays = (saved["vectors"], saved["valid"], saved["times"])
     return contact_sheet([SheetRow.of(name, clip.frames, *arrays, padding=1)], _COLUMNS)
-
-
-def is_survey(path: str | Path) -> bool:
-    """Whether a path is a manifest, or a folder that holds one."""
-    path = Path(path)
-    return any(path.glob("manifest*.parquet")) if path.is_dir() else path.suffix == ".parquet"
