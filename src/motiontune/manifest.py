@@ -6,6 +6,7 @@ one, or with those of the shards of one run.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -185,12 +186,13 @@ def missing_shards(path: str | Path) -> str:
     match = _SHARD.fullmatch(files[0].name)
     if match is None or not Path(path).is_dir():
         return ""
-    count, there = int(match[2]), {file.name for file in files}
-    missing = [name for i in range(count) if (name := f"manifest-{i + 1:05d}-of-{count:05d}.parquet") not in there]
+    count, there = int(match[2]), {int(found[1]) for file in files if (found := _SHARD.fullmatch(file.name))}
+    missing = count - sum(1 <= i <= count for i in there)
     if not missing:
         return ""
-    more = ", ..." if len(missing) > 4 else ""
-    return f"{len(missing):,} of {count:,} shards are missing: {', '.join(missing[:4])}{more}"
+    first = itertools.islice((i for i in range(1, count + 1) if i not in there), 4)  # of as many as a name may state
+    names = [f"manifest-{i:05d}-of-{count:05d}.parquet" for i in first]
+    return f"{missing:,} of {count:,} shards are missing: {', '.join(names)}{', ...' if missing > 4 else ''}"
 
 
 def tar_of(path: str) -> str:
