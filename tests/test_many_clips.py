@@ -623,7 +623,7 @@ def test_a_page_has_no_figure_of_what_was_not_measured(tmp_path: Path) -> None:
 def test_names_in_lists_end_at_line_breaks_alone(clips: Path, tmp_path: Path) -> None:
     names = ["a\u2028b.mp4", "a\x85b.mp4", "a\x0cb.mp4"]
     (tmp_path / "list.txt").write_bytes("\r\n".join(names).encode())
-    found = Inputs((str(tmp_path / "list.txt"),)).sources()
+    found = Inputs((str(tmp_path / "list.txt"),)).listing().sources
     assert [Path(source.path).name for source in found] == names
 
 
