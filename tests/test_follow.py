@@ -332,3 +332,32 @@ def test_points_of_a_pan_arrive_where_they_came_from(references: int) -> None:
         assert (product == 1).all()
     assert not walk(points, 0.5, 0.2, *arrays, (128, 96), 8)[1].any()  # after the last anchor
     assert not walk(points, 0.2, -0.1, *arrays, (128, 96), 8)[1].any()  # before the first
+
+
+STEADY, FASTER = [5] * 8, ([3, 3, 3, 6, 6, 6, 6], [1, 2, 3, 4, 5, 6, 7, 8], [2, 4, 8, 16, 16])
+
+
+@pytest.mark.parametrize(
+    ("paces", "share_of_first"),
+    [
+        *((STEADY, share) for share in (0.05, 0.1, 0.9, 1.0)),
+        *((paces, share) for paces in FASTER for share in (0.9, 1.0)),
+    ],
+)
+def test_twice_the_speed_is_told_from_an_older_picture(paces: list[int], share_of_first: float) -> None:
+    """Whether blocks prefer the picture before the last, or a camera changes its speed."""
+    random = np.random.default_rng(0)
+    at, times, shape = np.cumsum([0, *paces]), np.arange(len(paces) + 1) / 25, (15, 20)
+    candidates, shifts = np.full((len(times), 3), np.nan), np.zeros((len(times), *shape, 2))
+    for k in range(1, len(times)):
+        number = min(k, 3)
+        candidates[k, :number] = times[k - 1 :: -1][:number]
+        rest = [(1 - share_of_first) * part for part in ([], [1], [0.7, 0.3])[number - 1]]
+        back = random.choice(number, shape, p=[1 - sum(rest), *rest]) + 1
+        shifts[k, ..., 0] = at[k - back] - at[k]
+        lost = random.random(shape) < 0.05
+        shifts[k][lost] = random.uniform(-20, 20, shifts[k][lost].shape)
+    shifts = np.rint((shifts + random.normal(0, 0.1, shifts.shape)) * QUARTERS).astype(np.int16)
+    inter = np.broadcast_to((times > 0)[:, None, None], shifts.shape[:3]).copy()
+    velocities = follow(shifts, inter, times, times == 0, np.ones(len(times)), candidates, (320, 240), 16, 25.0)[1]
+    np.testing.assert_allclose(np.median(velocities[1:, ..., 0], axis=(1, 2)) / 25, paces, atol=0.3)

@@ -20,8 +20,9 @@ from motiontune.video.lattice import QUARTERS
 
 Floats = NDArray[np.float64]
 
-# How much worse it is to lead to another candidate than the first; at 1, half of the motion over twice the time would
-# do as well
+# How much worse it is for a vector to lead to another candidate than the first, which is the cheapest to name, and to
+# which no error of a motion before is added. How much of a picture a motion explains does not depend on it: what makes
+# one block prefer an older picture, a sharper key frame say, makes most of them do so.
 OTHER = 1.05
 # Vectors further off than this count little (pixels), round by round: first of those to the first candidate, for a
 # start from nothing; then of all
@@ -29,7 +30,9 @@ COARSE, FINE = (16.0, 4.0), (3.0, 1.0)
 SCALES = (*COARSE, *FINE)
 # A guess is good if it explains this share of the vectors, and this share as leading to the first candidate: half of
 # the motion over twice the time would explain as many, but as leading to others
-GOOD, FIRST = 0.5, 0.2
+GOOD, FIRST = 0.55, 0.2
+# A motion that explains this share of what another does explains as much
+AS_MUCH = 0.98
 # A vector goes with the camera if it differs no more than this from its motion: pixels, of a frame of this width or a
 # wider one, and share of that motion. Under another candidate it must differ by this (pixels; an encoder's steps are
 # quarters): what is too slow for the camera to tell candidates apart is left to neighbours.
@@ -159,7 +162,10 @@ def fit_camera(points: Floats, vectors: Floats, back: Floats, guess: Floats | No
     ordered = np.sort(displacements[0])
     start[:, 2] = (ordered[:, (number - 1) // 2] + ordered[:, number // 2]) / 2  # the median
     weight, _ = converge(points, displacements, 0, start, sums)
-    return start if weight > most else best
+    # If the camera goes on as before and most blocks refer to an older picture, a multiple of its motion explains them
+    # as well; if it doubles its speed, the motion before does. But only the truth explains the blocks that refer to
+    # another picture than most. Where there are none, no block has had a reason to prefer an older one.
+    return start if weight > AS_MUCH * most else best
 
 
 @compiled("void(float64[:,::1], float64[:,::1], float64[:,:,::1], float64[:,:,::1])")
@@ -215,26 +221,26 @@ def converge(points: Floats, displacements: Floats, first: int, camera: Floats, 
         How many points agreed in the last round, each weighted by how well; and how many of all led to the first
         candidate.
     """
-    cases, firsts = len(displacements), 0
+    cases, firsts, explained = len(displacements), 0, 0.0
     for turn in range(first, len(SCALES)):
         scale = SCALES[turn]
-        firsts = 0
+        firsts, explained = 0, 0.0
         for n in range(SUMS):
             sums[n] = 0.0
         for p in range(len(points)):
             x, y = points[p, 0], points[p, 1]
             ex = camera[0, 0] * x + camera[0, 1] * y + camera[0, 2] - x
             ey = camera[1, 0] * x + camera[1, 1] * y + camera[1, 2] - y
-            least, u, v, best = np.inf, 0.0, 0.0, 0
+            least, error, u, v, best = np.inf, 0.0, 0.0, 0.0, 0
             for n in range(1 if turn < len(COARSE) else cases):
                 dx, dy = (displacements[n, 0, p] - ex) / scale, (displacements[n, 1, p] - ey) / scale
-                cost = 1.0 + dx * dx + dy * dy
-                if n > 0:
-                    cost *= OTHER
+                off = 1.0 + dx * dx + dy * dy
+                cost = off if n == 0 else OTHER * off
                 if cost < least:
-                    least, u, v, best = cost, displacements[n, 0, p], displacements[n, 1, p], n
+                    least, error, u, v, best = cost, off, displacements[n, 0, p], displacements[n, 1, p], n
             if best == 0:
                 firsts += 1
+            explained += 1.0 / (error * error)
             weight = 1.0 / (least * least)
             wx, wy, wu, wv = weight * x, weight * y, weight * u, weight * v
             sums[0] += weight
@@ -250,7 +256,7 @@ def converge(points: Floats, displacements: Floats, first: int, camera: Floats, 
             sums[10] += wv * x
             sums[11] += wv * y
         solve(sums, camera)
-    return sums[0], firsts
+    return explained, firsts
 
 
 @compiled(
