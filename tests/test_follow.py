@@ -19,9 +19,10 @@ from motiontune.motion.follow.references import (
     choose,
     move,
 )
+from motiontune.motion.follow.track import Track
 from motiontune.motion.follow.walk import EDGE, interpolate, walk
 from motiontune.video.lattice import QUARTERS, RECORD, spread
-from motiontune.video.vectors import Anchor, Lattice
+from motiontune.video.vectors import Anchor, Between, Lattice
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -361,3 +362,40 @@ def test_twice_the_speed_is_told_from_an_older_picture(paces: list[int], share_o
     inter = np.broadcast_to((times > 0)[:, None, None], shifts.shape[:3]).copy()
     velocities = follow(shifts, inter, times, times == 0, np.ones(len(times)), candidates, (320, 240), 16, 25.0)[1]
     np.testing.assert_allclose(np.median(velocities[1:, ..., 0], axis=(1, 2)) / 25, paces, atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("key", "bend", "older", "both"),
+    [
+        *((False, bend, older, both) for bend in (0.0, 3.0) for older in (0.0, 0.7, 1.0) for both in (0.05, 0.9)),
+        *((True, 0.0, older, 0.9) for older in (0.0, 0.7, 1.0)),
+        (True, 3.0, 0.0, 0.9),
+    ],
+)
+def test_a_b_picture_may_refer_to_older_pictures_than_the_anchors_around_it(
+    key: bool, bend: float, older: float, both: float
+) -> None:
+    """Anchors are four frames apart, the content moves by 5 px per frame, but for the middle of the last interval."""
+    random = np.random.default_rng(1)
+    times, shape = np.arange(6) * 4 / 25, (15, 20)
+    track = Track(Lattice("h264", 320, 240, 16, 25.0))
+    for k, time in enumerate(times):
+        between, last = None, k == len(times) - 1
+        shifts, inter = np.zeros((*shape, 2), np.int16), np.full(shape, k > 0 and not (last and key))
+        shifts[..., 0] = -20 * QUARTERS
+        if last:
+            sides, there = np.zeros((2, *shape, 2)), np.ones((2, *shape), np.bool_)
+            sides[0, ..., 0] = -10 - bend - 20 * (random.random(shape) < older)
+            sides[1, ..., 0] = 10 - bend
+            there[0] = random.random(shape) < both
+            between = Between(time - 2 / 25, (sides * QUARTERS).astype(np.int16), there)
+        candidates = times[max(k - 3, 0) : k][::-1] if inter.any() else np.zeros(0)
+        track.add(Anchor(float(time), not inter.any(), 1.0, candidates, shifts, inter, between))
+    track.end()
+    points = random.uniform(100, 140, (20, 2))
+    for start, end, distance in ((times[5], times[4], 20.0), (times[5] - 2 / 25, times[3], 30 + bend)):
+        ends, confidence = track.back(points, start, end)
+        if not key or older == 0:
+            assert (confidence > 0).all()
+        found = (points - ends)[confidence > 0]
+        np.testing.assert_allclose(found, np.broadcast_to([distance, 0], found.shape), atol=0.1)

@@ -23,6 +23,9 @@ BRIDGED = 0.85
 MIN_INTER = 0.5
 # A B picture with fewer vectors than this tells nothing of acceleration
 MIN_SEEN = 0.1
+# Where vectors to the past may lead to older pictures, those of a B picture go with the motion between its anchors if
+# they are off by no more than so many pixels, and this share of that motion: to both sides, and to one
+SAME, SAME_SHARE, STEADY_SHARE = 1.0, 0.05, 0.25
 # Of so many pictures after a key frame one has several references, or none of the stream has
 FIRST_ANCHORS = 4
 
@@ -103,14 +106,14 @@ class Track:
     def _follow(self, anchor: Anchor) -> None:
         step = _Step(anchor, *self._references.add(anchor))
         if anchor.between is not None and self._steps:
-            self._look_between(step, self._steps[-1].anchor.time, anchor.between)
+            self._look_between(step, self._steps[-1].anchor.time, anchor.between, self._references.ambiguous)
         step.known = step.settled = bool(step.confidence.any())
         self._steps.append(step)
         if len(self._steps) > 1 and not self._steps[-2].settled:
             self._bridge(len(self._steps) - 2)
 
     @staticmethod
-    def _look_between(step: _Step, before: float, between: Between) -> None:
+    def _look_between(step: _Step, before: float, between: Between, ambiguous: bool) -> None:
         """Find from a B picture how the content moved between the anchors on its sides, if the later one has no
         vectors, and how far from steadily.
 
@@ -118,17 +121,31 @@ class Track:
             step: the later anchor's.
             before: when the earlier one was shown.
             between: the B picture.
+            ambiguous: whether its vectors to the past may lead to an older picture than the earlier anchor. Those to
+                the future have no choice: nothing that is shown after the later anchor is decoded by then.
         """
         shifts, inter = between.shifts / float(QUARTERS), between.inter
         span = np.float64(step.anchor.time - before)  # not Python's, which would leave products in float32
         part = (between.time - before) / span
         both = np.asarray(inter.all(axis=0), np.bool_)
-        if not step.confidence.any() and both.mean() >= MIN_INTER:
+        predicted = step.confidence > 0
+        told = bool(predicted.any())
+        sound = inter
+        if ambiguous:
+            # However unsteadily the content moved, vectors to both anchors differ by its motion between these. Where a
+            # key frame does not tell this, or there is a vector to the past only, it must have moved about steadily.
+            moved = step.velocities * span if told else shifts[1] / (1 - part)
+            same, steady = (SAME + share * np.linalg.norm(moved, axis=-1) for share in (SAME_SHARE, STEADY_SHARE))
+            off = np.linalg.norm(shifts[1] - shifts[0] - moved, axis=-1)
+            both &= (predicted & (off < same)) if told else (off * (1 - part) < steady)
+            alone = inter[0] & predicted & (np.linalg.norm(shifts[0] + part * moved, axis=-1) < steady)
+            sound = np.stack([both | alone, inter[1]])
+        if not told and both.mean() >= MIN_INTER:
             velocity, near = _from_neighbours((shifts[1] - shifts[0]) / span, both)
             step.velocities = np.where((both | near)[..., None], velocity, 0).astype(np.float32)
             step.confidence = np.where(both, 1.0, np.where(near, FILLED, 0.0)).astype(np.float32)
         # vectors to both sides need nothing else; where these are rare, the anchor's own motion takes one's place
-        seen = inter & (both if both.mean() >= MIN_SEEN else step.confidence > 0)
+        seen = sound & (both if both.mean() >= MIN_SEEN else step.confidence > 0)
         if seen.any(axis=0).mean() >= MIN_SEEN:
             displacement = step.velocities * span
             weights = [side[..., None] * share for side, share in zip(seen, (1 - part, part), strict=True)]
