@@ -71,7 +71,8 @@ class Between:
 
     Args:
         time: when it is shown, seconds from the first frame.
-        shifts: int16 [2, r, c, 2], from its points to the anchor before, and to the one after.
+        shifts: int16 [2, r, c, 2], from its points to the anchor before, or an older one where the stream's pictures
+            have several references, and to the anchor after.
         inter: bool [2, r, c], whether there is such a vector.
     """
 
@@ -145,7 +146,8 @@ class CodecMotion:
         inter: bool [A, r, c], whether the point has a vector.
         between_times: float64 [B], when some B pictures were shown that refer to the anchors on both of their sides:
             one between two anchors at most, where a sampled frame lies there, or the later anchor is a key frame.
-        between_shifts: int16 [B, 2, r, c, 2], from their points to the anchor before, and to the one after.
+        between_shifts: int16 [B, 2, r, c, 2], from their points to the anchor before or an older one, and to the one
+            after.
         between_inter: bool [B, 2, r, c], whether there is such a vector.
 
     Raises:
