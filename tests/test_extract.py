@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from commands import command, refused
-from make_clips import pan_clip
+from make_clips import encode, pan_clip
 from motiontune.commands.extract import extract, table
 from motiontune.commands.options import find_clips
 from motiontune.commands.predict import predict
@@ -23,6 +23,7 @@ from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
 from motiontune.video.clip import read_clip
 from motiontune.video.reader import FrameReader
+from motiontune.viewer.library import measure
 from training import start, tiny
 
 
@@ -76,6 +77,21 @@ def test_the_files(tmp_path: Path) -> None:
     extract([str(CLIPS[0])], str(tmp_path), frames=FrameReader(fps=7.0), form="flo")
     vectors, valid = read_flo(str(tmp_path / NAMES[0] / "00000.flo"))
     assert vectors.shape == (140, 168, 2) and valid.mean() > 0.5
+
+
+def test_of_a_clip_without_valid_motion_no_length_is_told(tmp_path: Path) -> None:
+    """Noise, other noise in each frame: nothing in it has gone anywhere, which is not 0 pixels."""
+    noise = np.random.default_rng(0).integers(0, 255, (8, 96, 128, 3), np.uint8)
+    clip = encode(tmp_path / "noise.mp4", "h264", list(noise), 4)
+    (row,) = extract([str(clip)], str(tmp_path / "out"))
+    assert row.valid == 0 and row.mean_motion is None and not row.problem
+    assert json.loads((tmp_path / "out" / "extract.json").read_text())["clips"][0]["mean_motion"] is None
+    assert table([row]).splitlines()[1].split()[3:6] == ["4", "0%", "-"]
+    reader = FrameReader()
+    read = reader.read(str(clip), False)
+    grid = reader.grid_of(read)
+    measured = measure(read, grid, motion_of(read, grid, MotionOptions("flow")), "")
+    assert measured.moving is None and measured.mean_motion is None and measured.invalid == 1
 
 
 def test_motion_of_another_direction_or_size_is_refused(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Extracted:
         references: how many pictures a block's vector may refer to, at most; 0 where vectors were not read.
         frames: number of sampled frames.
         valid: share of patches with a vector, of those of frames that have a neighbour to move from or to.
-        mean_motion: mean length of the valid vectors in pixels of the resized frame.
+        mean_motion: mean length of the valid vectors in pixels of the resized frame; None where none is valid.
         source: the source that made them.
         seconds: what it took, with decoding and writing.
         problem: why there is no motion; "" where there is.
@@ -75,7 +75,7 @@ class Extracted:
     references: int = 0
     frames: int = 0
     valid: float = 0.0
-    mean_motion: float = 0.0
+    mean_motion: float | None = None
     source: str = ""
     seconds: float = 0.0
     problem: str = ""
@@ -307,7 +307,7 @@ def extract_clip(
         clip.references,
         len(clip.frames),
         round(float(field.valid.sum() / (pairs * grid.rows * grid.cols)), 4),
-        round(float(length.mean()), 3) if len(length) else 0.0,
+        round(float(length.mean()), 3) if len(length) else None,
         field.source,
         round(time.perf_counter() - start, 3),
     )
@@ -332,7 +332,8 @@ def table(rows: Sequence[Extracted]) -> str:
             lines.append((name, *(["-"] * 5), row.problem, "-"))
             measured.append((name,))  # a reason may be longer than its column
             continue
-        numbers = (str(row.references or "-"), str(row.frames), f"{row.valid:.0%}", f"{row.mean_motion:.2f}")
+        motion = "-" if row.mean_motion is None else f"{row.mean_motion:.2f}"
+        numbers = (str(row.references or "-"), str(row.frames), f"{row.valid:.0%}", motion)
         lines.append((name, row.codec, *numbers, row.source, f"{row.seconds:.2f}"))
         measured.append(lines[-1])
     return text_table(lines, "<<>>>><<", measured=measured)

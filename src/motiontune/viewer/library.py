@@ -35,18 +35,18 @@ class Measured:
 
     Args:
         frames: number of sampled frames.
-        moving: share of the valid patches whose vector is longer than `MOVING_PIXELS`, 0 to 1.
+        moving: share of the valid patches whose vector is longer than `MOVING_PIXELS`, 0 to 1; None without any.
         invalid: share of the patches without a vector, of those in frames that have a neighbour to move from or to.
-        mean_motion: mean length of the valid vectors, pixels of the resized frame.
+        mean_motion: mean length of the valid vectors, pixels of the resized frame; None without any.
         source: the source that made them; "" where there is no motion.
         problem: why there is no motion, or the clip cannot be read; "" where there is.
         readable: whether the clip could be decoded.
     """
 
     frames: int = 0
-    moving: float = 0.0
+    moving: float | None = None
     invalid: float = 1.0
-    mean_motion: float = 0.0
+    mean_motion: float | None = None
     source: str = ""
     problem: str = ""
     readable: bool = True
@@ -195,9 +195,9 @@ def measure(clip: Clip, grid: VideoGrid, field: MotionField | None, problem: str
     lengths = np.linalg.norm(field.vectors, axis=-1)[field.valid]
     return Measured(
         frames=len(clip.frames),
-        moving=float((lengths > MOVING_PIXELS).mean()) if len(lengths) else 0.0,
+        moving=float((lengths > MOVING_PIXELS).mean()) if len(lengths) else None,
         invalid=1 - field.valid_share,
-        mean_motion=float(lengths.mean()) if len(lengths) else 0.0,
+        mean_motion=float(lengths.mean()) if len(lengths) else None,
         source=field.source,
     )
 
@@ -209,7 +209,7 @@ def kinds_of(measured: Measured, limits: Limits) -> set[Kind]:
     kinds: set[Kind] = {"all"}
     if measured.invalid > limits.invalid:
         kinds.add("few vectors")
-    if measured.invalid < 1:
+    if measured.moving is not None:
         kinds.add("still" if measured.moving <= limits.still else "moving")
     return kinds
 

@@ -57,7 +57,7 @@ def clip_table(
         if one is not None and one.problem:
             about = f"✗ {one.problem}"
         elif one is not None:
-            numbers = [f"{100 * one.moving:.0f}", f"{100 * one.invalid:.0f}", f"{one.mean_motion:.2f}"]
+            numbers = [_percent(one.moving, ""), _percent(one.invalid, ""), _pixels(one.mean_motion)]
         numbers += [f"{one.epe / one.patches:.2f}" if one is not None and one.patches else "" for one in sums]
         cells = [str(row.number), Path(row.clip.path).name, about, *numbers]
         text = "".join(f'<td title="{escape(cell)}">{escape(cell)}</td>' for cell in cells)
@@ -76,8 +76,8 @@ def describe(clip: Clip, grid: VideoGrid, measured: Measured, answer: str = "", 
     ]
     if measured.source:
         parts.append(
-            f"{measured.source}: mean motion {measured.mean_motion:.2f} px, {_percent(measured.moving)} of patches "
-            f"move, {_percent(measured.invalid)} have no vector"
+            f"{measured.source}: mean motion {_pixels(measured.mean_motion)} px, {_percent(measured.moving)} of "
+            f"patches move, {_percent(measured.invalid)} have no vector"
         )
     label = f"<p class=mt-answer>“{escape(answer)}”</p>" if answer else ""
     name = escape(Path(clip.path).name)
@@ -174,7 +174,7 @@ def source_table(rows: Sequence[SourceRow]) -> str:
     for row in rows:
         one = row.measured
         if one.source:
-            cells = [one.source, _percent(one.invalid), _percent(one.moving), f"{one.mean_motion:.2f}"]
+            cells = [one.source, _percent(one.invalid), _percent(one.moving), _pixels(one.mean_motion)]
             cells += [f"{1000 * row.seconds:.0f}"]
             text = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
         else:
@@ -184,5 +184,9 @@ def source_table(rows: Sequence[SourceRow]) -> str:
     return f"<table class=mt-sources><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _percent(share: float | None, unit: str = " %") -> str:
+    return "-" if share is None else f"{100 * share:.0f}{unit}"
+
+
+def _pixels(length: float | None) -> str:
+    return "-" if length is None else f"{length:.2f}"
