@@ -365,6 +365,29 @@ def trial_table(rows: list[Row], run: str, titles: dict[tuple[str, float, int], 
     return shares_table(rows, titles, ("half right after steps", more))
 
 
+def cost_table(rows: list[Row]) -> str:
+    """What a step costs, beside the model without a motion head."""
+    titles = {"projector": "motion at the projector", "layer_1": "after layer 1", "last_hidden": "last hidden states"}
+    starts = {row["start"]: row["weights"] for row in rows}
+    found = {(row["start"], row["arm"]): row for row in rows}
+    lines = [
+        [
+            "a step, of the one without motion",
+            *(f"{weights / 1e6:,.1f} million weights" for weights in starts.values()),
+        ]
+    ]
+    for arm, title in titles.items():
+        cells = []
+        for start in starts:
+            row, base = found[start, arm], found[start, "no motion head"]
+            cells.append(
+                f"operations {row['flops'] / base['flops']:.2f}, CPU time {row['ratio']:.2f} "
+                f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+            )
+        lines.append([title, *cells])
+    return grid(lines)
+
+
 def shares_table(
     rows: list[Row], titles: dict[tuple[str, float, int], str], more: tuple[str, dict[Any, str]] | None = None
 ) -> str:
@@ -494,6 +517,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
         "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
+        "cost": lambda: cost_table(load("does_it_help/cost")),
         "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
     },
     ROOT / "docs/reliability.md": {
