@@ -46,12 +46,12 @@ Task = Callable[[Path, int], None]
 def field_of(version: int) -> tuple[Any, VideoGrid, Any]:
     clip = SMALL.read(CLIP, False)
     grid = SMALL.grid_of(clip).unpadded(len(clip.frames))
-    return clip, grid, motion_of(clip, grid, MotionOptions("blockmatch", min_confidence=0.1 * version))
+    return clip, grid, motion_of(clip, grid, MotionOptions("blockmatch", min_confidence=0.45 * version))
 
 
 def extracted(form: str, preview: bool = False) -> Task:
     def task(folder: Path, version: int) -> None:
-        options = MotionOptions("blockmatch", min_confidence=0.1 * version)
+        options = MotionOptions("blockmatch", min_confidence=0.45 * version)
         extract([CLIP], str(folder), options, SMALL, form, preview)  # type: ignore[arg-type]
 
     return task
