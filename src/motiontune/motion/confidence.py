@@ -196,8 +196,8 @@ class Pair:
             np.log(noise) * everywhere,
             np.log(texture + 0.5),  # an encoder freezes what has no contrast
             np.log1p(np.sqrt(np.square(flow - self._main(flow)).sum(-1))),  # from what most of the picture does
-            np.log(self.contrast),  # and what the patch itself has none of
-            np.log(self.contrast / _rank(self.contrast, RICH)),  # beside patches that show much
+            np.log(self.contrast),  # what the patch itself shows
+            np.log(self.contrast / _rank(self.contrast, RICH)),  # and beside those that show much
             np.zeros_like(left),  # the place of `repeats`
         )
         return np.stack(kinds, axis=-1)

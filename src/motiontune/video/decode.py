@@ -286,10 +286,8 @@ def _decode_by(
             if plan is not None:
                 raise _Irregular from error
             width, height = stream.codec_context.width, stream.codec_context.height
-            if (width, height) != (
-                info.width,
-                info.height,
-            ):  # in the middle of the file, which the header does not tell
+            # a size that changes in the middle of the file, which the header does not tell
+            if (width, height) != (info.width, info.height):
                 if reason := PIXELS.excess(width * height, f"a frame of {width}x{height}"):
                     raise LimitError(info.path, reason) from error
             decoded.damage = f"damaged: {in_words(error)}"
