@@ -438,6 +438,20 @@ def test_probes_read_what_is_there(lesson_lab: lessons.LessonLab, monkeypatch: p
     assert aggregate.tasks_of(row) == {"speed": ("speed", "right")}
 
 
+def test_targets_that_are_no_motion_tell_nothing_of_the_way(studio: clips.Studio, collator: learning.Collator) -> None:
+    """Mirrored, and so moving the other way, a clip has the same targets in the mirrored places."""
+    grid = collator.grid(FRAMES)
+    some = studio.render(8, "in_domain", "which_way", 3)
+    mirrored = replace(some, frames=some.frames.flip(3))
+    for name in ("looks", "change", "order"):
+        one, other = (many.measured(these, grid, many.SOURCES[name]) for these in (some, mirrored))
+        torch.testing.assert_close(other.vectors, one.vectors.flip(3), atol=1e-5, rtol=0)
+        assert one.valid[:, 1:].all() and not one.valid[:, 0].any()
+        assert 0.1 < one.vectors[:, 1:].square().mean().sqrt() < 1
+    still = studio.render(8, "in_domain", "stills", 3)
+    assert many.measured(still, grid, many.SOURCES["change"]).vectors.abs().max() == 0
+
+
 @pytest.mark.slow
 def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
     """The run with measured targets, by its command: a few steps of two arms on two seeds."""

@@ -1,7 +1,7 @@
 """From cells to the tables and the plot.
 
     cd benchmarks/does_it_help/results
-    python ../aggregate.py gpu tiny tiny_follow_up tiny_measured tiny_questions reader
+    python ../aggregate.py gpu tiny tiny_follow_up tiny_measured tiny_questions tiny_other_targets reader
 
 Reads cells.jsonl and plan.json of each folder. Writes there differences.json (what README.md compares, clip by clip),
 breakthroughs.json (after how many steps an arm leaves chance) and with --curves curves.svg, and beside the folders
@@ -107,6 +107,8 @@ def compared_with(arm: str) -> list[str]:
         return {"ce": [], "projector": [f"ce, {about}", f"projector, {number} clips"]}.get(name, [f"ce, {about}"])
     if about == "auto":
         return ["ce", name]
+    if about in ("looks", "change", "order"):
+        return ["ce"]
     if about:  # "future", "a third"
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):

@@ -37,6 +37,10 @@ TEST = 256  # E
 PROBES = "probes"  # the split of clips for probes; they look as in_domain
 DIRECTIONS = HeadForm(form="pooled", output="direction")
 ERRORS = 4096  # different errors of targets; clips take them in turn
+OTHER_TARGETS = Path(__file__).with_name("other_targets.py")
+SOURCES = {"auto": "auto", **{name: f"{OTHER_TARGETS}:{name}" for name in ("looks", "change", "order")}}
+TARGETS = ("past", "future", *SOURCES)
+"""Exact motion since the previous frame and to the next one, and what motion sources find in the frames."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,7 @@ class Trial(Arm):
         noise: mean length of an error that is added to each patch's motion, pixels.
         clip_noise: the same of an error that all patches of a clip share.
         gaps: share of the patches without a target.
-        ahead: motion to the next frame instead of that since the previous one.
-        measured: motion as `auto` measures it in the frames, instead of the exact one; see `Lab.measure`.
+        targets: one of `TARGETS`.
         until: share of the steps after which the motion loss ends.
     """
 
@@ -60,8 +63,7 @@ class Trial(Arm):
     noise: float = 0.0
     clip_noise: float = 0.0
     gaps: float = 0.0
-    ahead: bool = False
-    measured: bool = False
+    targets: str = "past"
     until: float = 1.0
 
     @property
@@ -73,12 +75,13 @@ class Trial(Arm):
     def numbers(self) -> dict[str, float]:
         """What a step reads on the device, all of them numbers."""
         own = set(asdict(self)) - set(asdict(self.graph)) | {"weight", "shuffled"}
-        return {name: float(value) for name, value in asdict(self).items() if name in own}
+        values = asdict(self) | {"targets": TARGETS.index(self.targets)}
+        return {name: float(value) for name, value in values.items() if name in own}
 
 
-def measured(clips: Clips, grid: VideoGrid) -> Clips:
-    """Clips whose vectors are those that `auto` finds in their frames, on the CPU."""
-    options, frames = MotionOptions("auto"), clips.frames.cpu().numpy()
+def measured(clips: Clips, grid: VideoGrid, source: str) -> Clips:
+    """Clips whose vectors are those that a motion source finds in their frames, on the CPU."""
+    options, frames = MotionOptions(source), clips.frames.cpu().numpy()
     fields = [motion_of(clip_from_frames(list(some), 2.0, path="rendered"), grid, options) for some in frames]
     vectors = torch.from_numpy(np.stack([field.vectors for field in fields]))
     return replace(clips, vectors=vectors, valid=torch.from_numpy(np.stack([field.valid for field in fields])))
@@ -86,7 +89,7 @@ def measured(clips: Clips, grid: VideoGrid) -> Clips:
 
 def target_errors(clips: Clips, grid: VideoGrid) -> dict[str, float]:
     """How far measured vectors are from the exact ones, over patches that move, and which share of these has one."""
-    found = measured(clips, grid)
+    found = measured(clips, grid, "auto")
     lengths = clips.vectors.norm(dim=-1)
     moving = clips.valid & (lengths > 0)
     both = moving & found.valid
@@ -179,22 +182,26 @@ class Store:
         self.question = torch.zeros(clips, dtype=torch.long, device=device)
         self.targets = torch.zeros(clips, grid.num_tokens, width, device=device)
         self.mask = torch.zeros(clips, grid.num_tokens, width, dtype=torch.bool, device=device)
-        self.ahead, self.ahead_mask = torch.zeros_like(self.targets), torch.zeros_like(self.mask)
-        self.measured, self.measured_mask = self.targets, self.mask  # until `Lab.measure`
+        self.dense = {"past": (self.targets, self.mask)}  # of the names in `TARGETS`, values and mask
+        self.make_room("future")
         steps = setting.frames // collator.pair
         self.directions = torch.zeros(clips, steps, 2, device=device)  # of what moves in each temporal step
         self.moves = torch.zeros(clips, steps, 2, dtype=torch.bool, device=device)
 
+    def make_room(self, name: str) -> None:
+        """Have targets of this name, too."""
+        self.dense[name] = torch.zeros_like(self.targets), torch.zeros_like(self.mask)
+
     def motion(self, rows: Tensor, form: HeadForm, which: Tensor) -> tuple[Tensor, Tensor]:
         """Targets and mask of some clips for heads of a form, each [B, rows of a clip, D].
 
-        `which` is 0 for the motion since the previous frame, 1 for that to the next one, 2 for the measured one.
+        `which` is a number on the device, a place in `TARGETS`.
         """
         if form.form == "dense":
-            targets = torch.where(which == 1, self.ahead[rows], self.targets[rows])
-            mask = torch.where(which == 1, self.ahead_mask[rows], self.mask[rows])
-            targets = torch.where(which == 2, self.measured[rows], targets)
-            mask = torch.where(which == 2, self.measured_mask[rows], mask)
+            targets, mask = self.targets[rows], self.mask[rows]
+            for name, (others, other_mask) in self.dense.items():
+                wanted = which == TARGETS.index(name)
+                targets, mask = torch.where(wanted, others[rows], targets), torch.where(wanted, other_mask[rows], mask)
         else:
             targets, mask = self.directions[rows], self.moves[rows]
         if form.features == "delta":  # the first step of a clip has no step before
@@ -253,7 +260,6 @@ class Lab:
     """
 
     at_once = 2
-    measures = False
 
     def __init__(
         self, folder: Path, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
@@ -285,21 +291,18 @@ class Lab:
             store.frames[rows] = clips.frames
             store.question[rows] = question.to(self.device)
             made = [
-                (store.targets, store.mask, self.collator.targets(clips, grid)),
-                (store.ahead, store.ahead_mask, self.collator.targets(clips, grid, direction="future")),
+                (*store.dense["past"], self.collator.targets(clips, grid)),
+                (*store.dense["future"], self.collator.targets(clips, grid, direction="future")),
                 (store.directions, store.moves, self.collator.targets(clips, grid, DIRECTIONS)),
             ]
-            if self.measures and store is self.store and task == "mixed":
-                made.append((store.measured, store.measured_mask, self.collator.targets(measured(clips, grid), grid)))
+            if task == "mixed":
+                for name in store.dense.keys() & SOURCES.keys():
+                    found = self.collator.targets(measured(clips, grid, SOURCES[name]), grid)
+                    made.append((*store.dense[name], found))
             for values, masks, (targets, mask) in made:
                 values[rows] = targets.unflatten(0, (count, -1)).to(self.device)
                 masks[rows] = mask.unflatten(0, (count, -1)).to(self.device)
         return clips.ways
-
-    def measure(self) -> None:
-        """From here on, also measure the motion of what is rendered for training: 33 ms a clip on a core."""
-        self.store.measured, self.store.measured_mask = torch.zeros_like(self.store.targets), self.store.mask.clone()
-        self.measures = True
 
     def add_tests(self, tests: list[tuple[str, str, int, int]]) -> None:
         """Render the tests: split, task, number of clips, seed."""
@@ -431,7 +434,7 @@ class Slot:
         rows = self.begin + number.long() % self.length
         shift = (arm["shuffled"] * (1 + (self.seed + self.step) % (batch - 1))).long()
         partners = rows[(at - shift) % batch]
-        inputs = self.lab.inputs(self.lab.store, rows, partners, self.form, arm["ahead"] + 2 * arm["measured"])
+        inputs = self.lab.inputs(self.lab.store, rows, partners, self.form, arm["targets"])
         inputs["labels"] = inputs["labels"].masked_fill(~answered[:, None], IGNORE)
         self._spoil(inputs, partners - self.begin, answered | (arm["answered_only"] == 0))
         # share_of_rate of learning.py, on the device
@@ -466,7 +469,7 @@ class Slot:
     def _test(self) -> None:
         """Fill `report` for the clips `rows`: right, right about standing still, loss, error, length, vectors."""
         lab, questions = self.lab, self.lab.questions
-        inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form, self.arm["ahead"])
+        inputs = lab.inputs(lab.exams, self.rows, self.rows, self.form, self.exact)
         targets, mask = inputs.pop("motion_targets"), inputs.pop("motion_mask")
         asked = lab.exams.question[self.rows]
         with autocast(self.step.device, lab.setting):
@@ -490,6 +493,11 @@ class Slot:
         unit = lab.collator.patch * lab.setting.scale
         sums = [(x * moving).view(len(at), -1).sum(1) * u for x, u in ((off, unit), (lengths, unit), (moving, 1))]
         self.report.copy_(torch.stack([right, still_right, loss, *sums], 1))
+
+    @property
+    def exact(self) -> Tensor:
+        """Place in `TARGETS` of the exact motion that an arm is tested on."""
+        return self.arm["targets"] == TARGETS.index("future")  # as a number 1 or 0
 
     def _wait(self, left: int) -> Iterator[None]:
         """Give way to others until at most so many parts of what was queued are undone."""
@@ -592,7 +600,7 @@ class Slot:
         with torch.cuda.stream(self.stream):
             for begin in range(test.begin, test.begin + len(test.ways), TEST):
                 rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=lab.device)
-                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.arm["ahead"])
+                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.exact)
                 inputs = {name: value for name, value in inputs.items() if not name.startswith(("motion", "labels"))}
                 places = self.model.video_positions(inputs["input_ids"])
                 at = lab.questions.begins[lab.exams.question[rows]] - 1

@@ -7,8 +7,8 @@
 README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
 second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
 down after the first run: fewer answers, errors in the targets, longer training; with --measured those whose targets
-are measured. The cells come in the order of their
-worth; which are begun is a matter of time alone, not of what came out.
+are measured, with --other-targets those whose targets are no motion. The cells come in the order of their worth; which
+are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
 cpu, each process trains one cell at a time on one core.
@@ -68,6 +68,13 @@ FEW = {
     **{f"ce, {n} answers": replace(ARMS["ce"], answers=n) for n in ANSWERS},
 }
 OWN = {f"projector, {n} clips": replace(ARMS["projector"], answers=n, answered_only=True) for n in ANSWERS}
+OTHER_ARMS = (
+    ("projector", "looks"),
+    ("projector", "change"),
+    ("last_hidden", "order"),
+    ("last_hidden", "change"),
+    ("last_hidden", "looks"),
+)
 FLAWED = {
     "noise 0.5": Trial(WEIGHT, noise=0.5),
     "noise 1": Trial(WEIGHT, noise=1.0),
@@ -75,10 +82,11 @@ FLAWED = {
     "gaps 0.3": Trial(WEIGHT, gaps=0.3),
 }
 ENDS = {f"{arm}, a third": replace(ARMS[arm], until=1 / 3) for arm in ("projector", "last_hidden")}
-AHEAD = {f"{arm}, future": replace(ARMS[arm], ahead=True) for arm in ("projector", "last_hidden")}
-MEASURED = {f"{arm}, auto": replace(ARMS[arm], measured=True) for arm in ("projector", "last_hidden")}
+AHEAD = {f"{arm}, future": replace(ARMS[arm], targets="future") for arm in ("projector", "last_hidden")}
+MEASURED = {f"{arm}, auto": replace(ARMS[arm], targets="auto") for arm in ("projector", "last_hidden")}
+OTHERS = {f"{arm}, {name}": replace(ARMS[arm], targets=name) for arm, name in OTHER_ARMS}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
-ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | POOLED
+ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
@@ -189,12 +197,20 @@ def measured_plan(steps: int, seeds: int) -> list[Cell]:
     return [Cell("measured", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in arms]
 
 
+def others_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run with targets that are no motion, in the order of their worth."""
+    arms = ("projector", "ce", "shuffled", *OTHERS, "last_hidden")
+    return [Cell("others", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in arms]
+
+
 def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
     """List the cells of the run that the command line names."""
     if arguments.questions:
         return questions_plan(steps, seeds)
     if arguments.measured:
         return measured_plan(steps, seeds)
+    if arguments.other_targets:
+        return others_plan(steps, seeds)
     return follow_up(steps) if arguments.follow_up else plan(steps, seeds)
 
 
@@ -229,7 +245,7 @@ class Process:
         keeps: clips stay without graphs, too.
         course: clips and questions.
         probes: clips of each task for linear probes of each stage; 0 for none.
-        measures: measure the motion of clips, too.
+        sources: of `SOURCES`, of targets that clips of training have, too.
     """
 
     def __init__(
@@ -242,7 +258,7 @@ class Process:
         keeps: bool = False,
         course: Course = WHICH_WAY,
         probes: int = 0,
-        measures: bool = False,
+        sources: tuple[str, ...] = (),
     ) -> None:
         torch.set_num_threads(1)
         torch.set_float32_matmul_precision("high")
@@ -251,8 +267,8 @@ class Process:
         self.course, first = course, folder / f"{course.start}-0"
         self.lab = course.lab(first, course.setting, photos, UNSEEN_PHOTOS, device, clips, course.chunk[device])
         self.lab.add_tests(course.tests(final_clips, probes))
-        if measures:
-            self.lab.measure()
+        for source in sources:
+            self.lab.store.make_room(source)
         self.start = load_start(first, device)
         self.idle: dict[str, list[Slot]] = {}
         self.states: dict[Path, dict[str, Tensor]] = {}
@@ -366,14 +382,16 @@ class Runner:
             longest = 1 if arguments.arms and {*arguments.arms} <= {*FEW, *OWN} else 8
             steps = max(longest * (arguments.steps or MOST_STEPS), SETTING.stills_steps)
             clips = max(steps * SETTING.batch, max(ANSWERS))
-        keeps = arguments.follow_up or arguments.questions or arguments.measured
-        if arguments.questions or arguments.measured:
+        sources = ("auto",) if arguments.measured else tuple({name: None for _, name in OTHER_ARMS})
+        sources = sources if arguments.measured or arguments.other_targets else ()
+        keeps = arguments.follow_up or arguments.questions or bool(sources)
+        if arguments.questions or sources:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
         options = (arguments.folder, device, graphs, room, arguments.final_clips, keeps, course, arguments.probes)
-        options += (arguments.measured,)
+        options += (sources,)
         self.process = Process(*options) if graphs else None
         if not graphs:
             context = multiprocessing.get_context("spawn")
@@ -415,6 +433,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
+    parser.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
