@@ -414,6 +414,42 @@ MEASURED = {
     ("projector, auto", 5e-4, 1000): "**motion as `auto` measures it**, at the projector",
     ("last_hidden, auto", 5e-4, 1000): "the same, at the last hidden states",
 }
+OTHER_TARGETS = {
+    ("ce", 5e-4, 1000): "answers alone",
+    ("shuffled", 5e-4, 1000): "with the motion of other clips (placebo)",
+    ("projector, looks", 5e-4, 1000): "looks, at the projector",
+    ("last_hidden, looks", 5e-4, 1000): "looks, at the last hidden states",
+    ("last_hidden, order", 5e-4, 1000): "order, at the last hidden states",
+    ("projector, change", 5e-4, 1000): "change, at the projector",
+    ("last_hidden, change", 5e-4, 1000): "change, at the last hidden states",
+    ("projector", 5e-4, 1000): "**motion**, at the projector",
+    ("last_hidden", 5e-4, 1000): "**motion**, at the last hidden states",
+}
+STAGES = {
+    "encoder": "encoder",
+    "projector": "projector",
+    "layer_1": "layer 1 of 2",
+    "last_hidden": "last hidden states",
+    "answer": "where the answer begins",
+}
+
+
+def probes_table(cells: list[Row]) -> str:
+    """What linear probes read off each stage, beside what the model answers itself, in per cent: over seeds."""
+    found: dict[str, list[Row]] = {}
+    for row in cells:
+        if row.get("probes"):
+            found.setdefault(row["arm"], []).append(row)
+    lines = [["trained on", "seeds", *STAGES.values(), "its answers"]]
+    for (arm, _, _), title in OTHER_TARGETS.items():
+        if rows := found.get(arm):
+            shares = [[row["probes"]["which_way"][stage] for row in rows] for stage in STAGES]
+            shares.append([row["curve"][-1]["which_way_4"] for row in rows])
+            spans = [sorted({f"{100 * value:.0f}" for value in (min(some), max(some))}, key=int) for some in shares]
+            lines.append([title, str(len(rows)), *(" to ".join(span) for span in spans)])
+    return grid(lines)
+
+
 FEW_ARMS = {
     "ce, {} answers": "answers alone",
     "projector, {} clips": "motion of the clips with answers, at the projector",
@@ -519,6 +555,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
         "cost": lambda: cost_table(load("does_it_help/cost")),
         "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
+        "others": lambda: trial_table(load("does_it_help/main"), "tiny_other_targets", OTHER_TARGETS),
+        "probes": lambda: probes_table(cells_of(FOLDER / "does_it_help/results/tiny_other_targets")),
     },
     ROOT / "docs/reliability.md": {
         "fuzz": lambda: fuzz_table(json.loads(FUZZ.read_text("utf-8"))),

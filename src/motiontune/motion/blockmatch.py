@@ -114,7 +114,7 @@ def _match(frames: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.flo
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
     encoder.options = {"x264-params": ":".join(f"{key}={value}" for key, value in PARAMS.items())}
     decoder = av.CodecContext.create("h264", "r")
-    decoder.options = {"flags2": "+export_mvs"}
+    decoder.options = {"flags2": "+export_mvs", "skip_loop_filter": "all"}  # its pictures are not looked at
     decoder.thread_count = 1
 
     def packets() -> Iterator[av.Packet | None]:
