@@ -338,6 +338,8 @@ def test_a_trial_lacks_what_it_is_to_lack(studio: clips.Studio, folder: Path, co
     whole, holed = (torch.cat([step["motion_mask"] for step in some]) for some in (plain, steps(many.Trial(gaps=0.3))))
     assert not (holed & ~whole).any() and 0.6 < holed.sum() / whole.sum() < 0.8
     assert torch.equal(holed[:, ::2], holed[:, 1::2])
+    with_motion = torch.cat([step["motion_mask"].view(8, -1).any(1) for step in steps(many.Trial(share=0.5))])
+    assert 6 <= with_motion.sum() <= 18  # of 24 clips
 
     head = slot.model.motion_head
     steps(many.Trial(until=0.5), 2)

@@ -109,6 +109,8 @@ def compared_with(arm: str) -> list[str]:
         return ["ce", name]
     if about in ("looks", "change", "order"):
         return ["ce"]
+    if about.endswith("% of clips"):
+        return ["ce", name]
     if about:  # "future", "a third"
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):

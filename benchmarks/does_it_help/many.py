@@ -54,6 +54,7 @@ class Trial(Arm):
         noise: mean length of an error that is added to each patch's motion, pixels.
         clip_noise: the same of an error that all patches of a clip share.
         gaps: share of the patches without a target.
+        share: of the clips that have motion.
         targets: one of `TARGETS`.
         until: share of the steps after which the motion loss ends.
     """
@@ -63,6 +64,7 @@ class Trial(Arm):
     noise: float = 0.0
     clip_noise: float = 0.0
     gaps: float = 0.0
+    share: float = 1.0
     targets: str = "past"
     until: float = 1.0
 
@@ -226,6 +228,7 @@ class Errors:
         self.shared = shared.expand(-1, shape[0], shape[1] // 2, -1).flatten(2).to(device)
         gaps = torch.rand(ERRORS, shape[0], shape[1] // 2, 1, generator=random)
         self.gaps = gaps.expand(-1, -1, -1, 2).flatten(2).to(device)
+        self.clips = torch.rand(ERRORS, generator=random).to(device)
 
 
 class Test(NamedTuple):
@@ -456,10 +459,11 @@ class Slot:
 
     def _spoil(self, inputs: dict[str, Any], clips: Tensor, counted: Tensor) -> None:
         """Add the arm's errors to the targets of clips, and take away those that do not count, in place."""
-        arm, errors = self.arm, self.lab.errors
+        arm, errors, which = self.arm, self.lab.errors, clips % ERRORS
+        counted = counted & (errors.clips[which] < arm["share"])
         mask = inputs["motion_mask"].unflatten(0, (len(clips), -1)) & counted[:, None, None]
         if self.form.form == "dense":
-            unit, which = self.lab.collator.patch * self.lab.setting.scale, clips % ERRORS
+            unit = self.lab.collator.patch * self.lab.setting.scale
             error = (arm["noise"] * errors.each[which] + arm["clip_noise"] * errors.shared[which]) / unit
             inputs["motion_targets"] = inputs["motion_targets"] + error.flatten(0, 1)
             mask = mask & (errors.gaps[which] >= arm["gaps"])

@@ -7,8 +7,8 @@
 README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
 second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
 down after the first run: fewer answers, errors in the targets, longer training; with --measured those whose targets
-are measured, with --other-targets those whose targets are no motion. The cells come in the order of their worth; which
-are begun is a matter of time alone, not of what came out.
+are measured, with --other-targets those whose targets are no motion, or of few clips. The cells come in the order of
+their worth; which are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
 cpu, each process trains one cell at a time on one core.
@@ -75,6 +75,7 @@ OTHER_ARMS = (
     ("last_hidden", "change"),
     ("last_hidden", "looks"),
 )
+SHARES = {f"projector, {n} % of clips": replace(ARMS["projector"], share=n / 100) for n in (10, 3)}
 FLAWED = {
     "noise 0.5": Trial(WEIGHT, noise=0.5),
     "noise 1": Trial(WEIGHT, noise=1.0),
@@ -86,7 +87,7 @@ AHEAD = {f"{arm}, future": replace(ARMS[arm], targets="future") for arm in ("pro
 MEASURED = {f"{arm}, auto": replace(ARMS[arm], targets="auto") for arm in ("projector", "last_hidden")}
 OTHERS = {f"{arm}, {name}": replace(ARMS[arm], targets=name) for arm, name in OTHER_ARMS}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
-ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | POOLED
+ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
@@ -199,8 +200,9 @@ def measured_plan(steps: int, seeds: int) -> list[Cell]:
 
 def others_plan(steps: int, seeds: int) -> list[Cell]:
     """List the cells of the run with targets that are no motion, in the order of their worth."""
-    arms = ("projector", "ce", "shuffled", *OTHERS, "last_hidden")
-    return [Cell("others", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in arms]
+    arms, of_all = ("projector", "ce", "shuffled", *OTHERS, "last_hidden"), range(1, seeds + 1)
+    others = [Cell("others", arm, RATE, seed, steps) for seed in of_all for arm in arms]
+    return others + [Cell("shares", arm, RATE, seed, 2 * steps) for seed in of_all for arm in SHARES]
 
 
 def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
@@ -386,7 +388,7 @@ class Runner:
         sources = sources if arguments.measured or arguments.other_targets else ()
         keeps = arguments.follow_up or arguments.questions or bool(sources)
         if arguments.questions or sources:
-            clips = (arguments.steps or MOST_STEPS) * SETTING.batch
+            clips = (arguments.steps or MOST_STEPS) * SETTING.batch * (1 + arguments.other_targets)
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
