@@ -402,6 +402,8 @@ def shares_table(
     found = {(row["arm"], row["learning_rate"], row["steps"], row["task"], row["split"]): row for row in rows}
     lines = [["trained on", "seeds", "which way", "unseen photos", "colour and shape", *(more[:1] if more else ())]]
     for key, title in titles.items():
+        if (*key, *columns[0]) not in found:  # did not end
+            continue
         cells = [found[(*key, *column)] for column in columns]
         shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
         lines.append([title, str(len(cells[0]["seeds"])), *shares, *([more[1][key]] if more else ())])
