@@ -21,7 +21,7 @@ from motiontune.datasets.selection import Wanted, select
 from motiontune.errors import ConfigError, MotiontuneError, OutputError
 from motiontune.extraction.clip import Extractor, Settings
 from motiontune.extraction.engines import Done, Job, on_this_machine
-from motiontune.extraction.inputs import ClipSource, Inputs, copy_below, is_one_of_many
+from motiontune.extraction.inputs import ClipSource, Inputs, as_file, copy_below, is_one_of_many
 from motiontune.extraction.journal import Crash, open_journal
 from motiontune.extraction.run import Summary
 from motiontune.extraction.run import run as run_many
@@ -39,6 +39,7 @@ from motiontune.video.container import probe
 from motiontune.video.reader import FrameReader
 
 
+pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 FRAMES = FrameReader(fps=8.0)
@@ -539,6 +540,91 @@ def test_lists(clips: Path, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copy(clips / "a.mp4", odd)
     (tmp_path / "l.txt").write_text(f"{odd}\n", "utf-8")
     assert [source.path for source in Inputs((str(tmp_path / "l.txt"),)).listing().sources] == [str(odd)]
+
+
+def parquet_of(path: Path, *entries: str | None) -> Path:
+    pq.write_table(pa.table({"path": pa.array(entries, pa.string())}), path)
+    return path
+
+
+def test_one_bad_entry_of_a_list_is_a_row(clips: Path, tmp_path: Path) -> None:
+    good, out = str(clips / "a.mp4"), tmp_path / "out"
+    bad = [f"{tmp_path}/b\0.mp4", f"zip://a.mp4::{tmp_path}/none.zip", "nosuch://x/a.mp4"]
+    nothing = ["", " ", None]
+    parquet_of(clips / "deep" / "l.parquet", good, *nothing, *bad)  # beside a clip that nobody names
+    try:
+        for _ in range(2):
+            extracted(clips / "deep" / "l.parquet", out=out)
+    finally:
+        (clips / "deep" / "l.parquet").unlink()
+    found = rows(out)
+    assert {path: row.failure for path, row in found.items()} == {
+        good: None,
+        bad[0].replace("\0", "\\0"): "access",
+        bad[1]: "access",
+        bad[2]: "access",
+    }
+    assert found[bad[0].replace("\0", "\\0")].error == "a byte 0 is in its name, as in no file's"
+    assert "Protocol not known: nosuch" in str(found[bad[2]].error)
+
+
+def test_lists_that_name_nothing_are_named(clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no clip in .*l.parquet: a list"):
+        Inputs((str(parquet_of(tmp_path / "l.parquet", None, "")),)).listing()
+    (tmp_path / "l.txt").write_text(f"{clips / 'a.mp4'}\n", "utf-16")
+    with pytest.raises(ConfigError, match=r"l.txt cannot be read .*: is UTF-16: save it as UTF-8"):
+        Inputs((str(tmp_path / "l.txt"),)).listing()
+    with pytest.raises(ConfigError, match="--seed must be at least 0, not -1"):
+        Inputs((str(clips),), sample=1, seed=-1)
+
+
+def test_an_address_of_one_file_on_this_machine(clips: Path, tmp_path: Path) -> None:
+    address = f"file://{clips / 'a.mp4'}"
+    (tmp_path / "l.txt").write_text(f"{address}\n", "utf-8")
+    for named in (address, tmp_path / "l.txt"):
+        (found,) = Inputs((str(named),)).listing().sources
+        assert (found.path, found.place, found.problem) == (address, str(clips / "a.mp4").lstrip("/"), "")
+    extracted(address, out=tmp_path / "out")
+    assert rows(tmp_path / "out")[address].source
+
+
+def test_tars_whatever_their_suffix(clips: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    tar_of(own / "BIG.TAR", a=clips / "a.mp4")
+    for name in ("s.tar.gz", "s.tgz"):
+        (own / name).write_bytes(b"\x1f\x8b")
+    extracted(own, out=tmp_path / "out")
+    found = {path.removeprefix(f"{own}/"): row for path, row in rows(tmp_path / "out").items()}
+    assert found["BIG.TAR::a.mp4"].motion == "BIG/a.mp4.npz"
+    for name in ("s.tar.gz", "s.tgz"):
+        assert "is compressed" in str(found[name].error)
+    with as_file(f"{own}/BIG.TAR::a.mp4") as copy:
+        assert Path(copy).read_bytes() == (clips / "a.mp4").read_bytes()
+
+
+def test_what_is_no_motion_stays_in_the_place_of_motion(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extracted(clips / "a.mp4", out=out)
+    (place,) = out.rglob("a.mp4.npz")
+    whole = place.read_bytes()
+    place.write_bytes(whole[:100])  # what a full disk leaves of it
+    extracted(clips / "a.mp4", out=out)
+    assert place.read_bytes() == whole
+    place.write_text("my own notes")
+    extracted(clips / "a.mp4", out=out)
+    (row,) = rows(out).values()
+    assert row.failure == "output" and place.read_text() == "my own notes"
+
+
+def test_anothers_manifest_stops_a_run_before_its_first_clip(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    extracted(clips / "a.mp4", out=out)
+    (out / "manifest.parquet").write_text("mine")
+    shutil.copy(clips / "a.mp4", tmp_path / "new.mp4")
+    with pytest.raises(OutputError, match="manifest.parquet"):
+        extracted(tmp_path / "new.mp4", out=out)
+    assert (out / "manifest.parquet").read_text() == "mine" and not list(out.rglob("new.mp4.npz"))
 
 
 def field_of(vectors: np.ndarray, grid: VideoGrid) -> MotionField:

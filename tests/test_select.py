@@ -52,7 +52,7 @@ def chosen(manifest: Path, out: Path, **wanted: Any) -> list[str]:
         ({"least": {"moving": 0.05}, "most": {"camera": 0.8}}, ["thing", "both"]),
         ({"least": {"camera": 0.0}}, ["pan", "thing", "both"]),
         ({"least": {"object": 0.2}}, ["both"]),
-        ({"codecs": ("vp9",)}, ["both"]),
+        ({"codecs": ("VP9",)}, ["both"]),
         ({"most": {"px": 2.0}}, ["still", "thing", "both"]),
     ],
 )

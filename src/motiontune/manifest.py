@@ -197,8 +197,8 @@ def missing_shards(path: str | Path) -> str:
 
 def tar_of(path: str) -> str:
     """The tar that a clip of a manifest lies in, by its name there; "" where it is a file or object of its own."""
-    tar, mark, _ = path.partition(".tar::")
-    return tar + ".tar" if mark else ""
+    found = re.match(r".*?\.tar(?=::)", path, re.DOTALL | re.IGNORECASE)
+    return found[0] if found else ""
 
 
 def read_manifest(path: str | Path, columns: Iterable[str] = COLUMNS) -> Iterator[Mapping[str, Any]]:

@@ -86,7 +86,7 @@ class Wanted:
         """Why a clip is left out, in a few words that stand for all clips like it; "" where it is not."""
         if row["failure"]:
             return f"failed: {row['failure']}"
-        if self.codecs and row["codec"] not in self.codecs:
+        if self.codecs and str(row["codec"]).lower() not in map(str.lower, self.codecs):
             return "another codec"
         values = measures(row)
         for name in (*self.least, *self.most):

@@ -114,7 +114,7 @@ class Extractor:
 
         Args:
             source: the clip.
-            ours: what lies in the place of its motion file was written for an earlier content, and is replaced.
+            ours: a motion file was written for it earlier; what is left of that, whatever it holds, is replaced.
         """
         start = time.perf_counter()
         known: dict[str, Any] = {}
@@ -155,7 +155,7 @@ class Extractor:
         elif self.settings.form == "npz":
             place = Path(self.settings.out, f"{source.place}.npz")
             data = npz_bytes(field, grid.unpadded(len(clip.frames)), digest)
-            if ours:
+            if ours and _is_zip(place):
                 write_bytes(place, data, listed=False)
             else:
                 write_once(place, data)
@@ -165,6 +165,16 @@ class Extractor:
 
     def _written(self, file: Path) -> dict[str, Any]:
         return {"motion": os.path.relpath(file, self.settings.out), "motion_bytes": file.stat().st_size}
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether a file begins as a `.npz` does, however much of it is left."""
+    mark = b"PK\3\4"
+    try:
+        with file.open("rb") as opened:
+            return mark.startswith(opened.read(len(mark)))
+    except OSError:
+        return False
 
 
 def clip_motion(clip: Clip, grid: VideoGrid, options: MotionOptions) -> MotionField:

@@ -4,6 +4,7 @@ Clips come from files, folders, lists (`.txt`, `.parquet`), data sets of LLaMA-F
 wherever fsspec opens addresses (`s3://`, `gs://`, `https://`, ...).
 """
 
+import codecs
 import contextlib
 import dataclasses
 import functools
@@ -33,6 +34,7 @@ from motiontune.video.find import VIDEO_SUFFIXES, files_below, no_video
 
 
 LISTS = (".txt", ".parquet")
+TAR, COMPRESSED = ".tar", (".tar.gz", ".tgz")
 PATH_COLUMNS = ("path", "video", "videos", "file")
 """Columns of a Parquet list that may hold the clips; the first one that there is."""
 CHUNK = 1 << 20
@@ -147,6 +149,8 @@ class Inputs:
             raise ConfigError(f"--shard {self.shard[0]}/{self.shard[1]}: must be i/n with i from 1 to n")
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"--sample must be at least 1, not {self.sample}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be at least 0, not {self.seed}")
 
     def listing(self) -> Listing:
         """The clips, those of this shard alone.
@@ -161,6 +165,8 @@ class Inputs:
         for name in self.datasets:
             paths = (os.path.abspath(clip.path) for clip in read_clips(self.dataset_dir, name))
             named += [_at(path, _whole_path(path)) for path in paths]
+        if not named and (given := [*self.paths, *self.datasets]):
+            raise ConfigError(f"there is no clip in {', '.join(given)}: a list, or a data set, names paths of clips")
         if not named:
             raise ConfigError("there is no clip: name files, folders, lists, tar shards, or --dataset")
         i, n = self.shard
@@ -199,7 +205,7 @@ def _meeting(units: Iterable[ClipSource]) -> set[str]:
     roots = {unit.path: PurePosixPath(unit.place) for unit in units if unit.place}
     tars: dict[PurePosixPath, list[str]] = defaultdict(list)
     for path in filter(_is_tar, roots):
-        roots[path] = PurePosixPath(str(roots[path]).removesuffix(".tar"))
+        roots[path] = PurePosixPath(_below_tar(str(roots[path])))
         tars[roots[path]].append(path)
     found: set[str] = set()
     met: set[PurePosixPath] = set()
@@ -213,7 +219,7 @@ def _meeting(units: Iterable[ClipSource]) -> set[str]:
 
 def is_one_of_many(path: str) -> bool:
     """Whether a path on the command line stands for more than `list_clips` knows: a list, a tar or an address."""
-    return _is_address(path) or not os.path.isdir(path) and path.endswith((*LISTS, ".tar", ".tar.gz", ".tgz"))
+    return _is_address(path) or not os.path.isdir(path) and (path.endswith(LISTS) or _is_tar(path))
 
 
 class _Headers:
@@ -333,7 +339,12 @@ def _is_address(path: str) -> bool:
 
 
 def _is_tar(path: str) -> bool:
-    return path.endswith((".tar", ".tar.gz", ".tgz"))
+    return path.lower().endswith((TAR, *COMPRESSED))
+
+
+def _below_tar(place: str) -> str:
+    """The folder of the clips of a tar: its place without the suffix."""
+    return place[: -len(TAR)] if place.lower().endswith(TAR) else place
 
 
 def _system_of(address: str) -> tuple[Any, str]:
@@ -341,14 +352,17 @@ def _system_of(address: str) -> tuple[Any, str]:
 
     Raises:
         ConfigError: if fsspec, or what it needs for this kind of address, is not installed.
+        OSError: if there is no such kind of address, or what it leads through cannot be opened.
     """
     try:
         from fsspec.core import url_to_fs
 
         system, name = url_to_fs(address)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         hint = "pip install 'motiontune[scale]', and what fsspec asks for (s3fs for s3://)"
         raise ConfigError(f"{address} cannot be opened: {in_one_line(error)}; {hint}") from error
+    except Exception as error:  # of any file system
+        raise OSError(f"cannot be opened: {in_one_line(error)}") from error
     return system, name
 
 
@@ -357,8 +371,10 @@ def _at(path: str, place: str) -> ClipSource:
     name = _in_utf8(path)
     if name != path:
         return ClipSource(name, "", problem="its name is not UTF-8, which a manifest cannot hold: rename it")
+    if "\0" in path:
+        return ClipSource(path.replace("\0", "\\0"), "", problem="a byte 0 is in its name, as in no file's")
     parts = [part for part in PurePosixPath(place).parts if part not in ("/", ".")]
-    if not parts or ".." in parts or place.startswith("/") or "\0" in place:
+    if not parts or ".." in parts or place.startswith("/"):
         return ClipSource(path, "", problem="its name leads out of the folder that it is in")
     return ClipSource(path, posixpath.join(*parts))
 
@@ -369,7 +385,7 @@ def _in_utf8(path: str) -> str:
 
 def _whole_path(path: str) -> str:
     """A file's place: its whole path, where `motion_source: file` looks first."""
-    return path.partition("://")[2] if _is_address(path) else os.path.abspath(path).lstrip("/")
+    return (path.partition("://")[2] if _is_address(path) else os.path.abspath(path)).lstrip("/")
 
 
 def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
@@ -398,7 +414,7 @@ def _expanded(path: str, nested: bool = False) -> list[ClipSource]:
         refused.append(_Unlisted(_in_utf8(error.filename), "", problem=f"cannot be read: {error.strerror}"))
 
     below = files_below(path, refuse)
-    wanted = [file for file in below if file.suffix == ".tar"]
+    wanted = [file for file in below if _is_tar(file.name)]
     wanted += [file for file in below if file.suffix.lower() in VIDEO_SUFFIXES and not is_film(file)]
     if not wanted and not refused:
         raise ConfigError(no_video(path))
@@ -424,14 +440,17 @@ def _listed(path: str) -> list[str]:
             if path.endswith(".txt"):
                 size = getattr(file, "size", None) if _is_address(path) else os.path.getsize(path)
                 TEXT_BYTES.check(path, size or 0)  # some addresses do not tell
-                text = file.read().decode("utf-8-sig", "surrogateescape")
+                data = file.read()
+                if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise ValueError("is UTF-16: save it as UTF-8")
+                text = data.decode("utf-8-sig", "surrogateescape")
                 lines = (line.strip(" \t\r") for line in text.split("\n"))  # names may have other line breaks
                 return [line for line in lines if line]
             values = _column(path, file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a list of clips: {in_one_line(error)}") from error
     flat: Iterable[Any] = (one for value in values for one in (value if isinstance(value, list) else [value]))
-    return [one for one in flat if isinstance(one, str)]
+    return [one for one in flat if isinstance(one, str) and one.strip()]
 
 
 def _column(path: str, file: IO[bytes]) -> list[Any]:
@@ -461,9 +480,9 @@ def _remote(address: str, nested: bool) -> list[ClipSource]:
 
     The store tells size and time with what it lists. Of an entry of a list, which may have millions, it is not asked.
     """
-    system, name = _system_of(address)
-    suffixes = (*VIDEO_SUFFIXES, ".tar")
+    suffixes = (*VIDEO_SUFFIXES, TAR)
     try:
+        system, name = _system_of(address)
         if "*" in name:
             infos: Mapping[str, Any] = system.glob(name, detail=True)
             base = posixpath.dirname(name.partition("*")[0] + "x")
@@ -472,6 +491,8 @@ def _remote(address: str, nested: bool) -> list[ClipSource]:
             return [one if nested else _told(one, _info(system, name))]
         else:
             infos, base = system.find(name, detail=True), name.rstrip("/")
+    except ConfigError:
+        raise
     except Exception as error:  # of any file system
         return [_Unlisted(address, "", problem=f"cannot be listed: {in_one_line(error)}")]
     clips = [one for one in sorted(infos) if posixpath.splitext(one)[1].lower() in suffixes]
@@ -500,7 +521,7 @@ def _told(source: ClipSource, info: Mapping[str, Any]) -> ClipSource:
 
 def _members(tar: ClipSource) -> Iterator[ClipSource]:
     """The clips of a tar shard, from its headers: nothing is unpacked. Where it cannot be read on, the tar itself."""
-    if not tar.path.endswith(".tar"):
+    if not tar.path.lower().endswith(TAR):
         problem = "is compressed, which has no places to read from: unpack it to a .tar"
         yield _Unlisted(tar.path, "", problem=problem)
         return
@@ -525,7 +546,7 @@ def _members(tar: ClipSource) -> Iterator[ClipSource]:
                     continue
                 name = f"{tar.path}::{member.name}"
                 # as a whole, for the tar itself may be called `...tar`
-                below = _at(name, posixpath.join(tar.place.removesuffix(".tar"), member.name))
+                below = _at(name, posixpath.join(_below_tar(tar.place), member.name))
                 if problem := tar.problem or below.problem or problem:
                     yield ClipSource(below.path, "", problem=problem)
                     continue

@@ -17,6 +17,7 @@ from motiontune.extraction.engines import TRIES, Engine, Job
 from motiontune.extraction.inputs import ClipSource, Inputs, contradicts
 from motiontune.extraction.journal import Crash, Journal, open_journal, settings_of
 from motiontune.extraction.worker import LONGEST
+from motiontune.files import claim
 from motiontune.manifest import FAILURES, NAME, PASSING, ClipRow, write_manifest
 from motiontune.tables import text_table
 
@@ -116,12 +117,14 @@ def run(
     sources = listing.sources
     i, n = inputs.shard
     part = f"-{i:05d}-of-{n:05d}" if n > 1 else ""
+    manifest = out / NAME.replace(".", f"{part}.")
+    claim(out, [manifest])
     with open_journal(out / f"extract{part}.jsonl", settings.fingerprint()) as journal:
         todo = [source for source in sources if not _is_done(source, journal, out, timeout)]
         jobs = (
             Job(source, len(_crashes(source, journal, timeout)), journal.had_motion(source.path)) for source in todo
         )
-        summary = Summary(out / NAME.replace(".", f"{part}."), len(sources), len(sources) - len(todo))
+        summary = Summary(manifest, len(sources), len(sources) - len(todo))
         if todo and begin is not None:
             begin()
         start, failures = time.monotonic(), Counter[str]()
