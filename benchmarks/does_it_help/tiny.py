@@ -75,7 +75,7 @@ OTHER_ARMS = (
     ("last_hidden", "change"),
     ("last_hidden", "looks"),
 )
-SHARES = {f"projector, {n} % of clips": replace(ARMS["projector"], share=n / 100) for n in (10, 3)}
+SHARES = {f"projector, {n} % of clips": replace(ARMS["projector"], share=n / 100) for n in (30, 10, 3)}
 FLAWED = {
     "noise 0.5": Trial(WEIGHT, noise=0.5),
     "noise 1": Trial(WEIGHT, noise=1.0),
