@@ -426,6 +426,9 @@ OTHER_TARGETS = {
     ("last_hidden, change", 5e-4, 1000): "change, at the last hidden states",
     ("projector", 5e-4, 1000): "**motion**, at the projector",
     ("last_hidden", 5e-4, 1000): "**motion**, at the last hidden states",
+    ("projector, 30 % of clips", 5e-4, 2000): "motion of 30 % of the clips, 2,000 steps",
+    ("projector, 10 % of clips", 5e-4, 2000): "motion of 10 % of the clips, 2,000 steps",
+    ("projector, 3 % of clips", 5e-4, 2000): "motion of 3 % of the clips, 2,000 steps",
 }
 STAGES = {
     "encoder": "encoder",

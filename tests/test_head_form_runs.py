@@ -56,13 +56,23 @@ def test_the_preset_is_one_line_for_these_keys(preset):
 def test_a_key_beside_the_preset_stands():
     from motiontune.llamafactory.config import with_new_names
 
-    keys = with_new_names({"motion_head": "deltadirect", "motion_gradient": "head"})
+    keys = with_new_names({"motion_head": "deltadirect", "motion_gradient": "head", **BOTH})
     assert keys["motion_gradient"] == "head" and keys["motion_head_form"] == "pooled"
     assert with_new_names(keys) == keys
-    options = with_new_names(["--motion-head", "deltadirect", "--motion_gradient=head"])
+    options = with_new_names(["--train-on-video-tokens", "--motion-head", "deltadirect", "--motion_gradient=head"])
     assert options[-1] == "--motion_gradient=head" and "--motion_head_form=pooled" in options
     assert "--freeze_multi_modal_projector=False" in options
     assert with_new_names({"motion_loss_weight": 2.0}) == {"motion_loss_weight": 2.0}
+
+
+def test_without_a_motion_flag_the_preset_stands_for_nothing():
+    from motiontune.llamafactory.config import with_new_names
+
+    for flag in ({}, dict.fromkeys(BOTH, False), dict.fromkeys(BOTH)):
+        keys = {"motion_head": "deltadirect", **flag}
+        assert with_new_names(keys) == keys
+    options = ["--motion_head=deltadirect", "--use_motionvector_crossentropy_loss", "False"]
+    assert with_new_names(options) == options
 
 
 def test_pooled_directions_are_measured_by_what_they_have(preset):

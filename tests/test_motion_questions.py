@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from motiontune.datasets.questions import tasks, writing
 from motiontune.datasets.questions.noise import LEVELS, make_noise
 from motiontune.datasets.questions.stage import Script, Stage, patch_motion
 from motiontune.datasets.questions.tasks import TASKS, Question, World, make_scripts
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, OutputError
 from motiontune.grid import VideoGrid
 from motiontune.motion.file import file_motion
 from motiontune.video.clip import read_clip
@@ -382,6 +383,8 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         ({"size": 57}, "--size"),
         ({"frames": 5}, "--frames"),
         ({"splits": ("real_backgrounds",)}, "--backgrounds"),
+        ({"backgrounds": tmp_path}, "--backgrounds is for the split real_backgrounds"),
+        ({"count": 10**12}, "--count"),
         ({"splits": ("ood_objects",), "tasks": ("noise_figure",)}, "noise_figure"),
         ({"codec": "h263"}, "--codec"),
         ({"codec": "mpeg4", "tasks": ("noise_figure",)}, "mpeg4"),
@@ -391,6 +394,19 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="has no photo"):
         writing.prepare_questions(wanted(tmp_path, photos=tmp_path), 1)
+
+
+def test_questions_of_other_settings_are_not_written_over(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"tasks": ("which_way_4",), "splits": ("train",)}
+    writing.prepare_questions(wanted(tmp_path, **more), 1)
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    for other in ({"seed": 9}, {"count": 1}, {"tasks": ("stops",)}):
+        with pytest.raises(OutputError, match="of other settings"):
+            writing.prepare_questions(wanted(tmp_path, **more | other), 1)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == files
+    writing.prepare_questions(wanted(tmp_path, **more), 1)
+    writing.prepare_questions(wanted(tmp_path, **more | {"splits": ("in_domain",), "count": 1}), 1)
+    assert {file: file.read_bytes() for file in files if file.name.endswith(".mp4")}.items() <= files.items()
 
 
 def test_the_command_tells_the_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

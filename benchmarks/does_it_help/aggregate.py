@@ -105,11 +105,7 @@ def compared_with(arm: str) -> list[str]:
     if about.endswith("answers"):
         number = about.split()[0]
         return {"ce": [], "projector": [f"ce, {about}", f"projector, {number} clips"]}.get(name, [f"ce, {about}"])
-    if about == "auto":
-        return ["ce", name]
-    if about in ("looks", "change", "order"):
-        return ["ce"]
-    if about.endswith("% of clips"):
+    if about in ("auto", "looks", "change", "order") or about.endswith("% of clips"):
         return ["ce", name]
     if about:  # "future", "a third"
         return [name] if not about.endswith("clips") else []
@@ -229,6 +225,8 @@ def main() -> None:
     arguments = parser.parse_args()
     whole: list[dict[str, Any]] = []
     folders = arguments.folders
+    if missing := [str(folder) for folder in folders if not (folder / "plan.json").exists()]:
+        parser.error(f"no plan.json in {', '.join(missing)}: name folders of runs")
     for folder in folders:
         table, differences = aggregate(folder, [other for other in folders if other != folder])
         write(folder / "differences.json", differences)

@@ -439,6 +439,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds must be at least 1, not {arguments.seeds}")
     arms = {cell.arm: None for cell in all_cells(arguments, 1, arguments.seeds)}
     if unknown := [arm for arm in arguments.arms or () if arm not in arms]:
         parser.error(f"--arms: not in this run: {'; '.join(unknown)}; choose some of {'; '.join(arms)}")

@@ -348,6 +348,9 @@ GONE_KEYS = {
 }
 """Keys of earlier versions of transformers, and what there is for them in 5."""
 
+MOTION_FLAGS = ("train_on_video_tokens", "use_only_motionvector_loss", "use_motionvector_crossentropy_loss")
+"""The keys that switch motion on."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "deltadirect": {
         "motion_head_input": "projector",
@@ -385,13 +388,7 @@ def check_replacements(given: Mapping[str, Any]) -> None:
     def on(key: str) -> bool:
         return given.get(key) not in (None, False) and str(given[key]).lower() != "false"
 
-    flags = (
-        "train_on_video_tokens",
-        "use_only_motionvector_loss",
-        "use_motionvector_crossentropy_loss",
-        "sparse_logits",
-    )
-    for flag in filter(on, flags):
+    for flag in filter(on, (*MOTION_FLAGS, "sparse_logits")):
         for key in filter(on, REPLACEMENTS):
             raise ConfigError(f"{key} {_REPLACES}, which {flag} needs: leave it out")
 
@@ -432,6 +429,8 @@ def check_together(
     if finetuning_args.sparse_logits and not finetuning_args.trains_motion and training_args.label_smoothing_factor:
         raise ConfigError("label_smoothing_factor needs the logits of all positions: leave it or sparse_logits out")
     if not data_args.train_on_video_tokens:
+        if idle := [key for key in given if key.startswith(("motion_head", "motion_loss", "motion_gradient"))]:
+            logger.info_rank0(f"No motion flag is on: without effect are {', '.join(sorted(idle))}.")
         return
     if finetuning_args.stage != "sft":
         raise ConfigError(f"train_on_video_tokens needs `stage: sft`, not {finetuning_args.stage}")

@@ -2,13 +2,14 @@
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from motiontune.errors import ConfigError, nearest
-from motiontune.llamafactory.arguments import GONE_KEYS, OWN_KEYS, PRESETS, RENAMED_KEYS
+from motiontune.llamafactory.arguments import GONE_KEYS, MOTION_FLAGS, OWN_KEYS, PRESETS, RENAMED_KEYS
 from motiontune.llamafactory.engine_files import check_engine_files
 from motiontune.llamafactory.names import get_logger
 from motiontune.llamafactory.values import check_values
@@ -16,6 +17,9 @@ from motiontune.runs.folder import given_keys
 
 
 logger = get_logger(__name__)
+
+# What a command line's parser takes for false
+OFF = ("false", "f", "no", "n", "0")
 
 
 def check_keys(args: Any, classes: list[type]) -> None:
@@ -40,7 +44,8 @@ def check_keys(args: Any, classes: list[type]) -> None:
 
 
 def with_new_names(args: Any) -> Any:
-    """Give keys that were renamed the names that they have now, and log each once; add what `motion_head` stands for.
+    """Give keys that were renamed the names that they have now, and log each once; add what `motion_head` stands for,
+    where a motion flag is on.
 
     Args:
         args: the keys of a YAML, or a list of command-line arguments.
@@ -53,17 +58,22 @@ def with_new_names(args: Any) -> Any:
     """
     if isinstance(args, list):
         args = [_renamed_option(arg) for arg in args]
-        return [f"--{key}={value}" for key, value in _preset(_option(args, "motion_head")).items()] + args
+        preset = _preset(lambda key: _option(args, key))
+        return [f"--{key}={value}" for key, value in preset.items()] + args
     if not isinstance(args, dict):
         return args
     for old, new in RENAMED_KEYS.items():
         if old in args and new in args:
             raise ConfigError(f"{old} is called {new} now, and both are given: leave {old} out")
     args = {_renamed(key) if key in RENAMED_KEYS else key: value for key, value in args.items()}
-    return _preset(args.get("motion_head")) | args
+    return _preset(args.get) | args
 
 
-def _preset(name: Any) -> dict[str, Any]:
+def _preset(value_of: Callable[[str], Any]) -> dict[str, Any]:
+    """What `motion_head` stands for; nothing in a run without motion, which is LLaMA-Factory's own."""
+    name, flags = value_of("motion_head"), [value_of(flag) for flag in MOTION_FLAGS]
+    if all(flag is None or str(flag).lower() in OFF for flag in flags):
+        return {}
     return PRESETS.get(name, {}) if isinstance(name, str) else {}
 
 

@@ -216,9 +216,10 @@ def settings_table(model: Any, head: Any, data_args: Any, training_args: Any, fi
         rows.append(("learning rate", f"{training_args.learning_rate:g} {schedule}, head {rate:g}"))
         held_out = sets.get("eval_dataset")
         when = getattr(training_args.eval_strategy, "value", training_args.eval_strategy)
-        if held_out is not None and when != "no":
+        if held_out is not None and (when != "no" or training_args.do_eval):
             count = len(held_out) if hasattr(held_out, "__len__") else "streamed"
-            when = f"every {training_args.eval_steps:g} steps" if when == "steps" else "every epoch"
+            names = {"no": "at the end", "steps": f"every {training_args.eval_steps or 0:g} steps"}
+            when = names.get(when, "every epoch")
             rows.append(("evaluates", f"{count} held-out samples {when}"))
         else:
             rows.append(("evaluates", "nothing: set val_size and eval_strategy to see held-out clips"))

@@ -120,7 +120,8 @@ def check_gradient(gradient: str, where: str) -> None:
     """
     if gradient == "projector" and where != "projector":
         raise ConfigError(
-            f"motion_gradient: projector needs `motion_head_input: projector`, not {where}: leave it out, or take head"
+            f"motion_gradient: projector needs `motion_head_input: projector`, not {where}: set "
+            f"`motion_gradient: all` or head (it comes with `motion_head: deltadirect`, too)"
         )
 
 

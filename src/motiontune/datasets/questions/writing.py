@@ -33,9 +33,9 @@ from motiontune.datasets.questions.backgrounds import (
 from motiontune.datasets.questions.noise import make_noise
 from motiontune.datasets.questions.stage import Stage
 from motiontune.datasets.questions.tasks import CAMERAS, SPLITS, TASKS, Question, World, make_scripts
-from motiontune.errors import ConfigError
+from motiontune.errors import ConfigError, OutputError
 from motiontune.files import write_text, write_whole
-from motiontune.limits import PIXELS
+from motiontune.limits import PIXELS, ROWS, read_json
 from motiontune.motion.field import Direction
 from motiontune.tables import text_table
 from motiontune.video.container import content_of
@@ -107,8 +107,12 @@ class Wanted:
             raise ConfigError(f"--fps must be at most 1,000, not {self.fps}")
         if reason := PIXELS.excess(self.size**2, f"--size {self.size}: a frame"):
             raise ConfigError(reason)
+        if reason := ROWS.excess(self.count, f"--count {self.count}: a split"):
+            raise ConfigError(reason)
         if "real_backgrounds" in self.splits and self.backgrounds is None:
             raise ConfigError("--splits real_backgrounds needs --backgrounds DIR, a folder of videos or photos")
+        if "real_backgrounds" not in self.splits and self.backgrounds is not None:
+            raise ConfigError("--backgrounds is for the split real_backgrounds: name it in --splits, too")
         for split in self.splits:
             if not self.tasks_of(split):
                 raise ConfigError(
@@ -225,6 +229,7 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
         files = [wanted.out / name for job in some for name in _files(job)]
         files.append(wanted.out / f"{_dataset_of(split)}.about.json")
         claim_dataset(wanted.out, _dataset_of(split), files, inputs=inputs)
+        _check_earlier(wanted, split, dict(Counter(job.task for job in some for _ in job.names)))
     total = sum(len(job.names) for some in jobs.values() for job in some)
     written = []
     with tqdm(total=total, unit="clip", disable=not progress) as bar, _Workers(workers or os.cpu_count() or 1) as run:
@@ -237,14 +242,37 @@ def prepare_questions(wanted: Wanted, workers: int | None = None, progress: bool
             samples = [samples[k] for k in np.random.default_rng(wanted.seed).permutation(len(samples))]
             counts = dict(Counter(sample["task"] for sample in samples))
             done = SplitWritten(split, _dataset_of(split), counts, digest.hexdigest())
-            about = {"version": VERSION, "digest": done.digest, "tasks": counts}
-            about |= {k: v for k, v in asdict(wanted).items() if k not in ("out", "splits", "tasks")}
+            about = {"version": VERSION, "digest": done.digest, "tasks": counts} | _settings(wanted)
             about |= {"photos": [path.name for path in find_photos(wanted.photos)], "unseen_photos": unseen}
             write_dataset(wanted.out, done.dataset, samples)
             text = json.dumps(about, indent=1, default=str) + "\n"
             write_text(wanted.out / f"{done.dataset}.about.json", text)
             written.append(done)
     return QuestionsReport(wanted, tuple(written), (seen, unseen))
+
+
+def _settings(wanted: Wanted) -> dict[str, Any]:
+    return {k: v for k, v in asdict(wanted).items() if k not in ("out", "splits", "tasks")}
+
+
+def _check_earlier(wanted: Wanted, split: str, counts: dict[str, int]) -> None:
+    """Refuse to write over questions that were made otherwise: clips of both would lie there.
+
+    Raises:
+        OutputError: naming what differs.
+    """
+    file = wanted.out / f"{_dataset_of(split)}.about.json"
+    if not file.exists():
+        return  # or they were not made to the end
+    earlier = read_json(file)
+    now = json.loads(json.dumps(_settings(wanted) | {"tasks": counts}, default=str))
+    del now["photos"], now["backgrounds"]  # the same ones may lie elsewhere now
+    for key, value in now.items():
+        if earlier.get(key) != value:
+            raise OutputError(
+                f"{wanted.out} has {_dataset_of(split)} of other settings ({key}: {earlier.get(key)}, not {value}): "
+                f"remove that folder, or choose another --out"
+            )
 
 
 class _Workers:
