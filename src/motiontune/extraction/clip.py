@@ -114,7 +114,7 @@ class Extractor:
 
         Args:
             source: the clip.
-            ours: a motion file was written for it earlier; what is left of that, whatever it holds, is replaced.
+            ours: a motion file was written for it earlier; what is left of that is replaced.
         """
         start = time.perf_counter()
         known: dict[str, Any] = {}

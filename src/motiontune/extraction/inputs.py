@@ -362,7 +362,7 @@ def _system_of(address: str) -> tuple[Any, str]:
         hint = "pip install 'motiontune[scale]', and what fsspec asks for (s3fs for s3://)"
         raise ConfigError(f"{address} cannot be opened: {in_one_line(error)}; {hint}") from error
     except Exception as error:  # of any file system
-        raise OSError(f"cannot be opened: {in_one_line(error)}") from error
+        raise OSError(in_one_line(error)) from error
     return system, name
 
 
