@@ -67,7 +67,7 @@ def result(out: Path) -> tuple[list[dict[str, object]], dict[str, bytes]]:
 
 
 def kill_and_go_on(clips: Path, out: Path, kills: int, seed: int) -> dict[str, int]:
-    """Kill the run, or one of its workers, at random moments, and start it again; returns how many were killed."""
+    """Kill the run and its workers by turns, at random moments, and go on; returns how many were killed."""
     draw, killed = random.Random(seed), {"run": 0, "worker": 0}
     process = begin(clips, out, "--workers", "2")
     while sum(killed.values()) < kills:
@@ -75,7 +75,7 @@ def kill_and_go_on(clips: Path, out: Path, kills: int, seed: int) -> dict[str, i
         while not _workers(process.pid) and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.05)
         time.sleep(draw.uniform(0, 4))
-        kind = draw.choice(["run", "worker"])
+        kind = "worker" if killed["worker"] < killed["run"] else "run"
         victims = [process.pid] if kind == "run" else _workers(process.pid)
         if victims and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
