@@ -38,7 +38,8 @@ PROBES = "probes"  # the split of clips for probes; they look as in_domain
 DIRECTIONS = HeadForm(form="pooled", output="direction")
 ERRORS = 4096  # different errors of targets; clips take them in turn
 OTHER_TARGETS = Path(__file__).with_name("other_targets.py")
-SOURCES = {"auto": "auto", **{name: f"{OTHER_TARGETS}:{name}" for name in ("looks", "change", "order")}}
+NO_MOTION = ("looks", "change", "order")  # its functions
+SOURCES = {"auto": "auto", **{name: f"{OTHER_TARGETS}:{name}" for name in NO_MOTION}}
 TARGETS = ("past", "future", *SOURCES)
 """Exact motion since the previous frame and to the next one, and what motion sources find in the frames."""
 

@@ -33,7 +33,7 @@ import torch
 from aggregate import cells_of
 from clips import SPLITS, Studio
 from learning import SETTINGS, Cell, Collator, Setting, load_start
-from many import AT_ONCE, PROBES, Lab, Pool, Slot, Trial, target_errors
+from many import AT_ONCE, NO_MOTION, PROBES, Lab, Pool, Slot, Trial, target_errors
 from run import Log, environment, make_tiny
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
@@ -384,8 +384,7 @@ class Runner:
             longest = 1 if arguments.arms and {*arguments.arms} <= {*FEW, *OWN} else 8
             steps = max(longest * (arguments.steps or MOST_STEPS), SETTING.stills_steps)
             clips = max(steps * SETTING.batch, max(ANSWERS))
-        sources = ("auto",) if arguments.measured else tuple({name: None for _, name in OTHER_ARMS})
-        sources = sources if arguments.measured or arguments.other_targets else ()
+        sources = ("auto",) if arguments.measured else NO_MOTION if arguments.other_targets else ()
         keeps = arguments.follow_up or arguments.questions or bool(sources)
         if arguments.questions or sources:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch * (1 + arguments.other_targets)

@@ -113,12 +113,12 @@ def run(
         raise ConfigError(f"--timeout {timeout:g}: must be above 0 and at most {LONGEST:,.0f} seconds")
     out = Path(settings.out)
     _check_out(out, settings)
-    listing = inputs.listing()
-    sources = listing.sources
     i, n = inputs.shard
     part = f"-{i:05d}-of-{n:05d}" if n > 1 else ""
     manifest = out / NAME.replace(".", f"{part}.")
     claim(out, [manifest])
+    listing = inputs.listing()
+    sources = listing.sources
     with open_journal(out / f"extract{part}.jsonl", settings.fingerprint()) as journal:
         todo = [source for source in sources if not _is_done(source, journal, out, timeout)]
         jobs = (
