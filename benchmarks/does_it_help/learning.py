@@ -147,6 +147,7 @@ SETTINGS = {
     ),
 }
 SETTINGS["questions"] = replace(SETTINGS["tiny"], length=60)
+SETTINGS["captions"] = replace(SETTINGS["tiny"], length=60)
 # the encoder learns at the rate of the tiny model, the decoder, which can read, at a fifth of it
 SETTINGS["reader"] = replace(
     SETTINGS["tiny"],

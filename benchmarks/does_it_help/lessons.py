@@ -5,8 +5,9 @@ of its task, each of which occurs with each of its answers.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from learning import Collator, Setting
@@ -45,11 +46,11 @@ AT_MOST = 4  # options of a colour or shape
 RENDERED = {"cuda": 1024, "cpu": 96}  # clips that are drawn together
 
 
-def texts() -> list[Question]:
+def texts(kinds: Iterable[str] = tuple(WORDS)) -> list[Question]:
     """The questions that are asked, without repetition; the answer is only one of the options."""
     draw, found = Draw(1, "train", World(4, 1), 0, "texts"), {}
-    for task, words in WORDS.items():
-        looks = task in ("colour", "shape")
+    for task in kinds:
+        words, looks = WORDS[task], task in ("colour", "shape")
         for _ in range(2 * TEXTS if looks else TEXTS):
             options = draw.shuffled(words)[:AT_MOST] if looks else words
             question = ask(draw, task, options, options[0])
@@ -63,20 +64,34 @@ class Lessons(QuestionTable):
     Args:
         collator: makes the tokens.
         frames: F.
+        kinds: of WORDS.
+        captions: those there are, each with its question.
     """
 
-    def __init__(self, collator: Collator, frames: int) -> None:
-        rows = [(q.task, q.text, q.options, answer) for q in texts() for answer in q.options]
+    def __init__(
+        self,
+        collator: Collator,
+        frames: int,
+        kinds: Iterable[str] = tuple(WORDS),
+        captions: Iterable[Question] = (),
+    ) -> None:
+        rows = [(q.task, q.text, q.options, answer) for q in texts(kinds) for answer in q.options]
         rows.sort(key=lambda row: (list(WORDS).index(row[0]), WORDS[row[0]].index(row[3])))
-        super().__init__(collator, frames, [(text, options, options.index(a)) for _, text, options, a in rows])
+        listed = [(text, options, options.index(answer)) for _, text, options, answer in rows]
+        written = [(q.text, (q.answer,), 0) for q in captions]
+        super().__init__(collator, frames, listed + written)
+        self.row = {(text, answer): len(listed) + k for k, (text, (answer,), _) in enumerate(written)}
+        self.captions = {row: answer for (_, answer), row in self.row.items()}
         self.range: dict[tuple[str, str], tuple[int, int]] = {}
         for number, (task, _, _, answer) in enumerate(rows):
             first, count = self.range.get((task, answer), (number, 0))
             self.range[task, answer] = first, count + 1
 
     def pick_for(self, questions: list[Question], random: torch.Generator) -> Tensor:
-        """Choose the row of a question with each one's task and answer, int64 [B]."""
-        ranges = torch.tensor([self.range[q.task, q.answer] for q in questions])
+        """Choose the row of a question with each one's task and answer, or that of a caption, int64 [B]."""
+        ranges = torch.tensor(
+            [self.range.get((q.task, q.answer)) or (self.row[q.text, q.answer], 1) for q in questions]
+        )
         return ranges[:, 0] + (torch.rand(len(ranges), generator=random) * ranges[:, 1]).long()
 
 
@@ -84,6 +99,9 @@ class LessonLab(Lab):
     """A lab for many kinds of questions; what it is made of is that of `Lab`."""
 
     at_once = len(TASKS)  # tests of a point of the curve
+    tasks: ClassVar[dict[str, int]] = dict.fromkeys(
+        TASKS, 1
+    )  # of "mixed", with the parts of the clips that are theirs
 
     def __init__(
         self, folder: Any, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
@@ -98,13 +116,14 @@ class LessonLab(Lab):
         return Lessons(self.collator, self.setting.frames)
 
     def render(self, store: Store, at: int, count: int, split: str, task: str, seed: int) -> Tensor:
-        """Draw clips into a store: of one task, or with "mixed" of all; return int64 [count], which of TASKS."""
+        """Draw clips into a store: of one task, or with "mixed" of all; return int64 [count], which of `tasks`."""
         with torch.cuda.stream(self.rendering):
-            tasks = TASKS if task == "mixed" else (task,)
+            tasks = self.tasks if task == "mixed" else {task: 1}
             own = "train" if task in ("mixed", "stills") else split
+            whole = sum(tasks.values())
             made = [
-                make_scripts(name, count // len(tasks) + (k < count % len(tasks)), own, self.world, seed)
-                for k, name in enumerate(tasks)
+                make_scripts(name, count // whole * parts + (k < count % whole), own, self.world, seed)
+                for k, (name, parts) in enumerate(tasks.items())
             ]
             random = torch.Generator().manual_seed(seed % 2**31)
             order = torch.randperm(count, generator=random)
@@ -116,7 +135,7 @@ class LessonLab(Lab):
             )
             questions = [question for _, some in made for question in some]
             questions = [questions[k] for k in order.tolist()]
-            which = torch.tensor([TASKS.index(self.task_of(question)) for question in questions])
+            which = torch.tensor([list(self.tasks).index(self.task_of(question)) for question in questions])
             table: Any = self.questions
             store.question[at : at + count] = table.pick_for(questions, random).to(self.device)
             size = RENDERED[self.device]
@@ -140,6 +159,8 @@ class LessonLab(Lab):
         """A point of the learning curve: the share of right answers of each task, the error of the motion."""
         found = {}
         for test in self.tests[: self.at_once]:
+            if test.task == self.written:
+                continue
             rows = table[test.begin : test.begin + len(test.ways)].double()
             found[test.task] = rows[:, 0].mean().item()
             found[f"{test.task}_loss"] = rows[:, 2].mean().item()

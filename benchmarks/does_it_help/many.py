@@ -123,6 +123,8 @@ class QuestionTable:
             options[number, : len(some)] = torch.tensor([first[word] for word in some])
         begins, ends = torch.tensor([begin for _, begin in rows]), torch.tensor([len(ids) for ids, _ in rows])
         self.labelled = int((ends - begins).max())
+        if (longest := int(begins.max()) + self.labelled) > length:  # every row has room for the longest answer
+            raise ValueError(f"a sequence may have {longest} tokens, the setting {length}")
         at = torch.arange(length)
         answered = (at >= begins[:, None]) & (at < ends[:, None])
         self.ids = ids.to(device)
@@ -251,7 +253,8 @@ class Test(NamedTuple):
 class Lab:
     """What all models of a process share.
 
-    `at_once` tests, the first ones, make a point of the learning curve.
+    `at_once` tests, the first ones, make a point of the learning curve. The answers of the task `written` are written
+    and not chosen.
 
     Args:
         folder: a tiny start with its processor.
@@ -263,7 +266,7 @@ class Lab:
         chunk: clips that are rendered together.
     """
 
-    at_once = 2
+    at_once, written = 2, ""
 
     def __init__(
         self, folder: Path, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
@@ -334,6 +337,10 @@ class Lab:
     def in_full(self, table: Tensor, test: Test) -> dict[str, Any]:
         """The last test, clip by clip, as `learning.test` returns it."""
         return in_full(table, test)
+
+    def scores(self, written: list[str], test: Test) -> dict[str, dict[str, Any]]:
+        """Score written answers: for each score of a clip the bits as in `in_full`."""
+        raise NotImplementedError
 
     def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, which: Tensor) -> dict[str, Any]:
         """Make a batch of the product's inputs, [B]; the motion is that of the partners, `which` as in `motion`."""
@@ -571,6 +578,13 @@ class Slot:
                     "train_text_loss": round(losses[0] / passed, 4),
                     "train_motion_loss": round(losses[1] / passed, 5),
                 }
+            for test in tests[:at_once]:
+                if test.task == self.lab.written:
+                    scores = self.lab.scores(self.write(test), test)
+                    point |= {
+                        name: round(score["right"].count("1") / len(score["right"]), 4)
+                        for name, score in scores.items()
+                    }
             curve.append(point)
             if done == cell.steps or time.monotonic() > until:
                 break
@@ -592,11 +606,39 @@ class Slot:
                 if test.split == PROBES:
                     probed[test.task] = self.probe(test)
                     continue
+                if test.task == self.lab.written:
+                    final.setdefault(test.split, {}).update(self.lab.scores(self.write(test), test))
+                    continue
                 table, _ = yield from self.answer(test.begin, len(test.ways))
                 final.setdefault(test.split, {})[test.task] = self.lab.in_full(table, test)
         seconds = round(time.monotonic() - started, 1)
         row = asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
         return row | ({"probes": probed} if probed else {})
+
+    @torch.no_grad()
+    def write(self, test: Test) -> list[str]:
+        """Write the answers to a test's questions, each the most likely token after another."""
+        lab, questions, found = self.lab, self.lab.questions, []
+        tokenizer = lab.collator.tokenizer
+        with torch.cuda.stream(self.stream):
+            for begin in range(test.begin, test.begin + len(test.ways), TEST):
+                rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=lab.device)
+                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.exact)
+                inputs = {name: value for name, value in inputs.items() if not name.startswith(("motion", "labels"))}
+                begins = questions.begins[lab.exams.question[rows]]
+                at, ids = torch.arange(len(rows), device=lab.device), inputs["input_ids"]
+                ids.masked_fill_(
+                    torch.arange(ids.shape[1], device=lab.device) >= begins[:, None], tokenizer.pad_token_id
+                )
+                for step in range(questions.labelled):
+                    with autocast(self.step.device, lab.setting):
+                        hidden = self.model.model(**inputs)[0]
+                        ids[at, begins + step] = self.model.lm_head(hidden[at, begins + step - 1]).argmax(-1)
+                found += [
+                    tokenizer.decode(row[start : start + questions.labelled]).partition("<|im_end|>")[0].strip()
+                    for row, start in zip(ids.tolist(), begins.tolist(), strict=True)
+                ]
+        return found
 
     @torch.no_grad()
     def probe(self, test: Test) -> dict[str, float]:

@@ -7,7 +7,8 @@
 `start.py build` comes first. `probe` trains nothing: it fits ridge regression from the features of a token's patches,
 after some of the layers, to the token's motion. `train` trains encoder, projector and head on motion alone, 32 clips a
 step; it goes on where an earlier call of the same `--apart` and `--rate` ended. Both append rows to OUT/rows.jsonl.
-`--small` puts the encoder of `reader.py`, with random weights, in the place of the pretrained one.
+`--small` puts the encoder of `reader.py`, with random weights, in the place of the pretrained one; `--layers N` keeps
+the first N layers of that.
 
 The encoder's two frames of a token have equal weights at first. `--apart S` adds S times the same kernels, mixed by a
 random rotation, to the second frame's and takes it from the first's: what stands still is seen as before.
@@ -50,9 +51,10 @@ class Sight:
         apart: how far the two frames' kernels lie apart.
         folder: of the start.
         small: the small encoder of random weights, in float32; its frames lie apart by themselves.
+        layers: how many of the pretrained encoder are kept, the first ones; all where not given.
     """
 
-    def __init__(self, apart: float, folder: Path, small: bool = False) -> None:
+    def __init__(self, apart: float, folder: Path, small: bool = False, layers: int | None = None) -> None:
         torch.set_num_threads(1)
         photos = torch.from_numpy(np.load(folder / "model" / "photos.npy"))
         self.studio = Studio(photos, UNSEEN_PHOTOS, SETTING.side, SETTING.frames, "cpu")
@@ -61,6 +63,7 @@ class Sight:
         start = load_start(folder / "model", "cpu")
         if small:
             start.model.visual = small_tower(0)
+        start.model.visual.blocks = start.model.visual.blocks[:layers]
         seen = self.collator(self.studio.render(64, "in_domain", "stills", -1)).inputs
         scale_projector(start, seen["pixel_values_videos"], seen["video_grid_thw"])
         model = make_arm(start, ARMS["projector"], SETTING)
@@ -199,21 +202,26 @@ def main() -> None:
     parser.add_argument("--apart", type=float, nargs="+", default=[0.0], help="of the two frames' kernels")
     parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the encoder")
     parser.add_argument("--small", action="store_true", help="the small encoder of random weights; with train alone")
+    parser.add_argument("--layers", type=int, choices=range(1, 12), help="the first so many; with train alone")
     parser.add_argument("--steps", type=int, default=300, help="multiple of 50")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the start; checkpoints are written there")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    if arguments.layers and (arguments.small or arguments.command == "probe"):
+        parser.error("--layers: with train alone, and without --small")
     if arguments.small and (arguments.command, arguments.apart) != ("train", [0.0]):
         parser.error("--small: with train alone, and without --apart")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for apart in arguments.apart:
-        sight = Sight(apart, arguments.folder, arguments.small)
+        sight = Sight(apart, arguments.folder, arguments.small, arguments.layers)
         row: dict[str, Any] = {"command": arguments.command, "apart": apart}
         row |= {"small": True} if arguments.small else {}
+        row |= {"layers_kept": arguments.layers} if arguments.layers else {}
         if arguments.command == "probe":
             row |= {"layers": probe(sight)}
         else:
-            kept = arguments.folder / f"sight-{'small' if arguments.small else f'{apart:g}'}-{arguments.rate:g}.pt"
+            which = "small" if arguments.small else f"{apart:g}" + (f"-{arguments.layers}" if arguments.layers else "")
+            kept = arguments.folder / f"sight-{which}-{arguments.rate:g}.pt"
             row |= {"rate": arguments.rate, "curve": train(sight, arguments.rate, arguments.steps, kept)}
         with (arguments.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row | environment("cpu")) + "\n")

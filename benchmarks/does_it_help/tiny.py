@@ -7,8 +7,9 @@
 README.md holds what is compared and was written before the run. Each cell that ends is a row of OUT/cells.jsonl; a
 second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
 down after the first run: fewer answers, errors in the targets, longer training; with --measured those whose targets
-are measured, with --other-targets those whose targets are no motion, or of few clips. The cells come in the order of
-their worth; which are begun is a matter of time alone, not of what came out.
+are measured, with --other-targets those whose targets are no motion, or of few clips. --questions and --captions ask
+other things of other clips. The cells come in the order of their worth; which are begun is a matter of time alone, not
+of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
 cpu, each process trains one cell at a time on one core.
@@ -27,6 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import captions
 import lessons
 import numpy as np
 import torch
@@ -87,7 +89,8 @@ AHEAD = {f"{arm}, future": replace(ARMS[arm], targets="future") for arm in ("pro
 MEASURED = {f"{arm}, auto": replace(ARMS[arm], targets="auto") for arm in ("projector", "last_hidden")}
 OTHERS = {f"{arm}, {name}": replace(ARMS[arm], targets=name) for arm, name in OTHER_ARMS}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
-ARMS |= FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
+BEFORE = {"before": Trial(weight=0.0)}
+ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
@@ -139,7 +142,10 @@ class Course:
         if self.start == "tiny":
             make_tiny(folder, seed)
             return
-        texts = [f"{q.text} Answer: {word}" for q in lessons.texts() for word in q.options]
+        written = self.lab is captions.CaptionLab
+        asked = lessons.texts(captions.ASKED) if written else lessons.texts()
+        texts = [f"{q.text} Answer: {word}" for q in asked for word in q.options]
+        texts += [f"{q.text} Answer: {q.answer}" for q in captions.every_caption()] if written else []
         build_tiny("qwen2_vl", folder / f"{self.start}-{seed}", texts, seed=seed)
 
 
@@ -155,6 +161,26 @@ QUESTIONS = Course(
     dict.fromkeys(lessons.TASKS, 96),
     LESSON_CHUNK,
 )
+CAPTIONED = Course(
+    "captions",
+    SETTINGS["captions"],
+    captions.CaptionLab,
+    lessons.SPLITS,
+    dict.fromkeys(captions.TASKS, 1.0),
+    dict.fromkeys(captions.TASKS, 96),
+    LESSON_CHUNK,
+)
+
+
+def course_of(arguments: argparse.Namespace) -> Course:
+    """The clips and questions of the run that the command line names."""
+    return CAPTIONED if arguments.captions else QUESTIONS if arguments.questions else WHICH_WAY
+
+
+def captions_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run with captions, in the order of their worth, behind what each start can do."""
+    arms = [("before", 0), *((arm, steps) for arm in QUESTIONS_TABLE)]
+    return [Cell("main", arm, RATE, seed, count) for seed in range(1, seeds + 1) for arm, count in arms]
 
 
 def questions_plan(steps: int, seeds: int) -> list[Cell]:
@@ -207,6 +233,8 @@ def others_plan(steps: int, seeds: int) -> list[Cell]:
 
 def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
     """List the cells of the run that the command line names."""
+    if arguments.captions:
+        return captions_plan(steps, seeds)
     if arguments.questions:
         return questions_plan(steps, seeds)
     if arguments.measured:
@@ -376,7 +404,7 @@ class Runner:
 
     def __init__(self, arguments: argparse.Namespace, graphs: bool, processes: int, device: str) -> None:
         self.at_once = arguments.slots if graphs else processes
-        course = QUESTIONS if arguments.questions else WHICH_WAY
+        course = course_of(arguments)
         chunk = course.chunk[device]
         self.step_seconds, self.steps = 0.0, SPEED_STEPS[device]
         clips = AT_ONCE * SETTING.batch
@@ -385,8 +413,8 @@ class Runner:
             steps = max(longest * (arguments.steps or MOST_STEPS), SETTING.stills_steps)
             clips = max(steps * SETTING.batch, max(ANSWERS))
         sources = ("auto",) if arguments.measured else NO_MOTION if arguments.other_targets else ()
-        keeps = arguments.follow_up or arguments.questions or bool(sources)
-        if arguments.questions or sources:
+        keeps = arguments.follow_up or course is not WHICH_WAY or bool(sources)
+        if course is not WHICH_WAY or sources:
             clips = (arguments.steps or MOST_STEPS) * SETTING.batch * (1 + arguments.other_targets)
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
@@ -433,6 +461,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
+    parser.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
     parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
     parser.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
@@ -488,8 +517,8 @@ class Experiment:
     def run(self) -> None:
         """Do what is missing."""
         arguments, log = self.arguments, self.log
-        course = QUESTIONS if arguments.questions else WHICH_WAY
-        start = "tiny_questions" if arguments.questions else "tiny"
+        course = course_of(arguments)
+        start = "tiny" if course is WHICH_WAY else f"tiny_{course.start}"
         self.note(job={"start": start, "setting": asdict(course.setting)}, environment=environment(arguments.device))
         for seed in range(arguments.seeds + 1):
             if not (arguments.folder / f"{course.start}-{seed}" / "processor_config.json").exists():
@@ -518,7 +547,7 @@ class Experiment:
             runner.process.steps = self.plan["steps"]
             if arguments.follow_up:
                 runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
-            if arguments.questions:
+            if course is not WHICH_WAY:
                 runner.process.longer = 0
         self.do(runner, cells_to_run(arguments, self.plan["steps"], self.plan["seeds"]))
         log("done")

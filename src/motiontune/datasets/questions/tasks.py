@@ -430,12 +430,15 @@ def _caption(draw: Draw, task: str) -> Made:
         shape, colour = list(OUTLINES)[script.shapes[row, 0]], list(COLOURS)[script.colours[row, 0]]
         named = {"turns": [TURNS[sense[row]]], "rests": [TURNS[sense[row]]]}.get(action, [words[ways[row, 0]]])
         named += [words[ways[row, 1]]] * (action == "order")
-        thing = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}"
         # the way belongs to the template, as in Something-Something
-        template = form.format("[Something]", *named)
-        answer = form.format(thing[0].upper() + thing[1:], *named)
+        template, answer = form.format("[Something]", *named), form.format(name_thing(colour, shape), *named)
         questions.append(Question(task, draw.pick(WORDINGS[task]), (), answer, template, action))
     return script, questions
+
+
+def name_thing(colour: str, shape: str) -> str:
+    """Name an object at the beginning of a caption: "An orange ring"."""
+    return f"{'An' if colour[0] in 'aeiou' else 'A'} {colour} {shape}"
 
 
 def _appearance(draw: Draw, task: str) -> Made:
