@@ -510,6 +510,7 @@ def engine_table(rows: list[Row]) -> str:
 
 
 QUESTION_ARMS = {
+    "before": "before, the start itself",
     "ce": "answers alone",
     "shuffled": "with the motion of other clips (placebo)",
     "projector": "**with motion**, at the projector",
@@ -523,6 +524,14 @@ QUESTION_TASKS = {
     "turns": "turns which way",
     "appearance": "colour and shape",
 }
+CAPTION_TASKS = {
+    "caption": "the whole caption",
+    "caption_thing": "its thing",
+    "caption_action": "its action",
+    "caption_way": "its way",
+    "which_way_4": "asked which way",
+    "appearance": "asked colour or shape",
+}
 
 
 QUESTION_CHANCE = {
@@ -535,14 +544,14 @@ QUESTION_CHANCE = {
 }  # per cent
 
 
-def question_table(rows: list[Row], split: str = "in_domain") -> str:
-    """What a model of half a million weights answers right to many kinds of questions learned at once, in per cent."""
-    rows = [row for row in rows if row["start"] == "tiny_questions" and row["split"] == split]
+def question_table(rows: list[Row], start: str, tasks: dict[str, str]) -> str:
+    """What a model of half a million weights gets right of many tasks learned at once, in per cent, in domain."""
+    rows = [row for row in rows if row["start"] == start and row["split"] == "in_domain"]
     found = {(row["steps"], row["arm"], row["task"]): row for row in rows if row["learning_rate"] == 5e-4}
-    lines = [["trained on", "steps", "seeds", *QUESTION_TASKS.values()]]
+    lines = [["trained on", "steps", "seeds", *tasks.values()]]
     for steps in sorted({key[0] for key in found}):
         for arm, title in QUESTION_ARMS.items():
-            cells = [found[steps, arm, task] for task in QUESTION_TASKS if (steps, arm, task) in found]
+            cells = [found[steps, arm, task] for task in tasks if (steps, arm, task) in found]
             if cells:
                 shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
                 lines.append([title, f"{steps:,}", str(len(cells[0]["seeds"])), *shares])
@@ -554,7 +563,8 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/engines.md": {"engines": lambda: engine_table(load("engine_matrix/cpu"))},
     ROOT / "docs/does_it_help.md": {
         "answers": lambda: answer_table(load("does_it_help/main")),
-        "questions": lambda: question_table(load("does_it_help/main")),
+        "questions": lambda: question_table(load("does_it_help/main"), "tiny_questions", QUESTION_TASKS),
+        "captions": lambda: question_table(load("does_it_help/main"), "tiny_captions", CAPTION_TASKS),
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
         "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),

@@ -1,6 +1,7 @@
 """The benchmark of benefit: clips leave no way around motion, batches are the product's, the start is exact."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from motiontune.datasets.questions.tasks import World, make_scripts
 from motiontune.model import forward
 from motiontune.model.losses import supervised_positions
 from motiontune.model.tiny import build_tiny
@@ -21,6 +23,7 @@ from motiontune.targets import tokens_to_vectors
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "does_it_help"))
 
 import aggregate
+import captions
 import clips
 import learning
 import lessons
@@ -438,6 +441,67 @@ def test_probes_read_what_is_there(lesson_lab: lessons.LessonLab, monkeypatch: p
     assert set(row["final"]) == {"in_domain"} and len(row["final"]["in_domain"]["speed"]["right"]) == 8
     assert set(lessons.TASKS) < set(row["curve"][-1]) and row["curve"][-1]["step"] == 3
     assert aggregate.tasks_of(row) == {"speed": ("speed", "right")}
+
+
+def test_captions_are_read_as_they_are_made() -> None:
+    world = World(FRAMES, 4, 2, 4, cameras=("still",), plain=False)
+    _, made = make_scripts("caption", 140, "ood_objects", world, 3)
+    every = {(question.text, question.answer) for question in captions.every_caption()}
+    for question in made:
+        assert (question.text, question.answer) in every
+        thing, motion = captions.read(question.answer)
+        assert thing and motion and motion[0] == question.action
+        assert question.template == question.answer.replace(thing, "[Something]")
+        assert all(captions.score(question.answer, question.answer).values())
+    assert {question.action for question in made} == set(captions.CAPTIONS)
+    right = "A red circle gliding left until it rests"
+    for written, scores in {
+        "A red circle moving left and then halting": [True] * 4,  # in other words
+        "A red circle gliding right until it rests": [False, True, True, False],
+        "A red circle drifting left": [False, True, False, True],
+        "A blue circle gliding left until it rests": [False, False, True, True],
+        "A red circle going up, after that left": [False, True, False, False],
+        "A red circle": [False, True, False, False],
+        "": [False] * 4,
+    }.items():
+        assert captions.score(written, right) == dict(zip(captions.SCORES, scores, strict=True)), written
+    assert "caption_way" not in captions.score(right, "A red circle spinning clockwise")
+
+
+def test_captions_are_written_as_transformers_generates_them(studio: clips.Studio, tmp_path: Path) -> None:
+    texts = [f"{q.text} Answer: {word}" for q in lessons.texts(captions.ASKED) for word in q.options]
+    texts += [f"{q.text} Answer: {q.answer}" for q in captions.every_caption()[::50]]
+    build_tiny("qwen2_vl", tmp_path, texts, hidden_size=32, layers=2, vision_layers=1)
+    tests = [("in_domain", task, 8, -1) for task in captions.TASKS] + [("ood_speeds", "caption", 8, -2)]
+    setting = learning.Setting(SIDE, FRAMES, 8, (1e-2,), 60, warmup=1, half=False)
+    lab = captions.CaptionLab(tmp_path, setting, studio.photos.permute(0, 2, 3, 1), 2, "cpu", 48, 24)
+    lab.add_tests(tests)
+    base = learning.load_start(tmp_path, "cpu")
+    slot, pool = many.Slot(lab, base, many.Trial(), False), many.Pool(lab, "mixed", 5, 0, 48, True)
+    work = slot.work(learning.Cell("main", "projector", 1e-2, 5, 12), many.Trial(), base.state_dict(), pool, math.inf)
+    try:
+        while True:
+            next(work)
+    except StopIteration as end:
+        row = end.value
+    assert set(captions.SCORES) | {"which_way_4", "appearance"} < set(row["curve"][-1])
+    assert {*row["final"]["ood_speeds"]} == {*captions.SCORES}
+    assert len(row["final"]["ood_speeds"]["caption_thing"]["right"]) == 8
+    written = slot.write(lab.tests[0])
+    assert any(written), "nothing was written, so nothing is compared"
+    trained = {name: value for name, value in slot.model.state_dict().items() if "motion_head" not in name}
+    base.load_state_dict(trained)
+    rows = torch.arange(8)
+    inputs = lab.inputs(lab.exams, rows, rows, learning.PLAIN, slot.exact)
+    tokenizer, begins = lab.collator.tokenizer, lab.questions.begins[lab.exams.question[rows]].tolist()
+    patches = inputs["pixel_values_videos"].unflatten(0, (8, -1))
+    for row, begin in enumerate(begins):
+        ids = inputs["input_ids"][row : row + 1, :begin]
+        video = {"pixel_values_videos": patches[row], "video_grid_thw": inputs["video_grid_thw"][row : row + 1]}
+        video["mm_token_type_ids"] = 2 * (ids == lab.collator.video_id).int()
+        found = base.generate(ids, **video, max_new_tokens=lab.questions.labelled, do_sample=False)
+        text = tokenizer.decode(found[0, begin:]).partition("<|im_end|>")[0].strip()
+        assert written[row] == text
 
 
 def test_targets_that_are_no_motion_tell_nothing_of_the_way(studio: clips.Studio, collator: learning.Collator) -> None:

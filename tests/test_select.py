@@ -110,6 +110,9 @@ def test_the_command(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     words = capsys.readouterr().out.split()
     text = " ".join(words)
     assert "clips in the manifest 6" in text and "- camera above 0.8 1" in text and "dataset: selected" in text
+    assert "are taken" not in text
+    run_command("select", [*arguments, "--draw", "500"])
+    assert "--draw 500: fewer were left, and all of them are taken" in capsys.readouterr().out
     for more, message in {
         ("--min-frames", "99"): "none of 6 clips is left",
         ("--min-moving", "0.5", "--max-moving", "0.4"): "--min-moving 0.5 is above --max-moving 0.4",

@@ -56,4 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     copy = copy_below if arguments.copy else None
     selection = select(arguments.manifest, wanted, arguments.out, arguments.name, dataset, arguments.prompt, copy)
     print(selection.table())
+    if wanted.draw is not None and not selection.left_out["not drawn"] and selection.chosen < wanted.draw:
+        print(f"--draw {wanted.draw:,}: fewer were left, and all of them are taken")
     print(f"\nIn the YAML:\n\n{selection.yaml()}")
