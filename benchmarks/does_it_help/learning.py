@@ -99,7 +99,8 @@ class Setting:
         rates: learning rates that are tried for an arm.
         length: positions of a sequence; shorter ones are filled up.
         head_rate: of the motion head, in learning rates of the model.
-    encoder_rate: of the encoder and the projector, likewise.
+        encoder_rate: of the encoder and the projector, likewise.
+        projector_rate: of the projector, likewise, where it is not the encoder's.
         scale: of the motion targets, in patches.
         warmup: steps until the full learning rate.
         decay: share of the steps at the end in which it falls to 0.
@@ -118,6 +119,7 @@ class Setting:
     length: int
     head_rate: float = 10.0
     encoder_rate: float = 1.0
+    projector_rate: float | None = None
     scale: float = 0.1
     warmup: int = 20
     decay: float = 0.2
@@ -148,6 +150,10 @@ SETTINGS = {
 }
 SETTINGS["questions"] = replace(SETTINGS["tiny"], length=60)
 SETTINGS["captions"] = replace(SETTINGS["tiny"], length=60)
+# a pretrained encoder, which learns at a fiftieth of the new decoder's rate
+SETTINGS["seer"] = replace(
+    SETTINGS["tiny"], rates=(2e-4, 5e-4, 1e-3), head_rate=1.8, encoder_rate=0.02, projector_rate=0.6, half=True
+)
 # the encoder learns at the rate of the tiny model, the decoder, which can read, at a fifth of it
 SETTINGS["reader"] = replace(
     SETTINGS["tiny"],
@@ -411,10 +417,16 @@ def autocast(device: torch.device, setting: Setting) -> Any:
 
 
 def arm_groups(model: Any, rate: float, setting: Setting) -> list[tuple[list[Any], float]]:
-    """All weights at one rate, the motion head at its own, and so the encoder where the setting has it so."""
+    """All weights at one rate; the motion head, and where the setting has it so encoder and projector, at their own."""
+    visual = model.model.visual
     groups = [(list(model.motion_head.parameters()), setting.head_rate * rate)]
-    if setting.encoder_rate != 1:
-        groups.append((list(model.model.visual.parameters()), setting.encoder_rate * rate))
+    if setting.projector_rate:
+        projector = list(visual.merger.mlp.parameters())
+        groups.append((projector, setting.projector_rate * rate))
+        among = {id(parameter) for parameter in projector}
+        groups.append(([p for p in visual.parameters() if id(p) not in among], setting.encoder_rate * rate))
+    elif setting.encoder_rate != 1:
+        groups.append((list(visual.parameters()), setting.encoder_rate * rate))
     own = {id(parameter) for some, _ in groups for parameter in some}
     return [([p for p in model.parameters() if id(p) not in own], rate), *groups]
 

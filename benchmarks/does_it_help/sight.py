@@ -1,7 +1,7 @@
 """Can the pretrained encoder see motion, and can it learn to, without the decoder? Looks, on a tuning seed.
 
     python benchmarks/does_it_help/sight.py probe --apart 0 0.5 2 --out benchmarks/does_it_help/results/sight
-    python benchmarks/does_it_help/sight.py train --apart 2 --rate 3e-4 --out benchmarks/does_it_help/results/sight
+    python benchmarks/does_it_help/sight.py train --apart 2 --layers 4 --out benchmarks/does_it_help/results/sight
     python benchmarks/does_it_help/sight.py train --small --rate 5e-4 --out benchmarks/does_it_help/results/sight
 
 `start.py build` comes first. `probe` trains nothing: it fits ridge regression from the features of a token's patches,
@@ -10,8 +10,7 @@ step; it goes on where an earlier call of the same `--apart` and `--rate` ended.
 `--small` puts the encoder of `reader.py`, with random weights, in the place of the pretrained one; `--layers N` keeps
 the first N layers of that.
 
-The encoder's two frames of a token have equal weights at first. `--apart S` adds S times the same kernels, mixed by a
-random rotation, to the second frame's and takes it from the first's: what stands still is seen as before.
+The encoder's two frames of a token have equal weights at first; `--apart` is that of `start.tell_apart`.
 """
 
 import argparse
@@ -27,7 +26,7 @@ import torch
 from clips import Clips, Studio
 from learning import ARMS, SETTINGS, Collator, load_start, make_arm, make_optimizer
 from run import environment
-from start import FOLDER, UNSEEN_PHOTOS, small_tower
+from start import FOLDER, UNSEEN_PHOTOS, small_tower, tell_apart
 from torch import Tensor
 from torch.nn import functional as F
 from whole import make_whole
@@ -41,7 +40,7 @@ PROBED_CLIPS, TEST_CLIPS, CHUNK = 2048, 256, 64
 PROBED_LAYERS = (1, 2, 4, 8, 12)
 RIDGE = 3000.0
 EVERY, KEPT = 25, 50  # steps between tests, and between checkpoints
-RATES, SMALL_RATES = (5, 1, 10), (2, 1, 3)  # of projector, encoder and head
+RATES, SMALL_RATES = (30, 1, 90), (2, 1, 3)  # of projector, encoder and head
 
 
 class Sight:
@@ -69,17 +68,12 @@ class Sight:
         model = make_arm(start, ARMS["projector"], SETTING)
         self.visual, self.head = model.model.visual, model.motion_head
         self.whole = model.model if small else None
-        self.memory = SETTINGS["reader" if small else "smollm2"].memory
+        self.memory = SETTINGS["reader" if small else "seer"].memory
         self.rates = SMALL_RATES if small else RATES
         if small:
             make_whole(model, self.grid, 0)
             return
-        torch.manual_seed(0)
-        kernel = self.visual.patch_embed.proj.weight.data  # [width, colours * frames * patch * patch]
-        rotation = torch.linalg.qr(torch.randn(len(kernel), len(kernel)))[0]
-        sign = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
-        mixed = (rotation @ kernel).view(len(kernel), 3, 2, -1)
-        self.visual.patch_embed.proj.weight.data = kernel + apart * (mixed * sign).flatten(1)
+        tell_apart(self.visual, apart)
 
     def clips(self, count: int, number: int) -> Clips:
         """Make clips that are asked nothing."""
@@ -200,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["probe", "train"])
     parser.add_argument("--apart", type=float, nargs="+", default=[0.0], help="of the two frames' kernels")
-    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate of the encoder")
+    parser.add_argument("--rate", type=float, default=1e-5, help="learning rate of the encoder")
     parser.add_argument("--small", action="store_true", help="the small encoder of random weights; with train alone")
     parser.add_argument("--layers", type=int, choices=range(1, 12), help="the first so many; with train alone")
     parser.add_argument("--steps", type=int, default=300, help="multiple of 50")
@@ -222,7 +216,11 @@ def main() -> None:
         else:
             which = "small" if arguments.small else f"{apart:g}" + (f"-{arguments.layers}" if arguments.layers else "")
             kept = arguments.folder / f"sight-{which}-{arguments.rate:g}.pt"
-            row |= {"rate": arguments.rate, "curve": train(sight, arguments.rate, arguments.steps, kept)}
+            row |= {
+                "rate": arguments.rate,
+                "rates": sight.rates,
+                "curve": train(sight, arguments.rate, arguments.steps, kept),
+            }
         with (arguments.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row | environment("cpu")) + "\n")
 

@@ -37,6 +37,7 @@ from clips import SPLITS, Studio
 from learning import SETTINGS, Cell, Collator, Setting, load_start
 from many import AT_ONCE, NO_MOTION, PROBES, Lab, Pool, Slot, Trial, target_errors
 from run import Log, environment, make_tiny
+from seer import make_seer
 from start import FOLDER, UNSEEN_PHOTOS
 from torch import Tensor
 
@@ -142,6 +143,9 @@ class Course:
         if self.start == "tiny":
             make_tiny(folder, seed)
             return
+        if self.start == "seer":
+            make_seer(folder, seed, self.setting)
+            return
         written = self.lab is captions.CaptionLab
         asked = lessons.texts(captions.ASKED) if written else lessons.texts()
         texts = [f"{q.text} Answer: {word}" for q in asked for word in q.options]
@@ -170,11 +174,19 @@ CAPTIONED = Course(
     dict.fromkeys(captions.TASKS, 96),
     LESSON_CHUNK,
 )
+SEER = replace(WHICH_WAY, start="seer", setting=SETTINGS["seer"])
 
 
 def course_of(arguments: argparse.Namespace) -> Course:
     """The clips and questions of the run that the command line names."""
+    if arguments.seer:
+        return SEER
     return CAPTIONED if arguments.captions else QUESTIONS if arguments.questions else WHICH_WAY
+
+
+def seer_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run with a pretrained encoder, in the order of their worth."""
+    return [Cell("main", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in QUESTIONS_TABLE]
 
 
 def captions_plan(steps: int, seeds: int) -> list[Cell]:
@@ -233,6 +245,8 @@ def others_plan(steps: int, seeds: int) -> list[Cell]:
 
 def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cell]:
     """List the cells of the run that the command line names."""
+    if arguments.seer:
+        return seer_plan(steps, seeds)
     if arguments.captions:
         return captions_plan(steps, seeds)
     if arguments.questions:
@@ -462,6 +476,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
+    parser.add_argument("--seer", action="store_true", help="with a pretrained encoder; `start.py build` comes first")
     parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
     parser.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))

@@ -17,6 +17,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel, Qwen2VL
 from motiontune.grid import VideoGrid
 from motiontune.model import forward
 from motiontune.model.losses import IGNORE_INDEX as IGNORE
+from motiontune.model.tower import DinoTower
 
 
 class WholeModel(Qwen2VLModel):
@@ -46,6 +47,11 @@ class WholeModel(Qwen2VLModel):
     def see(self, pixels: Tensor) -> Tensor:
         """Encode the clips, [B * patches, numbers] -> [B * tokens, H]."""
         visual: Any = self.visual
+        if isinstance(visual, DinoTower):  # does so by itself
+            thw = torch.tensor([[1, self.grid.rows, self.grid.cols]])
+            images = len(pixels) // (self.grid.rows * self.grid.cols)
+            seen: Tensor = visual(pixels, grid_thw=thw.expand(images, -1)).pooler_output
+            return seen
         length, heads = self.grid.rows * self.grid.cols, visual.config.num_heads
         # a matrix product: the convolution that it equals is slow
         hidden = F.linear(pixels, visual.patch_embed.proj.weight.flatten(1)).view(-1, length, visual.config.embed_dim)
