@@ -417,7 +417,7 @@ def autocast(device: torch.device, setting: Setting) -> Any:
 
 
 def arm_groups(model: Any, rate: float, setting: Setting) -> list[tuple[list[Any], float]]:
-    """All weights at one rate; the motion head, and where the setting has it so encoder and projector, at their own."""
+    """All weights at one rate; the motion head, and where the setting says so encoder and projector, at their own."""
     visual = model.model.visual
     groups = [(list(model.motion_head.parameters()), setting.head_rate * rate)]
     if setting.projector_rate:

@@ -40,7 +40,7 @@ PROBED_CLIPS, TEST_CLIPS, CHUNK = 2048, 256, 64
 PROBED_LAYERS = (1, 2, 4, 8, 12)
 RIDGE = 3000.0
 EVERY, KEPT = 25, 50  # steps between tests, and between checkpoints
-RATES, SMALL_RATES = (30, 1, 90), (2, 1, 3)  # of projector, encoder and head
+RATES, SMALL_RATES = (3e-4, 9e-4), (2, 3)  # of projector and head; those of `--small` are in rates of the encoder
 
 
 class Sight:
@@ -69,7 +69,6 @@ class Sight:
         self.visual, self.head = model.model.visual, model.motion_head
         self.whole = model.model if small else None
         self.memory = SETTINGS["reader" if small else "seer"].memory
-        self.rates = SMALL_RATES if small else RATES
         if small:
             make_whole(model, self.grid, 0)
             return
@@ -137,19 +136,24 @@ def probe(sight: Sight) -> list[dict[str, Any]]:
     return rows
 
 
-def train(sight: Sight, rate: float, steps: int, kept: Path) -> list[dict[str, Any]]:
+def rates_of(rate: float, small: bool) -> tuple[float, float, float]:
+    """Learning rates of projector, encoder and head."""
+    projector, head = (factor * rate for factor in SMALL_RATES) if small else RATES
+    return projector, rate, head
+
+
+def train(sight: Sight, rates: tuple[float, float, float], steps: int, kept: Path) -> list[dict[str, Any]]:
     """Train on motion alone; return the tests, those of an earlier call first.
 
     Args:
         sight: changed in place.
-        rate: of the encoder; the projector's and the head's are `sight.rates` of it.
+        rates: see `rates_of`.
         steps: in all.
         kept: the checkpoint.
     """
     visual, head = sight.visual, sight.head
     projector = list(visual.merger.mlp.parameters())
     encoder = [value for name, value in visual.named_parameters() if "merger.mlp" not in name]
-    rates = tuple(factor * rate for factor in sight.rates)
     groups = list(zip((projector, encoder, list(head.parameters())), rates, strict=True))
     optimizer = make_optimizer(groups, sight.memory)
     trained = torch.nn.ModuleList([visual, head])
@@ -216,11 +220,8 @@ def main() -> None:
         else:
             which = "small" if arguments.small else f"{apart:g}" + (f"-{arguments.layers}" if arguments.layers else "")
             kept = arguments.folder / f"sight-{which}-{arguments.rate:g}.pt"
-            row |= {
-                "rate": arguments.rate,
-                "rates": sight.rates,
-                "curve": train(sight, arguments.rate, arguments.steps, kept),
-            }
+            rates = rates_of(arguments.rate, arguments.small)
+            row |= {"rate": arguments.rate, "rates": rates, "curve": train(sight, rates, arguments.steps, kept)}
         with (arguments.out / "rows.jsonl").open("a") as file:
             file.write(json.dumps(row | environment("cpu")) + "\n")
 

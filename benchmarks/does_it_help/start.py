@@ -291,7 +291,8 @@ def build(folder: Path, out: Path, small: bool = False) -> Path:
     tokenizer = make_words(words)
     known = len(tokenizer)
     language = Language(SMOLLM2, weights["language"], make_tokenizer(tokenizer), known)
-    vision = draw_small(0) if small else Vision(DINO, weights["vision"], IMAGENET)
+    scaled = {"dino_layer_scale": "blocks.0.scale1" in weights["vision"]}  # older packs have the scales in the weights
+    vision = draw_small(0) if small else Vision(DINO | scaled, weights["vision"], IMAGENET)
     make_model(language, vision).save_pretrained(out)
     make_processor(language.tokenizer, vision).save_pretrained(out)
     return out

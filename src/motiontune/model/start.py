@@ -286,14 +286,15 @@ def read_dino(model: Any) -> Vision:
         "hidden_act": config.hidden_act,
         "patch_size": config.patch_size,
         "dino_grid": config.image_size // config.patch_size,
+        "dino_layer_scale": True,
     }
     return Vision(vision, dino_weights(model.state_dict()), IMAGENET)
 
 
 def dino_weights(dino: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename and fold the weights of a `Dinov2Model` into those of `DinoTower`.
+    """Rename the weights of a `Dinov2Model` to those of `DinoTower`.
 
-    Layer scales go into the layers before them, the first bias into the positions. The two frames of a token get half
+    The first bias goes into the positions. The two frames of a token get half
     of the weights each: at first the encoder sees their average.
     """
     pixels = dino["embeddings.patch_embeddings.projection.weight"]
@@ -308,19 +309,17 @@ def dino_weights(dino: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     for layer in range(sum(name.endswith("norm1.bias") for name in dino)):
         old, new = f"encoder.layer.{layer}.", f"blocks.{layer}."
-        after_attention = dino[old + "layer_scale1.lambda1"]
-        after_mlp = dino[old + "layer_scale2.lambda1"]
-        none = torch.zeros_like(after_attention)
+        for number in (1, 2):
+            weights[f"{new}scale{number}"] = dino[f"{old}layer_scale{number}.lambda1"]
+        none = torch.zeros_like(weights[f"{new}scale1"])  # of a layer without biases
         for part in ("weight", "bias"):
             attention = [
                 dino.get(f"{old}attention.attention.{name}.{part}", none) for name in ("query", "key", "value")
             ]
             weights[f"{new}attn.qkv.{part}"] = torch.cat(attention)
-            mixed, second = dino[f"{old}attention.output.dense.{part}"], dino[f"{old}mlp.fc2.{part}"]
-            shape = (-1, 1) if part == "weight" else (-1,)
-            weights[f"{new}attn.proj.{part}"] = after_attention.view(shape) * mixed
-            weights[f"{new}mlp.fc2.{part}"] = after_mlp.view(shape) * second
-            weights[f"{new}mlp.fc1.{part}"] = dino[f"{old}mlp.fc1.{part}"]
+            weights[f"{new}attn.proj.{part}"] = dino[f"{old}attention.output.dense.{part}"]
+            for name in ("fc1", "fc2"):
+                weights[f"{new}mlp.{name}.{part}"] = dino[f"{old}mlp.{name}.{part}"]
             for norm in ("norm1", "norm2"):
                 weights[f"{new}{norm}.{part}"] = dino[f"{old}{norm}.{part}"]
     return weights

@@ -68,16 +68,23 @@ class DinoAttention(VisionAttention):
 
 
 class DinoBlock(Qwen2VLVisionBlock):
-    """The stock encoder's weights, over whole images."""
+    """The stock encoder's weights, over whole images, and DINOv2's layer scales: its early layers change little of what
+    they get, and would change far too much in the first steps of training if the scales were part of the weights.
+
+    Args:
+        config: the `vision_config`; without `dino_layer_scale` the scales are part of the weights.
+    """
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.attn = DinoAttention(config)
+        scaled = getattr(config, "dino_layer_scale", False)
+        self.scale1, self.scale2 = (nn.Parameter(torch.ones(config.embed_dim)) if scaled else 1.0 for _ in range(2))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Run one layer, floating [images, tokens, width] -> the same."""
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.scale1 * self.attn(self.norm1(tokens))
+        return tokens + self.scale2 * self.mlp(self.norm2(tokens))
 
 
 class DinoTower(Qwen2VisionTransformerPretrainedModel):
