@@ -32,6 +32,7 @@ ROOT = FOLDER.parent
 PLOT = ROOT / "docs" / "cost.svg"
 ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
+SEER_PLOT = ROOT / "docs" / "does_it_help_seer.svg"
 READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
 SOAK_PLOT = ROOT / "docs" / "soak.svg"
@@ -335,6 +336,12 @@ def reader_table(rows: list[Row]) -> str:
     return shares_table([row for row in rows if row["run"] == "reader"], READER)
 
 
+SEER = {
+    ("ce", 5e-4, 1200): "answers alone",
+    ("shuffled", 5e-4, 1200): "with the motion of other clips (placebo)",
+    ("projector", 5e-4, 1200): "**with motion**, at the projector",
+    ("last_hidden", 5e-4, 1200): "**with motion**, at the last hidden states",
+}
 TRIALS = {
     ("projector", 5e-4, 2000): "motion at the projector, exact",
     ("noise 0.5", 5e-4, 2000): "an error of each patch, 0.5 px",
@@ -567,6 +574,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "captions": lambda: question_table(load("does_it_help/main"), "tiny_captions", CAPTION_TASKS),
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
+        "seer": lambda: trial_table(load("does_it_help/main"), "seer", SEER),
         "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
         "cost": lambda: cost_table(load("does_it_help/cost")),
         "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
@@ -673,6 +681,7 @@ def answers_to_plot() -> dict[Path, list[Row]]:
     results = FOLDER / "does_it_help/results"
     return {
         ANSWERS_PLOT: [row for row in cells_of(results / "tiny") if (row["rate"], row["steps"]) == (5e-4, 2000)],
+        SEER_PLOT: [row for row in cells_of(results / "seer") if row["phase"] == "main"],
         READER_PLOT: [row for row in cells_of(results / "reader") if row["phase"] == "main"],
     }
 

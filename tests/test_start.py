@@ -1,5 +1,6 @@
 """`motiontune prepare start`: two models become one, and both compute what they did."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,57 @@ def test_what_the_decoder_cannot_have_is_refused_in_one_line(
     with pytest.raises(ConfigError, match=reason) as caught:
         start.write_start(str(tmp_path / "language"), str(vision), tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_frames_that_differ_are_told_apart(language: Path, vision: Path, built: Path, tmp_path: Path) -> None:
+    """One before the other is not the other before the one; a start whose frames are equal cannot tell."""
+    tower.install_dino_tower()
+    start.write_start(str(language), str(vision), tmp_path / "equal", apart=0)
+    one, other = torch.randint(256, (2, 3, 56, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    orders = [torch.stack([one, other]), torch.stack([other, one])]
+    for folder, apart in ((built, True), (tmp_path / "equal", False)):
+        visual = AutoModelForImageTextToText.from_pretrained(folder).model.visual
+        seen = AutoProcessor.from_pretrained(folder).video_processor(
+            orders, do_sample_frames=False, return_tensors="pt"
+        )
+        features = visual(seen["pixel_values_videos"], grid_thw=seen["video_grid_thw"]).last_hidden_state
+        off = (features[:16] - features[16:]).norm() / features.norm()
+        assert (off > 0.05) if apart else (off < 1e-5)
+    with pytest.raises(ConfigError, match=r"--frames-apart must be from 0 to 100, not -1"):
+        start.write_start(str(language), str(vision), tmp_path / "out", apart=-1)
+    build_tiny("qwen2_vl", tmp_path / "tiny", ["left right"])
+    with pytest.raises(ConfigError, match="--frames-apart 1 is of a DINOv2, which knows no time; .* is qwen2_vl"):
+        start.write_start(str(language), str(tmp_path / "tiny"), tmp_path / "out", apart=1)
+
+
+def test_layer_scales_are_trained_by_themselves(built: Path, vision: Path) -> None:
+    tower.install_dino_tower()
+    visual = AutoModelForImageTextToText.from_pretrained(built).model.visual
+    dino = Dinov2Model.from_pretrained(vision)
+    for block, layer in zip(visual.blocks, dino.encoder.layer, strict=True):
+        assert torch.equal(block.scale1, layer.layer_scale1.lambda1) and block.scale1.requires_grad
+        assert torch.equal(block.mlp.fc2.weight, layer.mlp.fc2.weight)
+        assert torch.equal(block.attn.proj.weight, layer.attention.output.dense.weight)
+
+
+def test_starts_of_before_have_their_layer_scales_in_the_weights(built: Path, tmp_path: Path) -> None:
+    tower.install_dino_tower()
+    model = AutoModelForImageTextToText.from_pretrained(built)
+    folded = {name: value for name, value in model.state_dict().items() if ".scale" not in name}
+    for number, block in enumerate(model.model.visual.blocks):
+        for layer, scale in (("attn.proj", block.scale1), ("mlp.fc2", block.scale2)):
+            for part in ("weight", "bias"):
+                name = f"model.visual.blocks.{number}.{layer}.{part}"
+                folded[name] = folded[name] * scale.view(-1, *[1] * (folded[name].dim() - 1))
+    config = copy.deepcopy(model.config)
+    del config.vision_config.dino_layer_scale
+    old = type(model)(config)
+    old.load_state_dict(folded)
+    old.save_pretrained(tmp_path / "old")
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "old")
+    pixels, grid = torch.randn(32, 1176, generator=torch.Generator().manual_seed(0)), torch.tensor([[2, 4, 4]])
+    found, wanted = (each.model.visual(pixels, grid_thw=grid).last_hidden_state for each in (loaded, model))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_other_kinds_and_full_folders_are_refused(language: Path, vision: Path, tmp_path: Path) -> None:

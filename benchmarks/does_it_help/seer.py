@@ -11,10 +11,10 @@ import torch
 from clips import Studio
 from learning import Collator, Setting, load_start
 from run import make_tiny
-from start import UNSEEN_PHOTOS, tell_apart
+from start import UNSEEN_PHOTOS
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from motiontune.model.start import IMAGENET, scale_projector
+from motiontune.model.start import IMAGENET, scale_projector, tell_frames_apart
 
 
 LAYERS, APART = 4, 2.0
@@ -30,7 +30,8 @@ def make_seer(folder: Path, seed: int, setting: Setting) -> None:
     """
     out, base = folder / f"seer-{seed}", make_tiny(folder, seed)
     decoder, encoder = load_start(base, "cpu"), load_start(folder / "model", "cpu").model.visual
-    tell_apart(encoder, APART)
+    kernel = encoder.patch_embed.proj.weight
+    kernel.data = tell_frames_apart(kernel.data, APART)
     encoder.blocks = encoder.blocks[:LAYERS]
     config = decoder.config
     kept = {"depth": LAYERS, "hidden_size": config.text_config.hidden_size}

@@ -10,7 +10,7 @@ step; it goes on where an earlier call of the same `--apart` and `--rate` ended.
 `--small` puts the encoder of `reader.py`, with random weights, in the place of the pretrained one; `--layers N` keeps
 the first N layers of that.
 
-The encoder's two frames of a token have equal weights at first; `--apart` is that of `start.tell_apart`.
+`--apart` is that of `motiontune.model.start.tell_frames_apart`; at 0 both frames of a token have equal weights.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import torch
 from clips import Clips, Studio
 from learning import ARMS, SETTINGS, Collator, load_start, make_arm, make_optimizer
 from run import environment
-from start import FOLDER, UNSEEN_PHOTOS, small_tower, tell_apart
+from start import FOLDER, UNSEEN_PHOTOS, small_tower
 from torch import Tensor
 from torch.nn import functional as F
 from whole import make_whole
 
-from motiontune.model.start import scale_projector
+from motiontune.model.start import scale_projector, tell_frames_apart
 
 
 SETTING = replace(SETTINGS["smollm2"], frames=4, batch=32, length=48)
@@ -72,7 +72,8 @@ class Sight:
         if small:
             make_whole(model, self.grid, 0)
             return
-        tell_apart(self.visual, apart)
+        kernel = self.visual.patch_embed.proj.weight
+        kernel.data = tell_frames_apart(kernel.data, apart)
 
     def clips(self, count: int, number: int) -> Clips:
         """Make clips that are asked nothing."""

@@ -298,21 +298,6 @@ def build(folder: Path, out: Path, small: bool = False) -> Path:
     return out
 
 
-def tell_apart(visual: Any, apart: float) -> None:
-    """Let an encoder that sees the mean of a token's two frames tell them apart, in place; stills look as before.
-
-    `apart` times the same kernels, mixed by a random rotation, are added to the second frame's and taken from the
-    first's.
-    """
-    kernel = visual.patch_embed.proj.weight.data  # [width, colours * frames * patch * patch]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        rotation = torch.linalg.qr(torch.randn(len(kernel), len(kernel)))[0]
-    sign = torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1)
-    mixed = (rotation @ kernel).view(len(kernel), 3, 2, -1)
-    visual.patch_embed.proj.weight.data = kernel + apart * (mixed * sign).flatten(1)
-
-
 def small_tower(seed: int) -> Qwen2VisionTransformerPretrainedModel:
     """Draw a small Qwen2-VL encoder of random weights, with a projector."""
     with torch.random.fork_rng(devices=[]):

@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--language", required=True, metavar="NAME", help=f"{models}, or a GGUF file: llama, mistral or qwen2")
     add("--vision", required=True, metavar="NAME", help=f"{models}: dinov2, or a Qwen2-VL whose encoder is taken")
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write: the model_name_or_path of your YAML")
+    about = "how far to tell the two frames of a token apart, of a dinov2; 0: it sees their mean alone (default: 2)"
+    add("--frames-apart", type=float, metavar="X", help=about)
     add("--seed", type=int, default=0, metavar="N", help="of the projector's weights (default: 0)")
 
 
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _make_start(arguments: argparse.Namespace) -> None:
     from motiontune.model.start import write_start
 
-    report = write_start(arguments.language, arguments.vision, arguments.out, arguments.seed)
+    report = write_start(arguments.language, arguments.vision, arguments.out, arguments.seed, arguments.frames_apart)
     print(report.table())
     if not report.stock:
         print("\nmotiontune loads it (train, evaluate, predict, export); transformers alone refuses its encoder.")

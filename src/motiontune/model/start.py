@@ -45,6 +45,9 @@ CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
 ROWS = 64  # the vocabulary is filled up to a multiple
 MERGE = 2  # patches per token along each side
+# With a DINOv2's frames so far apart its first layers learn motion in 500 steps, and with equal frames they do not
+# in 350 (benchmarks/does_it_help/README.md); what moves looks less like itself at first
+FRAMES_APART, MOST_APART = 2.0, 100.0
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 TOLERANCE = 1e-3  # of the largest number
 SENTENCE = "Which way does the red square move? It moves left, then 12 pixels up."
@@ -110,7 +113,7 @@ class StartReport:
         return f"model_name_or_path: {self.out.absolute()}\ntemplate: {SIMPLEST.templates[0]}"
 
 
-def write_start(language: str, vision: str, out: str | Path, seed: int = 0) -> StartReport:
+def write_start(language: str, vision: str, out: str | Path, seed: int = 0, apart: float | None = None) -> StartReport:
     """Write a checkpoint: model in float32, tokenizer, processor, generation settings.
 
     Args:
@@ -118,6 +121,7 @@ def write_start(language: str, vision: str, out: str | Path, seed: int = 0) -> S
         vision: folder or hub name of a vision model, one of `VISIONS`.
         out: folder to write; it must be empty.
         seed: of the projector's weights.
+        apart: of a DINOv2's frames, see `tell_frames_apart`; `FRAMES_APART` where not given.
 
     Raises:
         ConfigError: if one of the two cannot be loaded or is of another kind, or its function is not kept.
@@ -132,12 +136,19 @@ def write_start(language: str, vision: str, out: str | Path, seed: int = 0) -> S
     seen = _config_of(vision)
     if problem := _vision_problem(seen):
         raise ConfigError(f"--vision {vision}: {problem}")
+    if apart is not None and not 0 <= apart <= MOST_APART:
+        raise ConfigError(f"--frames-apart must be from 0 to {MOST_APART:g}, not {apart:g}")
+    if apart is not None and seen.model_type != "dinov2":
+        raise ConfigError(
+            f"--frames-apart {apart:g} is of a DINOv2, which knows no time; {vision} is {seen.model_type}"
+        )
     words = _load(AutoTokenizer, language)
     kind: Any = Dinov2Model if seen.model_type == "dinov2" else Qwen2VLForConditionalGeneration
     decoder = _load(AutoModelForCausalLM, language, dtype=torch.float32).eval()
     encoder = _load(kind, vision, dtype=torch.float32).eval()
     taken_language = read_language(decoder, words)
-    taken_vision = read_dino(encoder) if seen.model_type == "dinov2" else read_stock(encoder)
+    distance = FRAMES_APART if apart is None else apart
+    taken_vision = read_dino(encoder, distance) if seen.model_type == "dinov2" else read_stock(encoder)
     model = make_model(taken_language, taken_vision, seed)
     off = (
         _words_off(model, decoder, taken_language),
@@ -271,11 +282,12 @@ def make_tokenizer(words: Any) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def read_dino(model: Any) -> Vision:
-    """Take a DINOv2 apart.
+def read_dino(model: Any, apart: float) -> Vision:
+    """Take a DINOv2 to pieces.
 
     Args:
         model: a `Dinov2Model`.
+        apart: of its frames, see `tell_frames_apart`.
     """
     config = model.config
     vision = {
@@ -288,14 +300,32 @@ def read_dino(model: Any) -> Vision:
         "dino_grid": config.image_size // config.patch_size,
         "dino_layer_scale": True,
     }
-    return Vision(vision, dino_weights(model.state_dict()), IMAGENET)
+    weights = dino_weights(model.state_dict())
+    kernel = weights["patch_embed.proj.weight"]
+    return Vision(vision, weights | {"patch_embed.proj.weight": tell_frames_apart(kernel, apart)}, IMAGENET)
+
+
+def tell_frames_apart(kernel: Tensor, apart: float) -> Tensor:
+    """Let an encoder that sees the mean of a token's two frames see their difference, too; stills look as before.
+
+    `apart` times the mean of both kernels, mixed by a random rotation, is added to the second frame's and taken from
+    the first's. At 0 the frames are equal, and motion within a token does not exist for the encoder.
+
+    Args:
+        kernel: floating [width, colours * 2 * patch * patch], of the patches of both frames.
+        apart: how far.
+    """
+    both = kernel.view(len(kernel), 3, 2, -1)
+    mean = both.mean(2)
+    rotation = torch.linalg.qr(torch.randn(len(kernel), len(kernel), generator=torch.Generator().manual_seed(0)))[0]
+    mixed = apart * (rotation.to(kernel) @ mean.flatten(1)).view_as(mean)
+    return torch.stack([mean - mixed, mean + mixed], 2).flatten(1)
 
 
 def dino_weights(dino: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a `Dinov2Model` to those of `DinoTower`.
 
-    The first bias goes into the positions. The two frames of a token get half
-    of the weights each: at first the encoder sees their average.
+    The first bias goes into the positions. The two frames of a token get half of the weights each.
     """
     pixels = dino["embeddings.patch_embeddings.projection.weight"]
     bias = dino["embeddings.patch_embeddings.projection.bias"]

@@ -68,8 +68,10 @@ class DinoAttention(VisionAttention):
 
 
 class DinoBlock(Qwen2VLVisionBlock):
-    """The stock encoder's weights, over whole images, and DINOv2's layer scales: its early layers change little of what
-    they get, and would change far too much in the first steps of training if the scales were part of the weights.
+    """The stock encoder's weights, over whole images, and DINOv2's layer scales.
+
+    The early layers add little to what they get, and in the first steps of training would come to add far more if the
+    scales were part of the weights.
 
     Args:
         config: the `vision_config`; without `dino_layer_scale` the scales are part of the weights.
