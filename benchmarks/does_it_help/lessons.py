@@ -99,9 +99,8 @@ class LessonLab(Lab):
     """A lab for many kinds of questions; what it is made of is that of `Lab`."""
 
     at_once = len(TASKS)  # tests of a point of the curve
-    tasks: ClassVar[dict[str, int]] = dict.fromkeys(
-        TASKS, 1
-    )  # of "mixed", with the parts of the clips that are theirs
+    # of "mixed", with the parts of the clips that are theirs
+    tasks: ClassVar[dict[str, int]] = dict.fromkeys(TASKS, 1)
 
     def __init__(
         self, folder: Any, setting: Setting, photos: Tensor, unseen: int, device: str, clips: int, chunk: int
