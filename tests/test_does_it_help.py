@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from motiontune.datasets.questions.tasks import World, make_scripts
 from motiontune.model import forward
 from motiontune.model.losses import supervised_positions
 from motiontune.model.tiny import build_tiny
+from motiontune.model.tower import install_dino_tower
 from motiontune.targets import tokens_to_vectors
 
 
@@ -29,6 +31,8 @@ import learning
 import lessons
 import many
 import probes
+import run
+import seer
 import start
 import tiny
 import whole
@@ -228,6 +232,50 @@ def test_an_encoder_may_have_its_own_rate(folder: Path, collator: learning.Colla
     assert {rates[id(p)] for p in model.model.visual.parameters()} == {10.0}
     assert {rates[id(p)] for p in model.motion_head.parameters()} == {30.0}
     assert {rates[id(p)] for p in model.model.language_model.parameters()} == {2.0}
+
+    groups = learning.arm_groups(model, 2.0, replace(setting, encoder_rate=0.5, projector_rate=3.0))
+    rates = {id(parameter): rate for some, rate in groups for parameter in some}
+    assert len(rates) == sum(len(some) for some, _ in groups) == len(list(model.parameters()))
+    assert {rates[id(p)] for p in model.model.visual.merger.mlp.parameters()} == {6.0}
+    assert {rates[id(p)] for p in model.model.visual.blocks.parameters()} == {1.0}
+    assert {rates[id(p)] for p in model.motion_head.parameters()} == {30.0}
+
+
+def test_a_pretrained_encoders_first_layers_stand_before_a_tiny_decoder(
+    studio: clips.Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `seer.py` writes sees stills as the encoder's first layers do, and whole batches have its losses."""
+    monkeypatch.setattr(whole.forward, "supervised_positions", whole.forward.supervised_positions)  # put back after
+    install_dino_tower()
+    np.save(tmp_path / "photos.npy", studio.photos.permute(0, 2, 3, 1).repeat(start.UNSEEN_PHOTOS, 1, 1, 1).numpy())
+    config = AutoConfig.from_pretrained(run.make_tiny(tmp_path, 3))
+    sizes = {"embed_dim": 24, "num_heads": 2, "mlp_ratio": 2, "hidden_act": "gelu", "depth": 6, "hidden_size": 64}
+    config.vision_config = type(config.vision_config)(**sizes, patch_size=14, dino_grid=4, dino_layer_scale=True)
+    torch.manual_seed(0)
+    base = Qwen2VLForConditionalGeneration(config)
+    base.save_pretrained(tmp_path / "model")
+    seer.make_seer(tmp_path, 3, learning.SETTINGS["seer"])
+    made = learning.load_start(tmp_path / "seer-3", "cpu")
+    encoder, kept = base.model.visual, made.model.visual
+    assert len(kept.blocks) == seer.LAYERS < len(encoder.blocks)
+    encoder.blocks = encoder.blocks[: seer.LAYERS]
+    still = torch.randn(16, 3, 1, 196).expand(-1, -1, 2, -1).flatten(1)
+    grid = torch.tensor([[1, 4, 4]])
+    averaged = encoder.patch_embed.proj.weight.view(24, 3, 2, 196).mean(2, keepdim=True).expand(-1, -1, 2, -1)
+    encoder.patch_embed.proj.weight.data = averaged.flatten(1)
+    found, wanted = (each(still, grid_thw=grid).last_hidden_state for each in (kept, encoder))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+    collator = learning.Collator(tmp_path / "seer-3", replace(learning.SETTINGS["seer"], half=False), "cpu")
+    inputs, losses = collator(studio.render(8, "in_domain", "mixed", 8)).inputs, []
+    for known in (False, True):
+        model = learning.make_arm(made, learning.ARMS["last_hidden"], collator.setting)
+        torch.nn.init.normal_(model.motion_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+        if known:
+            whole.make_whole(model, collator.grid(FRAMES), inputs["input_ids"][0].tolist().index(collator.video_id))
+        output = model(**inputs)
+        losses.append([output.ce_sum, output.motion_sum])
+    torch.testing.assert_close(*losses, atol=1e-3, rtol=1e-4)
 
 
 def test_cells_are_trained_as_by_the_learner(
