@@ -668,7 +668,9 @@ def plot_answers(rows: list[Row], path: Path) -> None:
                     continue
                 steps = [point["step"] for point in found[0]]
                 values = np.array([[100 * point[key] for point in curve] for curve in found])
-                axis.plot(steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seeds)")
+                axis.plot(
+                    steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seed{'s' * (len(found) > 1)})"
+                )
                 axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
             axis.set(xlabel="steps of 32 clips", ylim=(0, 101))
         figure.axes[0].set_ylabel("right answers, %")

@@ -8,17 +8,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 
 from motiontune.datasets.questions.tasks import World, make_scripts
 from motiontune.model import forward
 from motiontune.model.losses import supervised_positions
 from motiontune.model.tiny import build_tiny
-from motiontune.model.tower import install_dino_tower
+from motiontune.model.tower import DinoTower, install_dino_tower
 from motiontune.targets import tokens_to_vectors
 
 
@@ -201,6 +203,12 @@ def test_whole_batches_have_the_losses_and_gradients_of_the_model(
     monkeypatch.setattr(whole.forward, "supervised_positions", whole.forward.supervised_positions)  # put back after
     base = learning.load_start(folder, "cpu")
     inputs = collator(studio.render(8, "in_domain", "mixed", 8)).inputs
+    for one, other in zip(*losses_and_gradients(base, collator, inputs), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+
+
+def losses_and_gradients(base: Any, collator: learning.Collator, inputs: dict[str, Any]) -> list[list[Any]]:
+    """Those of the model itself, then those of the one for whole batches."""
     found = []
     for known in (False, True):
         model = learning.make_arm(base, learning.ARMS["last_hidden"], collator.setting)
@@ -210,8 +218,7 @@ def test_whole_batches_have_the_losses_and_gradients_of_the_model(
         output = model(**inputs)
         (output.ce_sum + output.motion_sum).backward()
         found.append([output.ce_sum, output.motion_sum, *(p.grad for p in model.parameters())])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+    return found
 
 
 def test_answers_of_any_length_are_found_without_looking_for_each() -> None:
@@ -267,15 +274,28 @@ def test_a_pretrained_encoders_first_layers_stand_before_a_tiny_decoder(
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
 
     collator = learning.Collator(tmp_path / "seer-3", replace(learning.SETTINGS["seer"], half=False), "cpu")
-    inputs, losses = collator(studio.render(8, "in_domain", "mixed", 8)).inputs, []
-    for known in (False, True):
-        model = learning.make_arm(made, learning.ARMS["last_hidden"], collator.setting)
-        torch.nn.init.normal_(model.motion_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-        if known:
-            whole.make_whole(model, collator.grid(FRAMES), inputs["input_ids"][0].tolist().index(collator.video_id))
-        output = model(**inputs)
-        losses.append([output.ce_sum, output.motion_sum])
-    torch.testing.assert_close(*losses, atol=1e-3, rtol=1e-4)
+    inputs = collator(studio.render(8, "in_domain", "mixed", 8)).inputs
+    for one, other in zip(*losses_and_gradients(made, collator, inputs), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
+    with pytest.raises(SystemExit, match="no pretrained start here"):
+        seer.make_seer(tmp_path / "nowhere", 3, learning.SETTINGS["seer"])
+
+
+def test_layer_scales_go_into_the_weights() -> None:
+    sizes = {"embed_dim": 24, "num_heads": 2, "mlp_ratio": 2, "hidden_act": "gelu", "depth": 2, "hidden_size": 64}
+    config = Qwen2VLVisionConfig(**sizes, patch_size=14, dino_grid=4, dino_layer_scale=True)
+    torch.manual_seed(0)
+    scaled = DinoTower(config)
+    for block in scaled.blocks:
+        block.scale1.data, block.scale2.data = torch.rand(2, 24)
+    weights = {name: value.clone() for name, value in scaled.state_dict().items()}
+    start.fold_scales(weights)
+    del config.dino_layer_scale
+    folded = DinoTower(config)
+    folded.load_state_dict(weights)
+    pixels, grid = torch.randn(32, 1176), torch.tensor([[2, 4, 4]])
+    found, wanted = (each(pixels, grid_thw=grid).last_hidden_state for each in (folded, scaled))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_cells_are_trained_as_by_the_learner(

@@ -5,10 +5,9 @@ written word by word and then read: which thing it names, which action, whatever
 """
 
 from itertools import permutations, product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lessons import LessonLab, Lessons
-from many import Test
 
 from motiontune.datasets.questions.shapes import COLOURS, OUTLINES
 from motiontune.datasets.questions.tasks import CAPTIONS, TURNS, WAYS, WORDINGS, Question, name_thing
@@ -82,9 +81,4 @@ class CaptionLab(LessonLab):
         """The table of questions and captions."""
         return Lessons(self.collator, self.setting.frames, ASKED, every_caption())
 
-    def scores(self, written: list[str], test: Test) -> dict[str, dict[str, Any]]:
-        """Score a test's captions, clip by clip."""
-        rows = self.exams.question[test.begin : test.begin + len(test.ways)].tolist()
-        table: Any = self.questions
-        found = [score(text, table.captions[row]) for text, row in zip(written, rows, strict=True)]
-        return {name: {"right": "".join("01"[scores[name]] for scores in found if name in scores)} for name in SCORES}
+    score = staticmethod(score)

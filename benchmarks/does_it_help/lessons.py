@@ -81,7 +81,6 @@ class Lessons(QuestionTable):
         written = [(q.text, (q.answer,), 0) for q in captions]
         super().__init__(collator, frames, listed + written)
         self.row = {(text, answer): len(listed) + k for k, (text, (answer,), _) in enumerate(written)}
-        self.captions = {row: answer for (_, answer), row in self.row.items()}
         self.range: dict[tuple[str, str], tuple[int, int]] = {}
         for number, (task, _, _, answer) in enumerate(rows):
             first, count = self.range.get((task, answer), (number, 0))

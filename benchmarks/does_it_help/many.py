@@ -338,9 +338,10 @@ class Lab:
         """The last test, clip by clip, as `learning.test` returns it."""
         return in_full(table, test)
 
-    def scores(self, written: list[str], test: Test) -> dict[str, dict[str, Any]]:
-        """Score written answers: for each score of a clip the bits as in `in_full`."""
-        raise NotImplementedError
+    @staticmethod
+    def score(written: str, right: str) -> dict[str, bool]:
+        """Hold a written answer to the right one, by the names of what is right about it."""
+        return {"written": written == right}
 
     def inputs(self, store: Store, rows: Tensor, partners: Tensor, form: HeadForm, which: Tensor) -> dict[str, Any]:
         """Make a batch of the product's inputs, [B]; the motion is that of the partners, `which` as in `motion`."""
@@ -580,11 +581,8 @@ class Slot:
                 }
             for test in tests[:at_once]:
                 if test.task == self.lab.written:
-                    scores = self.lab.scores(self.write(test), test)
-                    point |= {
-                        name: round(score["right"].count("1") / len(score["right"]), 4)
-                        for name, score in scores.items()
-                    }
+                    bits = {name: score["right"] for name, score in self.scores(test).items()}
+                    point |= {name: round(some.count("1") / len(some), 4) for name, some in bits.items()}
             curve.append(point)
             if done == cell.steps or time.monotonic() > until:
                 break
@@ -607,7 +605,7 @@ class Slot:
                     probed[test.task] = self.probe(test)
                     continue
                 if test.task == self.lab.written:
-                    final.setdefault(test.split, {}).update(self.lab.scores(self.write(test), test))
+                    final.setdefault(test.split, {}).update(self.scores(test))
                     continue
                 table, _ = yield from self.answer(test.begin, len(test.ways))
                 final.setdefault(test.split, {})[test.task] = self.lab.in_full(table, test)
@@ -615,40 +613,45 @@ class Slot:
         row = asdict(cell) | {"done": done, "curve": curve, "final": final, "seconds": seconds}
         return row | ({"probes": probed} if probed else {})
 
+    def scores(self, test: Test) -> dict[str, dict[str, str]]:
+        """Score what is written to a test's questions: for each score the bits of its clips, as in `in_full`."""
+        questions, tokenizer = self.lab.questions, self.lab.collator.tokenizer
+        rows = self.lab.exams.question[test.begin : test.begin + len(test.ways)]
+        right = [_text(tokenizer, ids[ids != IGNORE]) for ids in questions.labels[rows].cpu()]
+        found = [self.lab.score(*pair) for pair in zip(self.write(test), right, strict=True)]
+        names = dict.fromkeys(name for scores in found for name in scores)
+        return {name: {"right": "".join("01"[each[name]] for each in found if name in each)} for name in names}
+
     @torch.no_grad()
     def write(self, test: Test) -> list[str]:
         """Write the answers to a test's questions, each the most likely token after another."""
-        lab, questions, found = self.lab, self.lab.questions, []
-        tokenizer = lab.collator.tokenizer
+        questions, tokenizer, found = self.lab.questions, self.lab.collator.tokenizer, []
         with torch.cuda.stream(self.stream):
-            for begin in range(test.begin, test.begin + len(test.ways), TEST):
-                rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=lab.device)
-                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.exact)
-                inputs = {name: value for name, value in inputs.items() if not name.startswith(("motion", "labels"))}
-                begins = questions.begins[lab.exams.question[rows]]
-                at, ids = torch.arange(len(rows), device=lab.device), inputs["input_ids"]
-                ids.masked_fill_(
-                    torch.arange(ids.shape[1], device=lab.device) >= begins[:, None], tokenizer.pad_token_id
-                )
+            for rows, inputs in self._asked(test):
+                begins, ids = questions.begins[self.lab.exams.question[rows]], inputs["input_ids"]
+                at, place = torch.arange(len(rows), device=ids.device), torch.arange(ids.shape[1], device=ids.device)
+                ids.masked_fill_(place >= begins[:, None], tokenizer.pad_token_id)
                 for step in range(questions.labelled):
-                    with autocast(self.step.device, lab.setting):
+                    with autocast(self.step.device, self.lab.setting):
                         hidden = self.model.model(**inputs)[0]
                         ids[at, begins + step] = self.model.lm_head(hidden[at, begins + step - 1]).argmax(-1)
-                found += [
-                    tokenizer.decode(row[start : start + questions.labelled]).partition("<|im_end|>")[0].strip()
-                    for row, start in zip(ids.tolist(), begins.tolist(), strict=True)
-                ]
+                answers = ids.gather(1, begins[:, None] + place[: questions.labelled])
+                found += [_text(tokenizer, row) for row in answers.cpu()]
         return found
+
+    def _asked(self, test: Test) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """The clips of a test in parts: places in the store, and the model's inputs without what is to be learned."""
+        for begin in range(test.begin, test.begin + len(test.ways), TEST):
+            rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=self.lab.device)
+            inputs = self.lab.inputs(self.lab.exams, rows, rows, self.form, self.exact)
+            yield rows, {n: value for n, value in inputs.items() if not n.startswith(("motion", "labels"))}
 
     @torch.no_grad()
     def probe(self, test: Test) -> dict[str, float]:
         """What a linear probe answers right at each stage, of the last quarter of a test's clips."""
         lab, parts = self.lab, []
         with torch.cuda.stream(self.stream):
-            for begin in range(test.begin, test.begin + len(test.ways), TEST):
-                rows = torch.arange(begin, min(begin + TEST, test.begin + len(test.ways)), device=lab.device)
-                inputs = lab.inputs(lab.exams, rows, rows, self.form, self.exact)
-                inputs = {name: value for name, value in inputs.items() if not name.startswith(("motion", "labels"))}
+            for rows, inputs in self._asked(test):
                 places = self.model.video_positions(inputs["input_ids"])
                 at = lab.questions.begins[lab.exams.question[rows]] - 1
                 parts.append(stages(self.model, inputs, places, at))
@@ -661,6 +664,11 @@ class Slot:
             return {
                 name: linear_probe(torch.cat([part[name] for part in parts]), numbers, fitted) for name in parts[0]
             }
+
+
+def _text(tokenizer: Any, ids: Tensor) -> str:
+    """The text of an answer's tokens, up to its end."""
+    return str(tokenizer.decode(ids.tolist())).partition("<|im_end|>")[0].strip()
 
 
 def summary(table: Tensor, test: Test) -> dict[str, float]:

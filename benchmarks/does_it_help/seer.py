@@ -27,7 +27,14 @@ def make_seer(folder: Path, seed: int, setting: Setting) -> None:
         folder: of the starts, with `model`.
         seed: of the random weights.
         setting: sizes of the clips.
+
+    Raises:
+        SystemExit: if `model` is missing.
     """
+    if not (folder / "model" / "config.json").exists():
+        raise SystemExit(
+            f"{folder / 'model'}: no pretrained start here; make it with `start.py pack` and `start.py build`"
+        )
     out, base = folder / f"seer-{seed}", make_tiny(folder, seed)
     decoder, encoder = load_start(base, "cpu"), load_start(folder / "model", "cpu").model.visual
     kernel = encoder.patch_embed.proj.weight

@@ -291,11 +291,20 @@ def build(folder: Path, out: Path, small: bool = False) -> Path:
     tokenizer = make_words(words)
     known = len(tokenizer)
     language = Language(SMOLLM2, weights["language"], make_tokenizer(tokenizer), known)
-    scaled = {"dino_layer_scale": "blocks.0.scale1" in weights["vision"]}  # older packs have the scales in the weights
-    vision = draw_small(0) if small else Vision(DINO | scaled, weights["vision"], IMAGENET)
+    fold_scales(weights["vision"])
+    vision = draw_small(0) if small else Vision(DINO, weights["vision"], IMAGENET)
     make_model(language, vision).save_pretrained(out)
     make_processor(language.tokenizer, vision).save_pretrained(out)
     return out
+
+
+def fold_scales(vision: dict[str, Tensor]) -> None:
+    """Put DINOv2's layer scales into the weights that they scale, in place: so they were in all that was measured."""
+    for name in [name for name in vision if ".scale" in name]:
+        block, _, number = name.rpartition(".scale")
+        scale, layer = vision.pop(name), {"1": "attn.proj", "2": "mlp.fc2"}[number]
+        vision[f"{block}.{layer}.weight"] *= scale[:, None]
+        vision[f"{block}.{layer}.bias"] *= scale
 
 
 def small_tower(seed: int) -> Qwen2VisionTransformerPretrainedModel:

@@ -165,14 +165,13 @@ QUESTIONS = Course(
     dict.fromkeys(lessons.TASKS, 96),
     LESSON_CHUNK,
 )
-CAPTIONED = Course(
-    "captions",
-    SETTINGS["captions"],
-    captions.CaptionLab,
-    lessons.SPLITS,
-    dict.fromkeys(captions.TASKS, 1.0),
-    dict.fromkeys(captions.TASKS, 96),
-    LESSON_CHUNK,
+CAPTIONED = replace(
+    QUESTIONS,
+    start="captions",
+    setting=SETTINGS["captions"],
+    lab=captions.CaptionLab,
+    tasks=dict.fromkeys(captions.TASKS, 1.0),
+    curve=dict.fromkeys(captions.TASKS, 96),
 )
 SEER = replace(WHICH_WAY, start="seer", setting=SETTINGS["seer"])
 
