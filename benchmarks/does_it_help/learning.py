@@ -154,6 +154,16 @@ SETTINGS["captions"] = replace(SETTINGS["tiny"], length=60)
 SETTINGS["seer"] = replace(
     SETTINGS["tiny"], rates=(2e-4, 5e-4, 1e-3), head_rate=1.8, encoder_rate=0.02, projector_rate=0.6, half=True
 )
+# that encoder before a decoder that can read, which gets the rate that it had behind a new one
+SETTINGS["pretrained"] = replace(
+    SETTINGS["seer"],
+    batch=16,
+    rates=(1e-4,),
+    head_rate=9.0,
+    encoder_rate=0.1,
+    projector_rate=3.0,
+    stills_rate=1e-4,
+)
 # the encoder learns at the rate of the tiny model, the decoder, which can read, at a fifth of it
 SETTINGS["reader"] = replace(
     SETTINGS["tiny"],

@@ -1,7 +1,7 @@
-"""A pretrained encoder before a tiny decoder: does motion help where the world has been seen already?
+"""A pretrained encoder: does motion help where the world has been seen already?
 
 The first layers of the encoder that `start.py build` puts into `model`, with its two frames told apart, then a new
-projector and the decoder of `make_tiny`. All of it is trained.
+projector, and the decoder of `make_tiny` or that of `model`, which can read. All of it is trained.
 """
 
 from pathlib import Path
@@ -20,13 +20,14 @@ from motiontune.model.start import IMAGENET, scale_projector, tell_frames_apart
 LAYERS, APART = 4, 2.0
 
 
-def make_seer(folder: Path, seed: int, setting: Setting) -> None:
-    """Write the start of a seed: the decoder and the projector are its own.
+def make_seer(folder: Path, seed: int, setting: Setting, reads: bool = False) -> None:
+    """Write the start of a seed, `seer-N` or `pretrained-N`: the projector and a tiny decoder are its own.
 
     Args:
         folder: of the starts, with `model`.
         seed: of the random weights.
         setting: sizes of the clips.
+        reads: with the decoder of `model`.
 
     Raises:
         SystemExit: if `model` is missing.
@@ -35,7 +36,8 @@ def make_seer(folder: Path, seed: int, setting: Setting) -> None:
         raise SystemExit(
             f"{folder / 'model'}: no pretrained start here; make it with `start.py pack` and `start.py build`"
         )
-    out, base = folder / f"seer-{seed}", make_tiny(folder, seed)
+    out = folder / f"{'pretrained' if reads else 'seer'}-{seed}"
+    base = folder / "model" if reads else make_tiny(folder, seed)
     decoder, encoder = load_start(base, "cpu"), load_start(folder / "model", "cpu").model.visual
     kernel = encoder.patch_embed.proj.weight
     kernel.data = tell_frames_apart(kernel.data, APART)

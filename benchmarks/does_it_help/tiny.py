@@ -93,6 +93,7 @@ POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction
 BEFORE = {"before": Trial(weight=0.0)}
 ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
+PRETRAINED_RATE = 1e-4  # of a decoder that can read
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
 FEWEST_STEPS, MOST_STEPS = 1200, 2000
@@ -143,8 +144,8 @@ class Course:
         if self.start == "tiny":
             make_tiny(folder, seed)
             return
-        if self.start == "seer":
-            make_seer(folder, seed, self.setting)
+        if self.start in ("seer", "pretrained"):
+            make_seer(folder, seed, self.setting, reads=self.start == "pretrained")
             return
         written = self.lab is captions.CaptionLab
         asked = lessons.texts(captions.ASKED) if written else lessons.texts()
@@ -174,18 +175,21 @@ CAPTIONED = replace(
     curve=dict.fromkeys(captions.TASKS, 96),
 )
 SEER = replace(WHICH_WAY, start="seer", setting=SETTINGS["seer"])
+PRETRAINED = replace(WHICH_WAY, start="pretrained", setting=SETTINGS["pretrained"])
 
 
 def course_of(arguments: argparse.Namespace) -> Course:
     """The clips and questions of the run that the command line names."""
     if arguments.seer:
         return SEER
+    if arguments.pretrained:
+        return PRETRAINED
     return CAPTIONED if arguments.captions else QUESTIONS if arguments.questions else WHICH_WAY
 
 
-def seer_plan(steps: int, seeds: int) -> list[Cell]:
-    """List the cells of the run with a pretrained encoder, in the order of their worth."""
-    return [Cell("main", arm, RATE, seed, steps) for seed in range(1, seeds + 1) for arm in QUESTIONS_TABLE]
+def seer_plan(steps: int, seeds: int, rate: float = RATE) -> list[Cell]:
+    """List the cells of a run with a pretrained encoder, in the order of their worth."""
+    return [Cell("main", arm, rate, seed, steps) for seed in range(1, seeds + 1) for arm in QUESTIONS_TABLE]
 
 
 def captions_plan(steps: int, seeds: int) -> list[Cell]:
@@ -246,6 +250,8 @@ def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cel
     """List the cells of the run that the command line names."""
     if arguments.seer:
         return seer_plan(steps, seeds)
+    if arguments.pretrained:
+        return seer_plan(steps, seeds, PRETRAINED_RATE)
     if arguments.captions:
         return captions_plan(steps, seeds)
     if arguments.questions:
@@ -428,7 +434,7 @@ class Runner:
         sources = ("auto",) if arguments.measured else NO_MOTION if arguments.other_targets else ()
         keeps = arguments.follow_up or course is not WHICH_WAY or bool(sources)
         if course is not WHICH_WAY or sources:
-            clips = (arguments.steps or MOST_STEPS) * SETTING.batch * (1 + arguments.other_targets)
+            clips = (arguments.steps or MOST_STEPS) * course.setting.batch * (1 + arguments.other_targets)
         room = (-(-clips // chunk) + (chunk > SETTING.batch)) * chunk  # a larger chunk reaches further ahead
         if graphs:
             room = FOLLOW_UP_CLIPS if arguments.follow_up else CLIPS
@@ -476,6 +482,7 @@ def main() -> None:
     parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     parser.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
     parser.add_argument("--seer", action="store_true", help="with a pretrained encoder; `start.py build` comes first")
+    parser.add_argument("--pretrained", action="store_true", help="that, and a pretrained decoder; hours on a core")
     parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
     parser.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
@@ -532,8 +539,10 @@ class Experiment:
         """Do what is missing."""
         arguments, log = self.arguments, self.log
         course = course_of(arguments)
-        start = "tiny" if course is WHICH_WAY else f"tiny_{course.start}"
-        self.note(job={"start": start, "setting": asdict(course.setting)}, environment=environment(arguments.device))
+        start, setting = course.start, course.setting
+        if start not in ("tiny", "pretrained"):
+            start = f"tiny_{start}"
+        self.note(job={"start": start, "setting": asdict(setting)}, environment=environment(arguments.device))
         for seed in range(arguments.seeds + 1):
             if not (arguments.folder / f"{course.start}-{seed}" / "processor_config.json").exists():
                 course.make(arguments.folder, seed)
@@ -546,7 +555,7 @@ class Experiment:
             self.note(targets=target_errors(clips, collator.grid(SETTING.frames)))
         runner = self.runner()
         seeds = range(1, arguments.seeds + 1)
-        stills = [Cell("stills", "ce", SETTING.stills_rate, seed, SETTING.stills_steps) for seed in seeds]
+        stills = [Cell("stills", "ce", setting.stills_rate, seed, setting.stills_steps) for seed in seeds]
         taught = arguments.folder / course.start
         self.do(runner, [cell for cell in stills if not Path(f"{taught}-{cell.seed}", "taught.pt").exists()])
         if "steps" not in self.plan:
