@@ -1,13 +1,15 @@
 """The encoder as block matcher: known pans, large motion, cuts, odd sizes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from make_clips import pan, texture
 from motiontune.errors import MotionUnavailable
 from motiontune.grid import VideoGrid
-from motiontune.motion import blockmatch
-from motiontune.motion.field import Direction
+from motiontune.motion import blockmatch, sources
+from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.patches import gray_frames
 from motiontune.motion.sources import motion_of
@@ -38,6 +40,28 @@ def test_a_large_motion() -> None:
     field = motion_of(clip, VideoGrid(4, 12, 20, patch=16), MotionOptions("blockmatch"))
     errors = np.linalg.norm(field.vectors - np.array([90.0, -14.0]), axis=-1)[field.valid]
     assert field.valid[1:3].mean() > 0.5 and np.median(errors) < 0.1
+
+
+@pytest.mark.parametrize("source", ["blockmatch", "blockmatch+flow", "auto"])
+@pytest.mark.parametrize(("size", "searched"), [((352, 224), {2}), ((320, 192), {1})])
+def test_fast_searches_large_frames_at_half_size(
+    source: str, size: tuple[int, int], searched: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, grid = clip_from_frames(pan(3, 30.0, -14.0, size=size), 2.0), VideoGrid(4, size[1] // 16, size[0] // 16, 16)
+    sizes = []
+
+    def match(*arguments: Any, smaller: int = 1) -> MotionField:
+        sizes.append(arguments[5] if len(arguments) > 5 else smaller)
+        return blockmatch.blockmatch_motion(*arguments[:5], smaller=sizes[-1])
+
+    monkeypatch.setattr(sources, "blockmatch_motion", match)
+    field = motion_of(clip, grid, MotionOptions(source, quality="fast"))
+    assert set(sizes) == searched
+    errors = np.linalg.norm(field.vectors - np.array([30.0, -14.0]), axis=-1)[field.valid]
+    assert field.valid[1:3].mean() > 0.7 and np.median(errors) < 0.3
+    sizes.clear()
+    motion_of(clip, grid, MotionOptions(source))
+    assert sizes[0] == 1
 
 
 @pytest.mark.parametrize("direction", ["past", "future"])

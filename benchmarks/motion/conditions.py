@@ -79,6 +79,7 @@ VARIANTS: tuple[tuple[str, str | None], ...] = (
     ("blockmatch", None),
     ("blockmatch+flow", "balanced"),
     ("flow", "balanced"),
+    ("auto", "fast"),
     ("auto", "balanced"),
     ("auto", "best"),
 )
@@ -226,19 +227,18 @@ def measure(
     rows = []
     for (source, quality, encoding, condition), parts in pools.items():
         row = {"condition": condition, "encoding": encoding, "source": source, "quality": quality}
-        found = figures(together(parts), least)
-        rows.append(
-            {
-                **row,
-                **found,
-                "ms_per_pair": round(1000 * float(np.median(seconds[source, quality, encoding, condition])), 2),
-            }
-        )
+        times = seconds[source, quality, encoding, condition]
+        rows.append({**row, **figures(together(parts), least), "ms_per_pair": _milliseconds(times)})
     for source, quality, encoding in dict.fromkeys(key[:3] for key in pools):
-        parts = [part for key, value in pools.items() if key[:3] == (source, quality, encoding) for part in value]
+        same = [key for key in pools if key[:3] == (source, quality, encoding)]
+        parts, times = ([one for key in same for one in table[key]] for table in (pools, seconds))
         row = {"condition": "all", "encoding": encoding, "source": source, "quality": quality}
-        rows.append({**row, **figures(together(parts), least)})
+        rows.append({**row, **figures(together(parts), least), "ms_per_pair": _milliseconds(times)})
     return rows
+
+
+def _milliseconds(seconds: Sequence[float]) -> float:
+    return round(1000 * float(np.median(seconds)), 2)
 
 
 def together(parts: Sequence[Pool]) -> Pool:

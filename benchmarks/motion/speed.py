@@ -41,8 +41,10 @@ SOURCES: tuple[tuple[str, str], ...] = (
     ("codec+flow", "balanced"),
     ("codec+flow", "best"),
     ("blockmatch", "balanced"),
+    ("blockmatch+flow", "fast"),
     ("blockmatch+flow", "balanced"),
     ("flow", "balanced"),
+    ("auto", "fast"),
     ("auto", "balanced"),
 )
 PEER = """

@@ -190,6 +190,19 @@ def reliability(results: dict[str, Any], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def quality_table(results: dict[str, Any]) -> str:
+    """`auto` at each quality, over all conditions of each encoding that has them all."""
+    head = ["", "quality", "EPE valid, px", "valid", "valid off by > 3 px", "of what moves: EPE", "valid", "ms a pair"]
+    lines = []
+    for row in results["rows"]:
+        if row["condition"] == "all" and row["source"] == "auto" and row["encoding"] != "x264 veryslow":
+            shares = [f"{row['valid_share']:.1%}", f"{row['outliers_valid']:.1%}"]
+            moving = [f"{row['moving_epe_valid']:.2f}", f"{row['moving_valid_share']:.1%}"]
+            quality, ms = row["quality"], f"{row['ms_per_pair']:.1f}"
+            lines.append([row["encoding"], quality, f"{row['epe_valid']:.2f}", *shares, *moving, ms])
+    return grid([head, *sorted(lines, key=lambda line: line[0], reverse=True)])
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """A text with the table between its marks replaced."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
@@ -211,6 +224,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     DOCS / "motion.md": {
         "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
         "accuracy": lambda: docs_table(load("accuracy")),
+        "quality": lambda: quality_table(load("conditions")),
         "speed": lambda: speed_table(load("speed")),
     },
 }

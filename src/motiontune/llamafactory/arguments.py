@@ -56,7 +56,8 @@ class MotionDataArguments(DataArguments):
     motion_quality: Literal["fast", "balanced", "best"] = field(
         default="balanced",
         metadata={
-            "help": "How much time optical flow may take where motion_source has it. best is slowest and most exact."
+            "help": "How much time block matching and optical flow may take where motion_source has them. fast "
+            "matches blocks at half size, best is slowest and most exact."
         },
     )
     motion_min_confidence: float = field(

@@ -18,7 +18,7 @@ class MotionOptions:
     Args:
         source: "auto", or another name in `motiontune.motion.sources.SOURCES`.
         direction: "past" or "future".
-        quality: how much time refinement by flow may take; see `docs/motion.md` for what it buys.
+        quality: how much time block matching and optical flow may take; see `docs/motion.md` for what it buys.
         min_confidence: vectors whose confidence is not above this are invalid. From 0 (all that there are) to below 1.
         motion_dir: where "file" looks for motion files; None is beside the clip.
         raft_weights: the file with the weights of "raft"; None is torchvision's own download.

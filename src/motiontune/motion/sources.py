@@ -27,6 +27,9 @@ from motiontune.video.vectors import Follower
 SMALLEST = 8
 """Pixels that each side of a clip's own frames must have: what is smaller than a block has nothing to be found by."""
 
+LARGE = 200
+"""Pixels of the shorter side of a frame from which on a fast block match searches it at half size alone."""
+
 Frames = list[NDArray[np.uint8]]
 Source = Callable[[Clip, VideoGrid, MotionOptions, Frames], MotionField]
 
@@ -43,7 +46,7 @@ def _codec(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) 
 
 
 def _blockmatch(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
-    return blockmatch_motion(clip, grid, options.direction, frames)
+    return blockmatch_motion(clip, grid, options.direction, frames, smaller=_sizes(grid, options)[0])
 
 
 def _flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
@@ -69,7 +72,7 @@ def _codec_and_flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames:
 
 def _blockmatch_and_flow(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -> MotionField:
     competition = Competition(_blockmatch(clip, grid, options, frames), clip, grid, frames)
-    _match_what_is_open(competition, clip, grid, options, frames, (2,))
+    _match_what_is_open(competition, clip, grid, options, frames, _sizes(grid, options)[1:])
     competition.refine(options.quality)
     return competition.field()
 
@@ -85,9 +88,14 @@ def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
         return _blockmatch_and_flow(clip, grid, options, frames)
     competition = Competition(vectors, clip, grid, frames)
     with contextlib.suppress(MotionUnavailable):  # no x264
-        _match_what_is_open(competition, clip, grid, options, frames, (1, 2))
+        _match_what_is_open(competition, clip, grid, options, frames, _sizes(grid, options))
     competition.refine(options.quality)
     return competition.field()
+
+
+def _sizes(grid: VideoGrid, options: MotionOptions) -> tuple[int, ...]:
+    """By how much frames are made smaller for a block match, one after the other: it takes most of the time."""
+    return (2,) if options.quality == "fast" and min(grid.height, grid.width) >= LARGE else (1, 2)
 
 
 def _match_what_is_open(
