@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoConfig, AutoProcessor, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 
 from motiontune.datasets.questions.tasks import World, make_scripts
@@ -279,6 +279,18 @@ def test_a_pretrained_encoders_first_layers_stand_before_a_tiny_decoder(
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
     with pytest.raises(SystemExit, match="no pretrained start here"):
         seer.make_seer(tmp_path / "nowhere", 3, learning.SETTINGS["seer"])
+
+    AutoProcessor.from_pretrained(tmp_path / "tiny-3").save_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        base.model.language_model.embed_tokens.weight.mul_(3)  # another decoder than that of `make_tiny`
+    base.save_pretrained(tmp_path / "model")
+    seer.make_seer(tmp_path, 4, learning.SETTINGS["pretrained"], reads=True)
+    reads = learning.load_start(tmp_path / "pretrained-4", "cpu")
+    decoder, own = base.model.language_model.state_dict(), reads.model.language_model.state_dict()
+    assert decoder.keys() == own.keys() and all(torch.equal(own[name], value) for name, value in decoder.items())
+    torch.testing.assert_close(
+        reads.model.visual(still, grid_thw=grid).last_hidden_state, wanted, atol=1e-4, rtol=1e-3
+    )
 
 
 def test_layer_scales_go_into_the_weights() -> None:
