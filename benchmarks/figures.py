@@ -34,6 +34,7 @@ ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
 SEER_PLOT = ROOT / "docs" / "does_it_help_seer.svg"
 READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
+PRETRAINED_PLOT = ROOT / "docs" / "does_it_help_pretrained.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
 SOAK_PLOT = ROOT / "docs" / "soak.svg"
 TRAINING_RUNS = FOLDER / "training_curves/results/runs.json"
@@ -342,6 +343,7 @@ SEER = {
     ("projector", 5e-4, 1200): "**with motion**, at the projector",
     ("last_hidden", 5e-4, 1200): "**with motion**, at the last hidden states",
 }
+PRETRAINED = {(arm, 1e-4, 600): title for (arm, _, _), title in SEER.items()}
 TRIALS = {
     ("projector", 5e-4, 2000): "motion at the projector, exact",
     ("noise 0.5", 5e-4, 2000): "an error of each patch, 0.5 px",
@@ -575,6 +577,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "few": lambda: few_table(load("does_it_help/main")),
         "reader": lambda: reader_table(load("does_it_help/main")),
         "seer": lambda: trial_table(load("does_it_help/main"), "seer", SEER),
+        "pretrained": lambda: trial_table(load("does_it_help/main"), "pretrained", PRETRAINED),
         "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
         "cost": lambda: cost_table(load("does_it_help/cost")),
         "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
@@ -672,7 +675,7 @@ def plot_answers(rows: list[Row], path: Path) -> None:
                     steps, values.mean(0), color=colour, label=f"{label} ({len(found)} seed{'s' * (len(found) > 1)})"
                 )
                 axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-            axis.set(xlabel="steps of 32 clips", ylim=(0, 101))
+            axis.set(xlabel=f"steps of {16 if path.name == PRETRAINED_PLOT.name else 32} clips", ylim=(0, 101))
         figure.axes[0].set_ylabel("right answers, %")
         figure.axes[0].axhline(25, color="black", linewidth=0.6, linestyle=":")
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
@@ -685,6 +688,7 @@ def answers_to_plot() -> dict[Path, list[Row]]:
         ANSWERS_PLOT: [row for row in cells_of(results / "tiny") if (row["rate"], row["steps"]) == (5e-4, 2000)],
         SEER_PLOT: [row for row in cells_of(results / "seer") if row["phase"] == "main"],
         READER_PLOT: [row for row in cells_of(results / "reader") if row["phase"] == "main"],
+        PRETRAINED_PLOT: [row for row in cells_of(results / "pretrained") if row["phase"] == "main"],
     }
 
 
