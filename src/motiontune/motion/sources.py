@@ -94,7 +94,7 @@ def _auto(clip: Clip, grid: VideoGrid, options: MotionOptions, frames: Frames) -
 
 
 def _sizes(grid: VideoGrid, options: MotionOptions) -> tuple[int, ...]:
-    """By how much frames are made smaller for a block match, one after the other: it takes most of the time."""
+    """By how much frames are made smaller for block matches, which take more time than anything else, one by one."""
     return (2,) if options.quality == "fast" and min(grid.height, grid.width) >= LARGE else (1, 2)
 
 
