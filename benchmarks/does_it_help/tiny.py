@@ -93,7 +93,6 @@ POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction
 BEFORE = {"before": Trial(weight=0.0)}
 ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
-PRETRAINED_RATE = 1e-4  # of a decoder that can read
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
 FEWEST_STEPS, MOST_STEPS = 1200, 2000
@@ -251,7 +250,7 @@ def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cel
     if arguments.seer:
         return seer_plan(steps, seeds)
     if arguments.pretrained:
-        return seer_plan(steps, seeds, PRETRAINED_RATE)
+        return seer_plan(steps, seeds, PRETRAINED.setting.rates[0])
     if arguments.captions:
         return captions_plan(steps, seeds)
     if arguments.questions:
@@ -476,15 +475,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of each cell, instead of what fits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
-    parser.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
+    runs = parser.add_mutually_exclusive_group()
+    runs.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
     parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
-    parser.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
-    parser.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
-    parser.add_argument("--seer", action="store_true", help="with a pretrained encoder; `start.py build` comes first")
-    parser.add_argument("--pretrained", action="store_true", help="that, and a pretrained decoder; hours on a core")
-    parser.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
-    parser.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
+    runs.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
+    runs.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
+    runs.add_argument("--seer", action="store_true", help="with a pretrained encoder; `start.py build` comes first")
+    runs.add_argument("--pretrained", action="store_true", help="that, and a pretrained decoder; hours on a core")
+    runs.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
+    runs.add_argument("--other-targets", action="store_true", help="targets that are no motion; on a CPU")
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
