@@ -111,7 +111,8 @@ def compared_with(arm: str) -> list[str]:
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):
         return ["projector"]
-    return {"projector": ["ce", "shuffled"], "last_hidden": ["ce", "projector"], "shuffled": ["ce"]}.get(arm, [])
+    others = {"ce": [], "projector": ["ce", "shuffled"], "last_hidden": ["ce", "projector"], "shuffled": ["ce"]}
+    return [*others[arm], "before"] if arm in others else []
 
 
 def reference(group: Group, arm: str, runs: list[Groups]) -> tuple[Group, dict[int, dict[str, Any]]] | None:

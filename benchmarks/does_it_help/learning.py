@@ -150,6 +150,7 @@ SETTINGS = {
 }
 SETTINGS["questions"] = replace(SETTINGS["tiny"], length=60)
 SETTINGS["captions"] = replace(SETTINGS["tiny"], length=60)
+SETTINGS["known"] = replace(SETTINGS["tiny"], stills_steps=2000)
 # a pretrained encoder, which learns at a fiftieth of the new decoder's rate
 SETTINGS["seer"] = replace(
     SETTINGS["tiny"], rates=(2e-4, 5e-4, 1e-3), head_rate=1.8, encoder_rate=0.02, projector_rate=0.6, half=True

@@ -238,15 +238,15 @@ def start_folder(job: Job, seed: int) -> Path:
     return job.folder / (f"tiny-{seed}-stills" if job.start == "tiny" else "stills")
 
 
-def make_tiny(folder: Path, seed: int) -> Path:
-    """Write half a million random weights, the first half of the start `tiny`."""
+def make_tiny(folder: Path, seed: int, name: str = "tiny") -> Path:
+    """Write half a million random weights, the first half of the start `tiny`, to `NAME-SEED`."""
     from motiontune.model.tiny import build_tiny
 
     photos = torch.zeros(2, 28, 28, 3, dtype=torch.uint8)
     studio = Studio(photos, 1, 28, 2, "cpu")
     asked = [q for task in ("mixed", "stills") for q in studio.render(256, "in_domain", task, 0).questions]
     texts = [f"{q.text} Answer: {q.options[q.answer]}" for q in asked]
-    return build_tiny("qwen2_vl", folder / f"tiny-{seed}", texts, seed=seed)
+    return build_tiny("qwen2_vl", folder / f"{name}-{seed}", texts, seed=seed)
 
 
 def serve(pipe: Connection, job: Job) -> None:

@@ -8,8 +8,8 @@ README.md holds what is compared and was written before the run. Each cell that 
 second run with the same OUT goes on behind the rows that are there. With --follow-up come the cells that were written
 down after the first run: fewer answers, errors in the targets, longer training; with --measured those whose targets
 are measured, with --other-targets those whose targets are no motion, or of few clips. --questions and --captions ask
-other things of other clips. The cells come in the order of their worth; which are begun is a matter of time alone, not
-of what came out.
+other things of other clips, --known looks closely at what is forgotten. The cells come in the order of their worth;
+which are begun is a matter of time alone, not of what came out.
 
 On a GPU all cells in progress are trained by one process, each as a recorded graph. Where that fails, or with --device
 cpu, each process trains one cell at a time on one core.
@@ -140,8 +140,8 @@ class Course:
 
     def make(self, folder: Path, seed: int) -> None:
         """Write the random weights of a seed."""
-        if self.start == "tiny":
-            make_tiny(folder, seed)
+        if self.start in ("tiny", "known"):
+            make_tiny(folder, seed, self.start)
             return
         if self.start in ("seer", "pretrained"):
             make_seer(folder, seed, self.setting, reads=self.start == "pretrained")
@@ -173,6 +173,7 @@ CAPTIONED = replace(
     tasks=dict.fromkeys(captions.TASKS, 1.0),
     curve=dict.fromkeys(captions.TASKS, 96),
 )
+KNOWN = replace(WHICH_WAY, start="known", setting=SETTINGS["known"], tasks={"which_way": 0.25, "appearance": 1.0})
 SEER = replace(WHICH_WAY, start="seer", setting=SETTINGS["seer"])
 PRETRAINED = replace(WHICH_WAY, start="pretrained", setting=SETTINGS["pretrained"])
 
@@ -183,12 +184,21 @@ def course_of(arguments: argparse.Namespace) -> Course:
         return SEER
     if arguments.pretrained:
         return PRETRAINED
+    if arguments.known:
+        return KNOWN
     return CAPTIONED if arguments.captions else QUESTIONS if arguments.questions else WHICH_WAY
 
 
 def seer_plan(steps: int, seeds: int, rate: float = RATE) -> list[Cell]:
     """List the cells of a run with a pretrained encoder, in the order of their worth."""
     return [Cell("main", arm, rate, seed, steps) for seed in range(1, seeds + 1) for arm in QUESTIONS_TABLE]
+
+
+def known_plan(steps: int, seeds: int) -> list[Cell]:
+    """List the cells of the run whose starts know stills well: what is compared of all seeds, then the rest."""
+    arms = [("before", 0), ("ce", steps), ("projector", steps)]
+    table = [Cell("main", arm, RATE, seed, count) for seed in range(1, seeds + 1) for arm, count in arms]
+    return table + [Cell("main", "last_hidden", RATE, seed, steps) for seed in range(1, seeds + 1)]
 
 
 def captions_plan(steps: int, seeds: int) -> list[Cell]:
@@ -251,6 +261,8 @@ def all_cells(arguments: argparse.Namespace, steps: int, seeds: int) -> list[Cel
         return seer_plan(steps, seeds)
     if arguments.pretrained:
         return seer_plan(steps, seeds, PRETRAINED.setting.rates[0])
+    if arguments.known:
+        return known_plan(steps, seeds)
     if arguments.captions:
         return captions_plan(steps, seeds)
     if arguments.questions:
@@ -481,6 +493,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     runs.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     runs.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
+    runs.add_argument("--known", action="store_true", help="starts that know stills well: what is forgotten?")
     runs.add_argument("--seer", action="store_true", help="with a pretrained encoder; `start.py build` comes first")
     runs.add_argument("--pretrained", action="store_true", help="that, and a pretrained decoder; hours on a core")
     runs.add_argument("--measured", action="store_true", help="targets as `auto` measures them; on a CPU")
