@@ -34,6 +34,7 @@ ANSWERS_PLOT = ROOT / "docs" / "does_it_help.svg"
 QUESTIONS_PLOT = ROOT / "docs" / "does_it_help_questions.svg"
 SEER_PLOT = ROOT / "docs" / "does_it_help_seer.svg"
 READER_PLOT = ROOT / "docs" / "does_it_help_reader.svg"
+KNOWN_PLOT = ROOT / "docs" / "does_it_help_known.svg"
 PRETRAINED_PLOT = ROOT / "docs" / "does_it_help_pretrained.svg"
 TRAINING_PLOT = ROOT / "docs" / "training_runs.svg"
 SOAK_PLOT = ROOT / "docs" / "soak.svg"
@@ -318,11 +319,6 @@ ANSWERS = {  # arm, rate of learning, steps
 }
 
 
-def answer_table(rows: list[Row]) -> str:
-    """What a model of half a million weights answers right, in per cent, with intervals over seeds and clips."""
-    return shares_table([row for row in rows if row["run"] == "tiny"], ANSWERS)
-
-
 READER = {  # arm, rate of learning, steps
     ("ce", 3e-5, 1500): "answers alone",
     ("ce", 1e-4, 1500): "answers alone, learning rate 1e-4",
@@ -332,11 +328,6 @@ READER = {  # arm, rate of learning, steps
 }
 
 
-def reader_table(rows: list[Row]) -> str:
-    """What a decoder that can read answers right behind a new encoder, as in `answer_table`."""
-    return shares_table([row for row in rows if row["run"] == "reader"], READER)
-
-
 SEER = {
     ("ce", 5e-4, 1200): "answers alone",
     ("shuffled", 5e-4, 1200): "with the motion of other clips (placebo)",
@@ -344,6 +335,12 @@ SEER = {
     ("last_hidden", 5e-4, 1200): "**with motion**, at the last hidden states",
 }
 PRETRAINED = {(arm, 1e-4, 600): title for (arm, _, _), title in SEER.items()}
+KNOWN = {
+    ("before", 5e-4, 0): "before, the start itself",
+    ("ce", 5e-4, 2000): "answers alone",
+    ("projector", 5e-4, 2000): "**with motion**, at the projector",
+    ("last_hidden", 5e-4, 2000): "**with motion**, at the last hidden states",
+}
 TRIALS = {
     ("projector", 5e-4, 2000): "motion at the projector, exact",
     ("noise 0.5", 5e-4, 2000): "an error of each patch, 0.5 px",
@@ -361,9 +358,13 @@ TRIALS = {
 }
 
 
-def trial_table(rows: list[Row], run: str, titles: dict[tuple[str, float, int], str]) -> str:
+def rows_of(run: str) -> list[Row]:
+    """The rows of main.json that are of one run."""
+    return [row for row in load("does_it_help/main") if row["run"] == run]
+
+
+def trial_table(run: str, titles: dict[tuple[str, float, int], str]) -> str:
     """What half a million weights answer right where targets, time or the head's form differ, and when they do."""
-    rows = [row for row in rows if row["run"] == run]
     reached: dict[Any, list[Row]] = {}
     for row in breakthroughs(FOLDER / "does_it_help/results" / run):
         reached.setdefault((row["arm"], row["rate"], row["steps"]), []).append(row["breakthrough"])
@@ -371,7 +372,7 @@ def trial_table(rows: list[Row], run: str, titles: dict[tuple[str, float, int], 
         key: "never" if None in found else " to ".join(f"{n:,}" for n in sorted({min(found), max(found)}))
         for key, found in reached.items()
     }
-    return shares_table(rows, titles, ("half right after steps", more))
+    return shares_table(rows_of(run), titles, ("half right after steps", more))
 
 
 def cost_table(rows: list[Row]) -> str:
@@ -397,8 +398,24 @@ def cost_table(rows: list[Row]) -> str:
     return grid(lines)
 
 
+COLUMNS = {
+    "which way": ("which_way_4", "in_domain"),
+    "unseen photos": ("which_way_4", "unseen_photos"),
+    "colour and shape": ("appearance", "in_domain"),
+}
+KNOWN_COLUMNS = {
+    "which way": ("which_way_4", "in_domain"),
+    "colour and shape": ("appearance", "in_domain"),
+    "on unseen photos": ("appearance", "unseen_photos"),
+    "of unseen objects": ("appearance", "unseen_objects"),
+}
+
+
 def shares_table(
-    rows: list[Row], titles: dict[tuple[str, float, int], str], more: tuple[str, dict[Any, str]] | None = None
+    rows: list[Row],
+    titles: dict[tuple[str, float, int], str],
+    more: tuple[str, dict[Any, str]] | None = None,
+    columns: dict[str, tuple[str, str]] = COLUMNS,
 ) -> str:
     """Right answers of some cells in per cent, with intervals over seeds and clips.
 
@@ -406,14 +423,14 @@ def shares_table(
         rows: of main.json.
         titles: arm, learning rate and steps of each line, and what it is called.
         more: a column behind, its title and what stands there.
+        columns: their titles, tasks and splits.
     """
-    columns = (("which_way_4", "in_domain"), ("which_way_4", "unseen_photos"), ("appearance", "in_domain"))
     found = {(row["arm"], row["learning_rate"], row["steps"], row["task"], row["split"]): row for row in rows}
-    lines = [["trained on", "seeds", "which way", "unseen photos", "colour and shape", *(more[:1] if more else ())]]
+    lines = [["trained on", "seeds", *columns, *(more[:1] if more else ())]]
     for key, title in titles.items():
-        if (*key, *columns[0]) not in found:  # did not end
+        if (*key, "which_way_4", "in_domain") not in found:  # did not end
             continue
-        cells = [found[(*key, *column)] for column in columns]
+        cells = [found[(*key, *column)] for column in columns.values()]
         shares = [f"{100 * c['accuracy']:.0f} ({100 * c['low']:.0f} to {100 * c['high']:.0f})" for c in cells]
         lines.append([title, str(len(cells[0]["seeds"])), *shares, *([more[1][key]] if more else ())])
     return grid(lines)
@@ -571,17 +588,18 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"gpu": lambda: gpu_table(load_lines("gpu/h100"))},
     ROOT / "docs/engines.md": {"engines": lambda: engine_table(load("engine_matrix/cpu"))},
     ROOT / "docs/does_it_help.md": {
-        "answers": lambda: answer_table(load("does_it_help/main")),
+        "answers": lambda: shares_table(rows_of("tiny"), ANSWERS),
         "questions": lambda: question_table(load("does_it_help/main"), "tiny_questions", QUESTION_TASKS),
         "captions": lambda: question_table(load("does_it_help/main"), "tiny_captions", CAPTION_TASKS),
         "few": lambda: few_table(load("does_it_help/main")),
-        "reader": lambda: reader_table(load("does_it_help/main")),
-        "seer": lambda: trial_table(load("does_it_help/main"), "seer", SEER),
-        "pretrained": lambda: trial_table(load("does_it_help/main"), "pretrained", PRETRAINED),
-        "trials": lambda: trial_table(load("does_it_help/main"), "tiny_follow_up", TRIALS),
+        "reader": lambda: shares_table(rows_of("reader"), READER),
+        "seer": lambda: trial_table("seer", SEER),
+        "pretrained": lambda: trial_table("pretrained", PRETRAINED),
+        "known": lambda: shares_table(rows_of("tiny_known"), KNOWN, columns=KNOWN_COLUMNS),
+        "trials": lambda: trial_table("tiny_follow_up", TRIALS),
         "cost": lambda: cost_table(load("does_it_help/cost")),
-        "measured": lambda: trial_table(load("does_it_help/main"), "tiny_measured", MEASURED),
-        "others": lambda: trial_table(load("does_it_help/main"), "tiny_other_targets", OTHER_TARGETS),
+        "measured": lambda: trial_table("tiny_measured", MEASURED),
+        "others": lambda: trial_table("tiny_other_targets", OTHER_TARGETS),
         "probes": lambda: probes_table(cells_of(FOLDER / "does_it_help/results/tiny_other_targets")),
     },
     ROOT / "docs/reliability.md": {
@@ -688,6 +706,7 @@ def answers_to_plot() -> dict[Path, list[Row]]:
         ANSWERS_PLOT: [row for row in cells_of(results / "tiny") if (row["rate"], row["steps"]) == (5e-4, 2000)],
         SEER_PLOT: [row for row in cells_of(results / "seer") if row["phase"] == "main"],
         READER_PLOT: [row for row in cells_of(results / "reader") if row["phase"] == "main"],
+        KNOWN_PLOT: [row for row in cells_of(results / "tiny_known") if row["phase"] == "main"],
         PRETRAINED_PLOT: [row for row in cells_of(results / "pretrained") if row["phase"] == "main"],
     }
 
