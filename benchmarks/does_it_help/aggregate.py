@@ -105,13 +105,14 @@ def compared_with(arm: str) -> list[str]:
     if about.endswith("answers"):
         number = about.split()[0]
         return {"ce": [], "projector": [f"ce, {about}", f"projector, {number} clips"]}.get(name, [f"ce, {about}"])
-    if about in ("auto", "looks", "change", "order") or about.endswith("% of clips"):
+    if about in ("auto", "looks", "change", "order", "half") or about.endswith("% of clips"):
         return ["ce", name]
     if about:  # "future", "a third"
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):
         return ["projector"]
     others = {"ce": [], "projector": ["ce", "shuffled"], "last_hidden": ["ce", "projector"], "shuffled": ["ce"]}
+    others["projector_10"] = ["ce", "projector"]
     return [*others[arm], "before"] if arm in others else []
 
 

@@ -86,12 +86,13 @@ FLAWED = {
     "gaps 0.3": Trial(WEIGHT, gaps=0.3),
 }
 ENDS = {f"{arm}, a third": replace(ARMS[arm], until=1 / 3) for arm in ("projector", "last_hidden")}
+ENDS_LATER = {"projector, half": replace(ARMS["projector"], until=1 / 2)}
 AHEAD = {f"{arm}, future": replace(ARMS[arm], targets="future") for arm in ("projector", "last_hidden")}
 MEASURED = {f"{arm}, auto": replace(ARMS[arm], targets="auto") for arm in ("projector", "last_hidden")}
 OTHERS = {f"{arm}, {name}": replace(ARMS[arm], targets=name) for arm, name in OTHER_ARMS}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
 BEFORE = {"before": Trial(weight=0.0)}
-ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | AHEAD | MEASURED | OTHERS | SHARES | POOLED
+ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | ENDS_LATER | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
@@ -196,9 +197,10 @@ def seer_plan(steps: int, seeds: int, rate: float = RATE) -> list[Cell]:
 
 def known_plan(steps: int, seeds: int) -> list[Cell]:
     """List the cells of the run whose starts know stills well: what is compared of all seeds, then the rest."""
-    arms = [("before", 0), ("ce", steps), ("projector", steps)]
-    table = [Cell("main", arm, RATE, seed, count) for seed in range(1, seeds + 1) for arm, count in arms]
-    return table + [Cell("main", "last_hidden", RATE, seed, steps) for seed in range(1, seeds + 1)]
+    arms, of_all = [("before", 0), ("ce", steps), ("projector", steps)], range(1, seeds + 1)
+    table = [Cell("main", arm, RATE, seed, count) for seed in of_all for arm, count in arms]
+    rest = ("projector, half", "projector_10", "last_hidden")
+    return table + [Cell("main", arm, RATE, seed, steps) for arm in rest for seed in of_all]
 
 
 def captions_plan(steps: int, seeds: int) -> list[Cell]:
