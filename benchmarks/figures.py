@@ -339,6 +339,8 @@ KNOWN = {
     ("before", 5e-4, 0): "before, the start itself",
     ("ce", 5e-4, 2000): "answers alone",
     ("projector", 5e-4, 2000): "**with motion**, at the projector",
+    ("projector, half", 5e-4, 2000): "the same, motion in the first half of the steps alone",
+    ("projector_10", 5e-4, 2000): "the same, a tenth of the weight",
     ("last_hidden", 5e-4, 2000): "**with motion**, at the last hidden states",
 }
 TRIALS = {

@@ -111,8 +111,13 @@ def compared_with(arm: str) -> list[str]:
         return [name] if not about.endswith("clips") else []
     if arm.split()[0] in ("noise", "clip", "gaps"):
         return ["projector"]
-    others = {"ce": [], "projector": ["ce", "shuffled"], "last_hidden": ["ce", "projector"], "shuffled": ["ce"]}
-    others["projector_10"] = ["ce", "projector"]
+    others = {
+        "ce": [],
+        "projector": ["ce", "shuffled"],
+        "projector_10": ["ce", "projector"],
+        "last_hidden": ["ce", "projector"],
+        "shuffled": ["ce"],
+    }
     return [*others[arm], "before"] if arm in others else []
 
 
