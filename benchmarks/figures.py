@@ -342,6 +342,8 @@ KNOWN = {
     ("projector, half", 5e-4, 2000): "the same, motion in the first half of the steps alone",
     ("projector_10", 5e-4, 2000): "the same, a tenth of the weight",
     ("last_hidden", 5e-4, 2000): "**with motion**, at the last hidden states",
+    ("ce", 5e-4, 4000): "answers alone, 4,000 steps",
+    ("projector", 5e-4, 4000): "**with motion**, at the projector, 4,000 steps",
 }
 TRIALS = {
     ("projector", 5e-4, 2000): "motion at the projector, exact",
@@ -708,7 +710,9 @@ def answers_to_plot() -> dict[Path, list[Row]]:
         ANSWERS_PLOT: [row for row in cells_of(results / "tiny") if (row["rate"], row["steps"]) == (5e-4, 2000)],
         SEER_PLOT: [row for row in cells_of(results / "seer") if row["phase"] == "main"],
         READER_PLOT: [row for row in cells_of(results / "reader") if row["phase"] == "main"],
-        KNOWN_PLOT: [row for row in cells_of(results / "tiny_known") if row["phase"] == "main"],
+        KNOWN_PLOT: [
+            row for row in cells_of(results / "tiny_known") if row["steps"] == 2000 and row["phase"] == "main"
+        ],
         PRETRAINED_PLOT: [row for row in cells_of(results / "pretrained") if row["phase"] == "main"],
     }
 
