@@ -293,6 +293,17 @@ def test_a_pretrained_encoders_first_layers_stand_before_a_tiny_decoder(
     )
 
 
+def test_starts_that_know_stills_begin_as_the_others_and_are_taught_for_longer(tmp_path: Path) -> None:
+    tiny.KNOWN.make(tmp_path, 3)
+    run.make_tiny(tmp_path, 3)
+    known, plain = (tmp_path / f"{name}-3" / "model.safetensors" for name in ("known", "tiny"))
+    assert known.read_bytes() == plain.read_bytes()
+    assert tiny.KNOWN.setting == replace(tiny.SETTING, stills_steps=8 * tiny.SETTING.stills_steps)
+    cells = tiny.known_plan(2000, 2)
+    assert [cell.arm for cell in cells[:6]] == 2 * ["before", "ce", "projector"]
+    assert {cell.arm for cell in cells} <= tiny.ARMS.keys() and len({cell.key for cell in cells}) == len(cells) == 12
+
+
 def test_layer_scales_go_into_the_weights() -> None:
     sizes = {"embed_dim": 24, "num_heads": 2, "mlp_ratio": 2, "hidden_act": "gelu", "depth": 2, "hidden_size": 64}
     config = Qwen2VLVisionConfig(**sizes, patch_size=14, dino_grid=4, dino_layer_scale=True)

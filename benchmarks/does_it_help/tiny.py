@@ -86,13 +86,13 @@ FLAWED = {
     "gaps 0.3": Trial(WEIGHT, gaps=0.3),
 }
 ENDS = {f"{arm}, a third": replace(ARMS[arm], until=1 / 3) for arm in ("projector", "last_hidden")}
-ENDS_LATER = {"projector, half": replace(ARMS["projector"], until=1 / 2)}
+HALF = {"projector, half": replace(ARMS["projector"], until=1 / 2)}
 AHEAD = {f"{arm}, future": replace(ARMS[arm], targets="future") for arm in ("projector", "last_hidden")}
 MEASURED = {f"{arm}, auto": replace(ARMS[arm], targets="auto") for arm in ("projector", "last_hidden")}
 OTHERS = {f"{arm}, {name}": replace(ARMS[arm], targets=name) for arm, name in OTHER_ARMS}
 POOLED = {"pooled": Trial(WEIGHT, form=HeadForm(form="pooled", output="direction"), loss="l2")}
 BEFORE = {"before": Trial(weight=0.0)}
-ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | ENDS_LATER | AHEAD | MEASURED | OTHERS | SHARES | POOLED
+ARMS |= BEFORE | FEW | OWN | FLAWED | ENDS | HALF | AHEAD | MEASURED | OTHERS | SHARES | POOLED
 RATE = 5e-4
 EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
