@@ -647,3 +647,6 @@ def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path
 
     refused = run("shuffled")
     assert refused.returncode == 2 and "not in this run: shuffled" in refused.stderr
+    (tmp_path / "photos.npy").unlink()
+    refused = run("ce")
+    assert refused.returncode == 2 and "photos.npy does not exist: `start.py photos`" in refused.stderr

@@ -505,6 +505,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds must be at least 1, not {arguments.seeds}")
+    if not (photos := arguments.folder / "photos.npy").exists():
+        parser.error(f"{photos} does not exist: `start.py photos` makes it")
     arms = {cell.arm: None for cell in all_cells(arguments, 1, arguments.seeds)}
     if unknown := [arm for arm in arguments.arms or () if arm not in arms]:
         parser.error(f"--arms: not in this run: {'; '.join(unknown)}; choose some of {'; '.join(arms)}")
