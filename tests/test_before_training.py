@@ -330,7 +330,7 @@ def test_a_limit_while_a_checkpoint_is_saved(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        for save, reason in ((torch.save, ", is the disk full"), (save_file, " or read: File too large")):
+        for save, reason in ((torch.save, ", is the disk full"), (save_file, ": File too large")):
             with pytest.raises(OutputError, match=f"^{tmp_path} cannot be written{reason}"):
                 with saving(str(tmp_path)):
                     save({"a": torch.zeros(100_000)}, str(tmp_path / "optimizer.pt"))

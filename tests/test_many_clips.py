@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import json
 import os
 import pickle
+import resource
 import shutil
 import tarfile
 from collections.abc import Callable, Generator, Iterable
@@ -315,6 +317,20 @@ def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:
             open_journal(tmp_path / "extract.jsonl", {}),
         ):
             pass
+
+
+def test_a_limit_of_bytes_is_told_from_a_full_disk(tmp_path: Path) -> None:
+    file, before = tmp_path / "extract.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_journal(file, {}) as journal:
+        begun = file.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (begun + 10, before[1]))
+        try:
+            with pytest.raises(OutputError, match=r"extract.jsonl cannot be written: File too large; the same command"):
+                journal.add_crash(Crash("a.mp4"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        journal.add_crash(Crash("b.mp4"))  # what was torn ends before it
+    assert [json.loads(line) for line in file.read_text().splitlines()[-1:]] == [{"crash": "b.mp4"}]
 
 
 def test_a_worker_that_cannot_start_ends_the_run_in_one_line(clips: Path, tmp_path: Path, monkeypatch) -> None:

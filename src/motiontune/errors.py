@@ -117,14 +117,14 @@ def error_number(error: BaseException | None) -> int | None:
 
 
 def in_want_of_room(error: BaseException | None, place: str = "a file") -> str:
-    """What to say of a full or read-only disk, whoever wrote to it; "" of other errors.
+    """What to say of a full or read-only disk, or a limit of bytes, whoever wrote to it; "" of other errors.
 
     Args:
         error: what was raised.
         place: what was written, where the error does not name it.
     """
     number = error_number(error)
-    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return ""
     return f"{getattr(error, 'filename', None) or place} cannot be written: {os.strerror(number)}"
 

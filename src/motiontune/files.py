@@ -390,8 +390,8 @@ def _enter(path: Path, unfinished: Path) -> None:
     try:
         if os.fstat(place).st_size == 0:
             lines = json.dumps(uuid.uuid4().hex).encode() + lines  # tells a new list from one that it replaced
-        if os.write(place, lines) < len(lines):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        while lines:  # a full disk takes a part, and only the next call says why
+            lines = lines[os.write(place, lines) :]
     finally:
         os.close(place)
 

@@ -6,7 +6,6 @@ manifest is made of it at the end of a run.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import threading
@@ -141,10 +140,9 @@ class Journal:
         with self._lock:
             place = self._end + 1
             try:
-                written = os.pwrite(self._file.fileno(), line, self._end)
-                self._end += written
-                if written < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                while line:  # a full disk takes a part, and only the next call says why
+                    written = os.pwrite(self._file.fileno(), line, self._end)
+                    self._end, line = self._end + written, line[written:]
             except OSError as error:
                 raise OutputError(
                     f"{self._file.name} cannot be written: {error.strerror}; the same command goes on from here"
