@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import pickle
 import resource
@@ -325,12 +324,13 @@ def test_a_limit_of_bytes_is_told_from_a_full_disk(tmp_path: Path) -> None:
         begun = file.stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (begun + 10, before[1]))
         try:
-            with pytest.raises(OutputError, match=r"extract.jsonl cannot be written: File too large; the same command"):
+            with pytest.raises(OutputError, match="extract.jsonl cannot be written: File too large;"):
                 journal.add_crash(Crash("a.mp4"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         journal.add_crash(Crash("b.mp4"))  # what was torn ends before it
-    assert [json.loads(line) for line in file.read_text().splitlines()[-1:]] == [{"crash": "b.mp4"}]
+    with open_journal(file, {}) as journal:
+        assert journal.crashes("b.mp4", 60.0) and not journal.crashes("a.mp4", 60.0)
 
 
 def test_a_worker_that_cannot_start_ends_the_run_in_one_line(clips: Path, tmp_path: Path, monkeypatch) -> None:
