@@ -344,6 +344,8 @@ KNOWN = {
     ("last_hidden", 5e-4, 2000): "**with motion**, at the last hidden states",
     ("ce", 5e-4, 4000): "answers alone, 4,000 steps",
     ("projector", 5e-4, 4000): "**with motion**, at the projector, 4,000 steps",
+    ("ce", 5e-4, 8000): "answers alone, 8,000 steps",
+    ("projector", 5e-4, 8000): "**with motion**, at the projector, 8,000 steps",
 }
 TRIALS = {
     ("projector", 5e-4, 2000): "motion at the projector, exact",
@@ -458,6 +460,7 @@ OTHER_TARGETS = {
     ("last_hidden", 5e-4, 1000): "**motion**, at the last hidden states",
     ("projector, 30 % of clips", 5e-4, 2000): "motion of 30 % of the clips, 2,000 steps",
     ("projector, 10 % of clips", 5e-4, 2000): "motion of 10 % of the clips, 2,000 steps",
+    ("projector, 10 % of clips", 5e-4, 6000): "motion of 10 % of the clips, 6,000 steps",
     ("projector, 3 % of clips", 5e-4, 2000): "motion of 3 % of the clips, 2,000 steps",
 }
 STAGES = {
@@ -471,13 +474,13 @@ STAGES = {
 
 def probes_table(cells: list[Row]) -> str:
     """What linear probes read off each stage, beside what the model answers itself, in per cent: over seeds."""
-    found: dict[str, list[Row]] = {}
+    found: dict[tuple[str, float, int], list[Row]] = {}
     for row in cells:
         if row.get("probes"):
-            found.setdefault(row["arm"], []).append(row)
+            found.setdefault((row["arm"], row["rate"], row["steps"]), []).append(row)
     lines = [["trained on", "seeds", *STAGES.values(), "its answers"]]
-    for (arm, _, _), title in OTHER_TARGETS.items():
-        if rows := found.get(arm):
+    for key, title in OTHER_TARGETS.items():
+        if rows := found.get(key):
             shares = [[row["probes"]["which_way"][stage] for row in rows] for stage in STAGES]
             shares.append([row["curve"][-1]["which_way_4"] for row in rows])
             spans = [sorted({f"{100 * value:.0f}" for value in (min(some), max(some))}, key=int) for some in shares]
