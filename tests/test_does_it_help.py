@@ -610,7 +610,9 @@ def test_targets_that_are_no_motion_tell_nothing_of_the_way(studio: clips.Studio
 
 
 @pytest.mark.slow
-def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
+def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The run with measured targets, by its command: a few steps of two arms on two seeds."""
     random = np.random.default_rng(0)
     photos = random.integers(0, 255, (tiny.UNSEEN_PHOTOS + 4, 28, 28, 3), dtype=np.uint8)
@@ -645,8 +647,22 @@ def test_arms_of_a_run_are_trained_in_the_order_in_which_they_are_named(tmp_path
     targets = json.loads((tmp_path / "out" / "plan.json").read_text())["targets"]
     assert 0 < targets["epe"] < targets["length"]
 
-    refused = run("shuffled")
-    assert refused.returncode == 2 and "not in this run: shuffled" in refused.stderr
+    cells = tmp_path / "out" / "cells.jsonl"
+    assert run("ce", "--steps", "4", "--seeds", "1").returncode == 0  # longer ones come beside
+    assert [row["steps"] for row in map(json.loads, cells.read_text().splitlines())] == [3, 3, 3, 3, 4]
+
+    def refused(*arguments: Any) -> str:
+        monkeypatch.setattr(sys, "argv", [*map(str, command[1:]), *arguments])
+        with pytest.raises(SystemExit) as end:
+            tiny.main()
+        return capsys.readouterr().err if end.value.code == 2 else str(end.value)
+
+    assert "not in this run: shuffled" in refused("--arms", "shuffled")
+    assert "--steps must be at least 1, not 0" in refused("--steps", "0")
+    command.remove("--measured")
+    assert "holds another run (measured): choose another --out" in refused()
+    command.append("--measured")
+    cells.write_text(cells.read_text() + '{"phase": ')
+    assert f"{cells}, line 6: the row is not whole" in refused()
     (tmp_path / "photos.npy").unlink()
-    refused = run("ce")
-    assert refused.returncode == 2 and "photos.npy does not exist: `start.py photos`" in refused.stderr
+    assert "photos.npy does not exist: `start.py photos`" in refused()

@@ -32,11 +32,20 @@ COLOURS = {"ce": "#666666", "projector": "#d1495b", "last_hidden": "#00798c", "s
 
 
 def cells_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder's cells: those that are kept packed, then those that a run has added since."""
+    """The rows of a folder's cells: those that are kept packed, then those that a run has added since.
+
+    Raises:
+        SystemExit: if a row is not whole.
+    """
     packed, plain = folder / "cells.jsonl.xz", folder / "cells.jsonl"
     text = lzma.decompress(packed.read_bytes()).decode() if packed.exists() else ""
-    text += plain.read_text() if plain.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+    rows = [json.loads(line) for line in text.splitlines()]
+    for number, line in enumerate(plain.read_text().splitlines() if plain.exists() else (), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise SystemExit(f"{plain}, line {number}: the row is not whole; delete it, its cell runs again") from None
+    return rows
 
 
 def tasks_of(row: dict[str, Any]) -> dict[str, tuple[str, str]]:

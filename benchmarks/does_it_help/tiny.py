@@ -98,7 +98,9 @@ EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
 FEWEST_STEPS, MOST_STEPS = 1200, 2000
 CLIPS = (2 * LONGER + 8) * MOST_STEPS * SETTING.batch + 200_000  # for ten seeds
-FOLLOW_UP_SEEDS = 5
+SEEDS = FOLLOW_UP_SEEDS = 5
+# What else the command line names but the table
+RUNS = ("follow_up", "questions", "captions", "known", "seer", "pretrained", "measured", "other_targets")
 FOLLOW_UP_KEPT = 6400  # steps with new clips; 44 GB for five seeds
 FOLLOW_UP_CLIPS = FOLLOW_UP_SEEDS * FOLLOW_UP_KEPT * SETTING.batch + 100_000
 QUESTIONS_TABLE = ("projector", "ce", "shuffled", "last_hidden")
@@ -487,11 +489,11 @@ def main() -> None:
     parser.add_argument("--mode", choices=["graphs", "processes"], help="graphs are tried first where not given")
     parser.add_argument("--seconds", type=float, default=440, help="for everything")
     parser.add_argument("--steps", type=int, help="of each cell, instead of what fits")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="1 to this one; 5, or those that --out has, where not given")
     parser.add_argument("--slots", type=int, help="cells at a time, with graphs (20; 12 with --follow-up)")
     runs = parser.add_mutually_exclusive_group()
     runs.add_argument("--follow-up", action="store_true", help="the cells of the second run; --seeds counts not")
-    parser.add_argument("--arms", nargs="+", help="these arms alone, in this order, of --seeds: 'ce, 256 answers' ...")
+    parser.add_argument("--arms", nargs="+", help="all cells of these arms, in this order: 'ce, 256 answers' ...")
     parser.add_argument("--probes", type=int, default=0, help="clips of each task for linear probes of each stage")
     runs.add_argument("--questions", action="store_true", help="many kinds of questions; README.md, the third run")
     runs.add_argument("--captions", action="store_true", help="captions beside questions; on a CPU")
@@ -503,8 +505,18 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=max(len(os.sched_getaffinity(0)) - 1, 1))
     parser.add_argument("--final-clips", type=int, default=512)
     arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error(f"--seeds must be at least 1, not {arguments.seeds}")
+    for name in ("seeds", "steps", "slots", "processes", "final_clips"):
+        if (number := getattr(arguments, name)) is not None and number < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, not {number}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has none that torch can use; --device cpu takes the cores")
+    if (plan_file := arguments.out / "plan.json").exists():
+        plan = json.loads(plan_file.read_text())
+        theirs, ours = plan["job"]["start"], start_of(arguments)
+        if theirs != ours or plan.get("run", run_of(arguments)) != run_of(arguments):
+            parser.error(f"{arguments.out} holds another run ({plan.get('run', theirs)}): choose another --out")
+        arguments.seeds = arguments.seeds or plan.get("seeds")
+    arguments.seeds = arguments.seeds or SEEDS
     if not (photos := arguments.folder / "photos.npy").exists():
         parser.error(f"{photos} does not exist: `start.py photos` makes it")
     arms = {cell.arm: None for cell in all_cells(arguments, 1, arguments.seeds)}
@@ -533,6 +545,17 @@ def keep_row(row: dict[str, Any], out: Path, log: Log) -> None:
     )
 
 
+def start_of(arguments: argparse.Namespace) -> str:
+    """What a run's rows call their start."""
+    start = course_of(arguments).start
+    return start if start in ("tiny", "pretrained") else f"tiny_{start}"
+
+
+def run_of(arguments: argparse.Namespace) -> str:
+    """The name of the run that the command line asks for: that of its option, or `table`."""
+    return next((name for name in RUNS if getattr(arguments, name)), "table")
+
+
 class Experiment:
     """The order of everything.
 
@@ -556,10 +579,9 @@ class Experiment:
         """Do what is missing."""
         arguments, log = self.arguments, self.log
         course = course_of(arguments)
-        start, setting = course.start, course.setting
-        if start not in ("tiny", "pretrained"):
-            start = f"tiny_{start}"
-        self.note(job={"start": start, "setting": asdict(setting)}, environment=environment(arguments.device))
+        setting = course.setting
+        job = {"start": start_of(arguments), "setting": asdict(setting)}
+        self.note(run=run_of(arguments), job=job, environment=environment(arguments.device))
         for seed in range(arguments.seeds + 1):
             if not (arguments.folder / f"{course.start}-{seed}" / "processor_config.json").exists():
                 course.make(arguments.folder, seed)
@@ -575,21 +597,26 @@ class Experiment:
         stills = [Cell("stills", "ce", setting.stills_rate, seed, setting.stills_steps) for seed in seeds]
         taught = arguments.folder / course.start
         self.do(runner, [cell for cell in stills if not Path(f"{taught}-{cell.seed}", "taught.pt").exists()])
-        if "steps" not in self.plan:
-            steps, number = arguments.steps, arguments.seeds
-            if arguments.follow_up:
-                steps = steps or MOST_STEPS
-            elif not steps:
-                steps, number = choose(self.plan["steps_per_second"], self.end - time.time(), number)
-            self.note(steps=steps, seeds=number)
-        log(f"{self.plan['steps']} steps, {self.plan['seeds']} seeds")
+        steps, number = arguments.steps or self.plan.get("steps"), arguments.seeds
+        if not steps and arguments.follow_up:
+            steps = MOST_STEPS
+        elif not steps:
+            steps, number = choose(self.plan["steps_per_second"], self.end - time.time(), number)
+        # longer cells come beside those that are there
+        self.note(steps=self.plan.get("steps", steps), seeds=max(self.plan.get("seeds", 1), number))
+        log(f"{steps} steps, {number} seeds")
         if runner.process:
-            runner.process.steps = self.plan["steps"]
+            runner.process.steps = steps
             if arguments.follow_up:
                 runner.process.steps, runner.process.longer = FOLLOW_UP_KEPT, 0
             if course is not WHICH_WAY:
                 runner.process.longer = 0
-        self.do(runner, cells_to_run(arguments, self.plan["steps"], self.plan["seeds"]))
+        before, cells = len(self.have), cells_to_run(arguments, steps, number)
+        self.do(runner, cells)
+        if left := sum(cell.key not in self.have for cell in cells):
+            log(f"{left} of {len(cells)} cells have not ended in --seconds: the same command goes on")
+            if len(self.have) == before:
+                raise SystemExit(1)
         log("done")
 
     def runner(self) -> Runner:
@@ -623,6 +650,8 @@ class Experiment:
         missing = [cell for cell in cells if cell.key not in self.have]
         for row in runner.run(missing, self.end):
             keep_row(row, self.arguments.out, self.log)
+            if row["done"] == row["steps"]:
+                self.have.add(tuple(row[name] for name in Cell.__dataclass_fields__))
 
 
 if __name__ == "__main__":
