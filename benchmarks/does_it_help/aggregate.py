@@ -48,6 +48,28 @@ def cells_of(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def plan_of(folder: Path, start: str, run: str | None = None) -> dict[str, Any]:
+    """The plan of a folder's run, empty where none has begun.
+
+    Args:
+        folder: of a run.
+        start: what it calls its start.
+        run: its name, where several have that start.
+
+    Raises:
+        SystemExit: if the plan is not whole, or that of another run.
+    """
+    file = folder / "plan.json"
+    try:
+        plan: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"job": {"start": start}}
+        theirs = plan["job"]["start"]
+    except (ValueError, KeyError):
+        raise SystemExit(f"{file} is not whole: choose another --out") from None
+    if theirs != start or run and plan.get("run", run) != run:
+        raise SystemExit(f"{folder} holds another run ({plan.get('run', theirs)}): choose another --out")
+    return plan
+
+
 def tasks_of(row: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Where the answers to each task stand in a row's tests."""
     found = next(iter(row["final"].values()))

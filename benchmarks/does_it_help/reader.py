@@ -19,7 +19,7 @@ from typing import Any
 
 import many
 import torch
-from aggregate import cells_of
+from aggregate import cells_of, plan_of
 from learning import SETTINGS, Cell
 from run import TUNED, Log, environment
 from start import FOLDER, build, draw_small
@@ -77,8 +77,7 @@ class Experiment:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments, self.log = arguments, Log()
         self.out: Path = arguments.out
-        plan = self.out / "plan.json"
-        self.plan: dict[str, Any] = json.loads(plan.read_text()) if plan.exists() else {}
+        self.plan = plan_of(self.out, COURSE.start)
         self.rows = cells_of(self.out)
         folder = arguments.folder / f"{COURSE.start}-0"
         if not (folder / "processor_config.json").exists():

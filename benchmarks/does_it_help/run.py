@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from aggregate import cells_of
+from aggregate import cells_of, plan_of
 from clips import SPLITS, Studio
 from learning import (
     ARMS,
@@ -411,7 +411,7 @@ class Experiment:
         self.job, self.arguments, self.log = job, arguments, log
         self.plan_file, self.cells_file = arguments.out / "plan.json", arguments.out / "cells.jsonl"
         self.rows = cells_of(arguments.out)
-        self.plan: dict[str, Any] = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
+        self.plan = plan_of(arguments.out, job.start)
 
     def run(self) -> None:
         """Do what is missing."""
@@ -468,10 +468,10 @@ class Experiment:
     def choose_steps(self, crew: Crew) -> None:
         """Measure the speed of all processes together, and see how many steps of how many seeds fit."""
         arguments = self.arguments
-        if "steps" in self.plan:
-            return
         if arguments.steps:
             self.note(steps=arguments.steps, seeds=arguments.seeds)
+            return
+        if "steps" in self.plan:
             return
         first = TUNING_SEED if self.job.start == "tiny" else 0
         measured = crew.all("speed", first, arguments.speed_seconds)

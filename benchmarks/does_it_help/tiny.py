@@ -32,7 +32,7 @@ import captions
 import lessons
 import numpy as np
 import torch
-from aggregate import cells_of
+from aggregate import cells_of, plan_of
 from clips import SPLITS, Studio
 from learning import SETTINGS, Cell, Collator, Setting, load_start
 from many import AT_ONCE, NO_MOTION, PROBES, Lab, Pool, Slot, Trial, target_errors
@@ -98,8 +98,9 @@ EARLY = ("speed", "stills")  # phases before the clips that move
 LONGER = 4  # times the steps, for `ce` on two seeds
 FEWEST_STEPS, MOST_STEPS = 1200, 2000
 CLIPS = (2 * LONGER + 8) * MOST_STEPS * SETTING.batch + 200_000  # for ten seeds
-SEEDS = FOLLOW_UP_SEEDS = 5
-# What else the command line names but the table
+SEEDS = 5
+FOLLOW_UP_SEEDS = 5
+# Runs beside that of the table, by their options
 RUNS = ("follow_up", "questions", "captions", "known", "seer", "pretrained", "measured", "other_targets")
 FOLLOW_UP_KEPT = 6400  # steps with new clips; 44 GB for five seeds
 FOLLOW_UP_CLIPS = FOLLOW_UP_SEEDS * FOLLOW_UP_KEPT * SETTING.batch + 100_000
@@ -510,13 +511,8 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, not {number}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: this machine has none that torch can use; --device cpu takes the cores")
-    if (plan_file := arguments.out / "plan.json").exists():
-        plan = json.loads(plan_file.read_text())
-        theirs, ours = plan["job"]["start"], start_of(arguments)
-        if theirs != ours or plan.get("run", run_of(arguments)) != run_of(arguments):
-            parser.error(f"{arguments.out} holds another run ({plan.get('run', theirs)}): choose another --out")
-        arguments.seeds = arguments.seeds or plan.get("seeds")
-    arguments.seeds = arguments.seeds or SEEDS
+    plan = plan_of(arguments.out, start_of(arguments), run_of(arguments))
+    arguments.seeds = arguments.seeds or plan.get("seeds", SEEDS)
     if not (photos := arguments.folder / "photos.npy").exists():
         parser.error(f"{photos} does not exist: `start.py photos` makes it")
     arms = {cell.arm: None for cell in all_cells(arguments, 1, arguments.seeds)}
@@ -526,7 +522,7 @@ def main() -> None:
         arguments.seeds = FOLLOW_UP_SEEDS
     arguments.slots = arguments.slots or (12 if arguments.follow_up else 20)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    Experiment(arguments).run()
+    Experiment(arguments, plan).run()
 
 
 def keep_row(row: dict[str, Any], out: Path, log: Log) -> None:
@@ -561,14 +557,18 @@ class Experiment:
 
     Args:
         arguments: of the command line.
+        plan: of an earlier start.
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.arguments, self.log = arguments, Log()
+    def __init__(self, arguments: argparse.Namespace, plan: dict[str, Any]) -> None:
+        self.arguments, self.plan, self.log = arguments, plan, Log()
         self.end = time.time() + arguments.seconds
-        self.plan_file, self.cells_file = arguments.out / "plan.json", arguments.out / "cells.jsonl"
-        self.plan: dict[str, Any] = json.loads(self.plan_file.read_text()) if self.plan_file.exists() else {}
-        self.have = {tuple(row[name] for name in Cell.__dataclass_fields__) for row in cells_of(arguments.out)}
+        self.plan_file = arguments.out / "plan.json"
+        self.have = self.ended()
+
+    def ended(self) -> set[tuple[Any, ...]]:
+        """The keys of the cells that have a row."""
+        return {tuple(row[name] for name in Cell.__dataclass_fields__) for row in cells_of(self.arguments.out)}
 
     def note(self, **entries: Any) -> None:
         """Add to the plan and write it."""
@@ -650,8 +650,7 @@ class Experiment:
         missing = [cell for cell in cells if cell.key not in self.have]
         for row in runner.run(missing, self.end):
             keep_row(row, self.arguments.out, self.log)
-            if row["done"] == row["steps"]:
-                self.have.add(tuple(row[name] for name in Cell.__dataclass_fields__))
+        self.have = self.ended()
 
 
 if __name__ == "__main__":
