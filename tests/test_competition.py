@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from make_clips import pan
 from motiontune.grid import VideoGrid
+from motiontune.motion import competition
 from motiontune.motion.competition import Competition
 from motiontune.motion.field import Direction, MotionField
 from motiontune.motion.flow import flow_motion
@@ -18,16 +19,16 @@ from motiontune.video.clip import Clip, clip_from_frames
 
 
 def competition_of(fields: Sequence[MotionField], clip: Clip, grid: VideoGrid) -> Competition:
-    competition = Competition(fields[0], clip, grid, gray_frames(clip, grid))
+    found = Competition(fields[0], clip, grid, gray_frames(clip, grid))
     for field in fields[1:]:
-        competition.add(field)
-    return competition
+        found.add(field)
+    return found
 
 
 def refined(fields: Sequence[MotionField], clip: Clip, grid: VideoGrid) -> MotionField:
-    competition = competition_of(fields, clip, grid)
-    competition.refine("balanced")
-    return competition.field()
+    found = competition_of(fields, clip, grid)
+    found.refine("balanced")
+    return found.field()
 
 
 def told(way: NDArray[np.float32], name: str, direction: Direction = "past") -> MotionField:
@@ -87,6 +88,25 @@ def test_which_frames_are_open() -> None:
     first, other = pan(1, 0, 0)[0], 255 - pan(1, 0, 0, seed=7)[0] // 3
     cut = clip_from_frames([first, other], 2.0)
     assert competition_of([told(right, "any")], cut, grid).open_frames() == []
+
+
+def test_a_small_thing_before_a_camera_that_stands_still_is_open() -> None:
+    """It is little of what is shown, and all that changes; noise is no change."""
+    random = np.random.default_rng(0)
+    background, grid = pan(1, 0, 0)[0], VideoGrid(2, 8, 10, patch=16)
+    thing = 255 - pan(1, 0, 0, seed=7)[0][:32, :32]
+    frames = []
+    for left in (40, 64):
+        frame = background + random.normal(0, 2, background.shape)
+        frame[50:82, left : left + 32] = thing
+        frames.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
+    lost = np.zeros((8, 10, 2), np.float32)
+    lost[3:6, 2:6] = 31
+    found = competition_of([told(lost, "lost")], clip_from_frames(frames, 2.0), grid)
+    assert found.open_frames() == [1] and found.open_frames(coarse=True) == []
+    still = [background + random.integers(-3, 4, background.shape).clip(0, 255 - background) for _ in range(2)]
+    clip = clip_from_frames([frame.astype(np.uint8) for frame in still], 2.0)
+    assert competition_of([told(lost, "lost")], clip, grid).open_frames() == []
 
 
 @pytest.mark.parametrize("source", ["blockmatch+flow", "auto"])
@@ -149,6 +169,16 @@ def test_refinement_makes_no_right_vector_wrong() -> None:
     first = MotionField.from_confidence(vectors, confidence, np.array([0.0, 0.5]), "told", "past")
     found = refined([first], clip, grid)
     assert np.abs(found.vectors[1, 4:6, 9:11] - [112, 0]).max() < 1
+
+
+def test_refinement_that_fits_worse_does_not_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the finest texture that there is, less than a pixel off is off."""
+    texture = np.repeat(np.random.default_rng(0).integers(0, 256, (128, 160, 1), np.uint8), 3, axis=2)
+    clip, grid = clip_from_frames([texture, np.roll(texture, (-3, 5), (0, 1))], 2.0), VideoGrid(2, 8, 10, patch=16)
+    way = np.broadcast_to(np.float32([5.0, -3.0]), (8, 10, 2)).copy()
+    monkeypatch.setattr(competition, "flow_of_patches", lambda _, __, first, *___: first + np.float32([0.9, 0]))
+    found = refined([told(way, "told")], clip, grid)
+    assert np.abs(found.vectors[1, 2:6, 2:8] - way[0, 0]).max() < 0.2 and found.valid[1, 2:6, 2:8].all()
 
 
 def test_what_one_source_finds_twice_counts_as_one() -> None:

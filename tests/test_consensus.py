@@ -3,7 +3,20 @@
 import numpy as np
 import pytest
 
-from motiontune.motion.consensus import AROUND, FALL, MOST_APART, SPREAD, UNLIKE, agree, per_patch, smooth
+from motiontune.motion.consensus import (
+    AROUND,
+    FALL,
+    GAUSSIAN,
+    MOST_APART,
+    POWERS,
+    SPREAD,
+    STIFF,
+    UNLIKE,
+    agree,
+    fit_surfaces,
+    per_patch,
+    smooth,
+)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -64,6 +77,43 @@ def test_smooth_keeps_what_a_camera_does() -> None:
     noisy = truth + np.random.default_rng(0).normal(0, 0.2, truth.shape).astype(np.float32)
     before, after = (np.linalg.norm(field - truth, axis=-1).mean() for field in (noisy, smooth(noisy, sure)))
     assert after < 0.4 * before
+
+
+def test_smooth_keeps_what_a_turning_ball_does() -> None:
+    """What is curved stays, but at its rim; noise on it falls."""
+    y, x = np.mgrid[:16, :20] - np.array([7.5, 9.5])[:, None, None]
+    height = np.sqrt(np.maximum(1 - (x**2 + y**2) / 8**2, 0))
+    truth = np.stack([8 * height, 2 * height], -1).astype(np.float32)
+    on_it = (height > 0).astype(np.float32)
+    middle = height > 0.5
+    noisy = truth + np.random.default_rng(0).normal(0, 0.2, truth.shape).astype(np.float32)
+    for field, most in ((truth, 0.07), (noisy, 0.12)):
+        assert np.linalg.norm(smooth(field, on_it) - truth, axis=-1)[middle].mean() < most, most
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_surfaces_are_least_squares(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = (*random.integers(3, 12, 2),)
+    vectors = random.normal(0, 1, (*shape, 2)).astype(np.float32)
+    confidence = np.maximum(random.uniform(-0.5, 1, shape), 0).astype(np.float32)
+    alike, fitted, reach = 2.0, np.zeros_like(vectors), len(GAUSSIAN) // 2
+    fit_surfaces(vectors, confidence, alike, fitted)
+    for i, j in np.ndindex(shape):
+        if confidence[i, j] == 0:
+            assert not fitted[i, j].any()
+            continue
+        a, b = np.nonzero(confidence)
+        u, v = a - i, b - j
+        a, b, u, v = (part[(abs(u) <= reach) & (abs(v) <= reach)] for part in (a, b, u, v))
+        apart = vectors[a, b].astype(np.float64) - vectors[i, j]
+        same = np.maximum(1 - np.square(apart).sum(-1) / alike**2, 0) ** 2
+        weight = np.take(GAUSSIAN, u + reach) * np.take(GAUSSIAN, v + reach) * confidence[a, b] * same
+        terms = np.stack([u**p * v**q for p, q in POWERS], axis=-1)
+        solved = np.linalg.solve(
+            terms.T @ (weight[:, None] * terms) + np.diag(STIFF), terms.T @ (weight[:, None] * apart)
+        )
+        np.testing.assert_allclose(fitted[i, j], vectors[i, j] + solved[POWERS.index((0, 0))], rtol=1e-4, atol=1e-5)
 
 
 def test_smooth_keeps_a_thing_that_moves_a_little() -> None:

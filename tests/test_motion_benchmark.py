@@ -15,13 +15,14 @@ FOLDER = Path(__file__).parents[1] / "benchmarks" / "motion"
 
 
 @pytest.fixture(scope="module")
-def modules() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The benchmark's render.py and accuracy.py."""
+def modules() -> Iterator[tuple[ModuleType, ModuleType, ModuleType]]:
+    """The benchmark's render.py, accuracy.py and rooms.py."""
     sys.path.insert(0, str(FOLDER))
     import accuracy
     import render
+    import rooms
 
-    yield render, accuracy
+    yield render, accuracy, rooms
     sys.path.remove(str(FOLDER))
 
 
@@ -44,6 +45,17 @@ def test_the_flow_leads_to_the_same_pixels(modules: Any, name: str) -> None:
     wrong = [np.abs(_moved(there, way + error) - here)[visible].mean() for error in (0, np.float32(1))]
     assert wrong[0] < 2
     assert wrong[1] > 3 * wrong[0]
+
+
+@pytest.mark.parametrize("name", ["cube", "globe", "balls"])
+def test_the_flow_of_a_room_leads_to_the_same_pixels(modules: Any, name: str) -> None:
+    room = modules[2].room(name, 1, "clean")
+    here, there = (_gray(np.clip(room._rendered(number), 0, 255).astype(np.uint8)) for number in (26, 20))
+    way, visible, moving = room.flow(26, 20)
+    assert (visible & moving).mean() > 0.02 and np.linalg.norm(way[visible & moving], axis=-1).mean() > 3
+    wrong = [np.abs(_moved(there, way + error) - here)[visible & moving].mean() for error in (0, np.float32(2))]
+    assert wrong[0] < 5
+    assert wrong[1] > 2 * wrong[0]
 
 
 def test_a_pan_by_whole_pixels_moves_them_as_they_are(modules: Any) -> None:
@@ -94,7 +106,7 @@ def test_auc(modules: Any) -> None:
 
 
 def test_what_is_true_has_no_error(modules: Any, tmp_path: Path) -> None:
-    _, accuracy = modules
+    accuracy = modules[1]
     from motiontune.motion.field import MotionField
 
     case = accuracy.load("accelerating", 1, "x264 ultrafast", "0.5 s", tmp_path)

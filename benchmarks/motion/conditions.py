@@ -65,6 +65,7 @@ CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     "ordinary": tuple((scene, "") for scene in ORDINARY),
     **{look: (("walk", look), ("hand", look)) for look in rooms.LOOKS if look.startswith(("dim", "exposure"))},
     "fade": (("walk", "fade"),),
+    "curved": (("globe", ""), ("balls", "")),
     "shadow": (("walk", "shadow"),),
     "blur": (("pan", "blur"),),
     "repeats": (("repeats", ""),),

@@ -1,10 +1,11 @@
 """Rooms under a perspective camera, as a phone sees them: 426 x 240 pixels, 12 frames a second, motion known exactly.
 
 A room has textured walls, and things stand and move in it at their own depths: a hand that pushes a thing, a spinning
-cube that stops, small fast things. Every surface is flat; where a pixel's ray meets it gives its texture, and where
-that point of the surface is seen at another time gives the flow. What a scene looks like (dim, drifting exposure,
-fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow. Drawn textures are rich everywhere,
-pictures that people take are not: the photo scenes have a wall and things out of pictures of real clips.
+cube that stops, small fast things, balls that turn. Every surface is flat (a ball has many); where a pixel's ray meets
+it gives its texture, and where that point of the surface is seen at another time gives the flow. What a scene looks
+like (dim, drifting exposure, fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow. Drawn
+textures are rich everywhere, pictures that people take are not: the photo scenes have a wall and things out of
+pictures of real clips.
 
 Shapes: H, W height and width of a frame in pixels. Times are seconds, lengths metres.
 """
@@ -29,6 +30,9 @@ FOCAL = 380.0
 # Rendered so many times finer and averaged: surfaces seen at an angle would alias
 SUPER = 2
 NOISE = 1.5
+# A ball has so many rings of facets, which reach beyond each other by this share of their sides, and so many pixels in
+# a metre
+RINGS, OVER, DETAIL = 14, 0.03, 110
 SUBFRAMES = 4
 # of the time from one frame to the next that a blurred frame is exposed
 EXPOSED = 0.6
@@ -41,6 +45,19 @@ Floats = NDArray[np.float64]
 Path = Callable[[float], float]
 Placing = Callable[[float], tuple[Floats, Floats, Floats]]
 Painter = Callable[[Generator, int, int], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """About an axis, float64 [3] of length 1, from an angle on by so much in a second (radians)."""
+
+    axis: Floats
+    start: float
+    speed: float
+
+    def at(self, t: float) -> Floats:
+        """float64 [3, 3]."""
+        return np.asarray(cv2.Rodrigues(self.axis * (self.start + self.speed * t))[0], np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +368,63 @@ def _ball_shape(size: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(mask, (0, 0), FINE / 2), np.uint8)
 
 
+def _ball(
+    picture: NDArray[np.uint8], radius: float, turning: "Turning", centre: Callable[[float], Floats]
+) -> list[Surface]:
+    """A ball of flat facets, and a picture as its map: longitudes to the right, latitudes down."""
+    facets = []
+    for ring in range(RINGS):
+        latitude, tall = np.pi * (ring + 0.5) / RINGS - np.pi / 2, np.pi / RINGS * (0.5 + OVER)
+        count = max(10, round(2 * RINGS * np.cos(latitude)))
+        wide = 2 * np.pi / count * (0.5 + OVER)
+        for longitude in 2 * np.pi / count * np.arange(count):
+            facets.append(_facet(picture, (longitude, latitude), (wide, tall), radius, turning, centre))
+    return facets
+
+
+def _facet(
+    picture: NDArray[np.uint8],
+    place: tuple[float, float],
+    half: tuple[float, float],
+    radius: float,
+    turning: "Turning",
+    centre: Callable[[float], Floats],
+) -> Surface:
+    """What is seen of a ball's map through a plane that touches it at a place, as far as half a facet reaches."""
+    out, right, down = _directions(*place)
+    ends = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    corners = np.array([_directions(place[0] + x * half[0], place[1] + y * half[1])[0] for x, y in ends])
+    # in radii, on the plane
+    flat = np.stack([corners @ right, corners @ down], axis=-1) / (corners @ out)[:, None]
+    low, size = flat.min(0), np.ptp(flat, axis=0)
+    shape = np.ceil(size * radius * FINE * DETAIL).astype(np.int64)
+    u, v = (low[i] + (np.arange(shape[i]) + 0.5) / shape[i] * size[i] for i in range(2))
+    points = out + u[:, None] * right + v[:, None, None] * down
+    points /= np.linalg.norm(points, axis=-1, keepdims=True)
+    height, width = picture.shape[:2]
+    to_x = (np.arctan2(points[..., 0], points[..., 2]) / (2 * np.pi) % 1) * width
+    to_y = (np.arcsin(points[..., 1]) / np.pi + 0.5) * height
+    part = cv2.remap(
+        picture, to_x.astype(np.float32), to_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+    )
+    alpha = np.zeros(shape[::-1], np.uint8)
+    cv2.fillConvexPoly(alpha, np.rint((flat - low) / size * shape - 0.5).astype(np.int32), 255)
+
+    def placing(t: float) -> tuple[Floats, Floats, Floats]:
+        turned = radius * turning.at(t)
+        to_right, to_down = turned @ right * size[0] / shape[0], turned @ down * size[1] / shape[1]
+        corner = centre(t) + turned @ (out + low[0] * right + low[1] * down)
+        return corner + (to_right + to_down) / 2, to_right, to_down
+
+    return Surface(np.asarray(part, np.uint8), alpha, placing, moving=True, one_sided=True)
+
+
+def _directions(longitude: float, latitude: float) -> tuple[Floats, Floats, Floats]:
+    """Out of a ball, and along it to the right and down, seen from outside."""
+    c, s, a, b = np.cos(longitude), np.sin(longitude), np.cos(latitude), np.sin(latitude)
+    return np.array([s * a, b, c * a]), np.array([-c, 0, s]), np.array([-s * b, a, -c * b])
+
+
 # Paths
 
 
@@ -444,6 +518,28 @@ def _cube(random: Generator) -> dict[str, object]:
     return {"surfaces": [*_walls(random, _wall), *faces], "camera": _held(random, 0.006)}
 
 
+def _globe(random: Generator) -> dict[str, object]:
+    """A globe that turns before bare walls; the camera stands still."""
+    turning = Turning(np.array([0.0, 0.98, 0.2]), random.uniform(0, 6), _signed(random, 0.15, 0.4))
+    globe = _ball(_picture(random, 250, 500), 0.5, turning, lambda t: np.array([0.0, 0.0, 2.0]))
+    return {"surfaces": [*_walls(random, _bare), *globe], "camera": _held(random, 0.0)}
+
+
+def _balls(random: Generator) -> dict[str, object]:
+    """Two balls that turn and move."""
+    balls = []
+    for radius, z in ((0.36, 1.9), (0.2, 1.3)):
+        axis = random.standard_normal(3)
+        turning = Turning(axis / np.linalg.norm(axis), random.uniform(0, 6), _signed(random, 0.3, 0.8))
+        x, y, middle = _swing(random, 0.08), _swing(random, 0.04), random.uniform(-0.3, 0.3)
+
+        def centre(t: float, x: Path = x, y: Path = y, middle: float = middle, z: float = z) -> Floats:
+            return np.array([middle + x(t), y(t), z])
+
+        balls += _ball(_picture(random, 180, 360), radius, turning, centre)
+    return {"surfaces": [*_walls(random, _wall), *balls], "camera": _held(random, 0.006)}
+
+
 def _small_fast(random: Generator) -> dict[str, object]:
     balls = []
     for _ in range(6):
@@ -514,6 +610,8 @@ SCENES: dict[str, Callable[[Generator], dict[str, object]]] = {
     "pan": _pan,
     "hand": _hand,
     "cube": _cube,
+    "globe": _globe,
+    "balls": _balls,
     "small fast": _small_fast,
     "talking": _talking,
     "repeats": _repeats,

@@ -18,6 +18,10 @@ Rows = list[dict[str, Any]]
 SHOWN = ("x264 default", "x264 refs1 bf0", "mpeg4", "vp9")
 
 
+# Of another's error, a clip's is above it that is above by more than this share
+ABOVE = 0.03
+
+
 def load(name: str) -> dict[str, Any]:
     """The results of accuracy.py, real.py or speed.py."""
     results: dict[str, Any] = json.loads((FOLDER / f"results/{name}.json").read_text("utf-8"))
@@ -92,7 +96,11 @@ def real_table(results: dict[str, Any]) -> str:
     for clip in dict.fromkeys(row["clip"] for row in rows):
         cells = [found.get((clip, name)) for name in names]
         lines.append([clip, *("-" if row is None else f"{row['error']:.2f}" for row in cells)])
-    for title, key in (("mean", "error"), ("mean where `auto` is valid", "error_where_auto")):
+    for title, key in (
+        ("mean", "error"),
+        ("mean without cuts", "error_of_scenes"),
+        ("mean where `auto` is valid", "error_where_auto"),
+    ):
         mean = {_name(row): row[key] for row in results["summaries"]}
         lines.append([f"**{title}**", *(f"**{mean[name]:.2f}**" for name in names)])
     return grid(lines)
@@ -203,6 +211,59 @@ def quality_table(results: dict[str, Any]) -> str:
     return grid([head, *sorted(lines, key=lambda line: line[0], reverse=True)])
 
 
+def goals_table(conditions: dict[str, Any], real: dict[str, Any], speed: dict[str, Any]) -> str:
+    """What was aimed at, set before most of this was built, and what is reached."""
+    rows = {(r["condition"], r["encoding"], r["source"], r["quality"]): r for r in conditions["rows"]}
+    auto = {key[:2]: row for key, row in rows.items() if key[2:] == ("auto", "balanced") and key[0] != "all"}
+    ordinary = auto["ordinary", "vp9 crf38"]
+    drift = [row for (condition, encoding), row in auto.items() if "exposure" in condition and "vp9" in encoding]
+    codec = [rows["ordinary", encoding, "codec", None] for encoding in ("x264 crf23", "x264 veryslow")]
+    clips = {(row["clip"], _name(row)): row["error_of_scenes"] for row in real["rows"] if "error" in row}
+    means = {_name(row): row["error_of_scenes"] for row in real["summaries"]}
+    above = {
+        clip: error / clips[clip, "dis medium"] - 1 for (clip, name), error in clips.items() if name == "auto balanced"
+    }
+    worst = ", ".join(f"{clip} {more:+.0%}" for clip, more in above.items() if more > ABOVE)
+    loaders = {row["job"]: row["cpu_ratio"] for row in speed["summaries"] if row["kind"] == "all"}
+    lines = (
+        ("ordinary rooms, VP9: EPE of the valid", "0.28 px", f"{ordinary['epe_valid']:.2f} px"),
+        ("... valid", "96 %", f"{ordinary['valid_share']:.1%}"),
+        ("... of that off by > 3 px", "0.8 %", f"{ordinary['outliers_valid']:.1%}"),
+        ("... EPE of what moves by itself", "3 px", f"{ordinary['moving_epe_valid']:.2f} px"),
+        ("exposure drift, VP9: EPE of the valid", "0.5 px", f"{max(row['epe_valid'] for row in drift):.2f} px"),
+        ("... valid", "85 %", f"{min(row['valid_share'] for row in drift):.1%}"),
+        ("wrong and sure, any condition", "0.1 %", _range(auto, "wrong_and_sure", ".1%")),
+        ("ece, any condition", "0.05", _range(auto, "ece", ".2f")),
+        (
+            "`codec`, ordinary rooms, x264",
+            "0.6 px",
+            f"{codec[0]['epe_valid']:.2f} px, {codec[0]['valid_share']:.0%} valid",
+        ),
+        ("... x264 veryslow", "the same", f"{codec[1]['epe_valid']:.2f} px, {codec[1]['valid_share']:.0%} valid"),
+        (
+            "real clips without cuts: `auto` beside DIS medium",
+            "-8 %",
+            f"{means['auto balanced'] / means['dis medium'] - 1:+.1%} (`best`: "
+            f"{means['auto best'] / means['dis medium'] - 1:+.1%})",
+        ),
+        ("... clips on which it is more than 3 % above", "none", worst or "none"),
+        (
+            "processor time of LLaMA-Factory's reader over that of `auto`",
+            "0.75",
+            " ".join(
+                f"{loaders[f'auto {quality}'] / loaders['llamafactory']:.2f} ({quality})"
+                for quality in ("balanced", "fast")
+            ),
+        ),
+    )
+    return grid([["", "aimed at", "measured"], *map(list, lines)])
+
+
+def _range(rows: dict[tuple[str, str], dict[str, Any]], key: str, form: str) -> str:
+    ordered = sorted((row[key], f"{condition}, {encoding}") for (condition, encoding), row in rows.items())
+    return f"{ordered[0][0]:{form}} to {ordered[-1][0]:{form}} ({ordered[-1][1]})"
+
+
 def with_table(text: str, name: str, table: str) -> str:
     """A text with the table between its marks replaced."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
@@ -217,6 +278,7 @@ TABLES: dict[Path, dict[str, Callable[[], str]]] = {
         "auc": lambda: auc_table(load("accuracy")),
         "pans": lambda: pan_table(load("accuracy")),
         "real": lambda: real_table(load("real")),
+        "goals": lambda: goals_table(load("conditions"), load("real"), load("speed")),
         "speed": lambda: speed_table(load("speed")),
         "rooms": lambda: conditions_table(load("conditions-before"), load("conditions"), "vp9 crf38"),
         "rooms-x264": lambda: conditions_table(load("conditions-before"), load("conditions"), "x264 crf23"),

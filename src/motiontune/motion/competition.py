@@ -29,10 +29,10 @@ FOLLOWED = ("codec",)
 DOUBTFUL = 0.3
 # Vectors that are more probable than this are what the flow starts from
 START = 0.5
-# Refinement that moves a vector further than this found another place (pixels of the resized frame)
-MOVED = 1.0
-# A pair is open while more than this share of what it shows has no vector that is rather true than not. To match pairs
-# of which less is open finds hardly more of what moves, and more by chance
+# Refinement is finer: it wins unless it is less probable than this share of what it refines
+FINER = 0.99
+# A pair is open while more than this share of what changes in it has no vector that is rather true than not: before a
+# camera that stands still, that is what moves
 OPEN = 0.2
 
 
@@ -104,22 +104,25 @@ class Competition:
 
         each_pair(look, self._clip, self._direction, wanted)
 
-    def open_frames(self) -> list[int]:
-        """The frames for which another source is worth its time: much of what they show has no probable vector, and
-        nothing says that the scene has changed."""
+    def open_frames(self, coarse: bool = False) -> list[int]:
+        """The frames for which another source is worth its time: much of what has changed has no probable vector, and
+        nothing says that the scene is another one. A coarse source finds hardly more of a little, and more by chance:
+        for it much of all that a frame shows must be open."""
 
         def is_open(here: int, there: int) -> bool:
-            best, shown = self._best[here], self._pairs[here].contrast
-            if (shown * (best.probable <= START)).sum() <= OPEN * shown.sum():
+            best, pair = self._best[here], self._pairs[here]
+            counted = pair.contrast if coarse else pair.changed
+            if (counted * (best.probable <= START)).sum() <= OPEN * counted.sum():
                 return False
-            one_scene = across_no_cut(best.fits, best.fits, np.ones_like(best.fits, np.bool_), shown).any()
+            everything = np.ones_like(best.fits, np.bool_)
+            one_scene = across_no_cut(best.fits, best.fits, everything, pair.contrast).any()
             return bool(one_scene or of_one_scene(self._frames[here], self._frames[there]))
 
         return [here for here, there in neighbours(self._clip, self._direction) if is_open(here, there)]
 
     def refine(self, quality: Quality) -> None:
         """Let optical flow compete. It starts from the vectors that are probable, patches without one from their
-        neighbours', and wins unless it leads to another place that is less probable: it is finer."""
+        neighbours', see `FINER`."""
         level = levelled(self._frames)
         followed = [number for number, source in enumerate(self._sources) if source in FOLLOWED]
 
@@ -130,7 +133,7 @@ class Competition:
             still_followed = np.isin(best.source, followed) & (best.probable > 0) & (moved < NEAR)
             found = pair.compare(flow, best.own, still_followed)
             finer = _Vectors(flow, found.probable, found.fits, best.own, best.source)
-            self._best[here] = finer.against(best, (moved <= MOVED) | (found.probable >= best.probable))
+            self._best[here] = finer.against(best, found.probable >= np.float32(FINER) * best.probable)
 
         each_pair(look, self._clip, self._direction)
         self._refined = "+flow"

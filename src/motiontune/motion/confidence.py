@@ -40,6 +40,8 @@ REPEATS, CERTAIN = 1.2, 2.0
 BARE, RICH = 0.2, 0.9
 # What a plain patch counts beside one of contrast, in gray levels
 PLAIN = 0.5
+# Gray levels by which a patch that shows the same may differ
+UNCHANGED = 1.0
 # A source's own confidence counts from here on
 LEAST_OWN = 0.05
 # Across a cut less than this share of what a picture shows rather fits than not: 0 to 0.05 in real clips. A thing that
@@ -104,14 +106,27 @@ class Pair:
     @cached_property
     def small(self) -> Bytes:
         """The frame that the patches belong to, uint8 [SMALL * R, SMALL * C]."""
-        rows, cols = (side // self.patch for side in self.here.shape)
-        return np.asarray(cv2.resize(self.here, (cols * SMALL, rows * SMALL), interpolation=cv2.INTER_AREA), np.uint8)
+        return self._smaller(self.here)
+
+    def _smaller(self, frame: Bytes) -> Bytes:
+        rows, cols = (side // self.patch for side in frame.shape)
+        return np.asarray(cv2.resize(frame, (cols * SMALL, rows * SMALL), interpolation=cv2.INTER_AREA), np.uint8)
 
     @cached_property
     def contrast(self) -> Doubles:
         """How much a patch shows, noise apart: its standard deviation in gray levels, float64 [R, C]."""
-        rows, cols = (side // SMALL for side in self.small.shape)
-        return np.asarray(self.small.reshape(rows, SMALL, cols, SMALL).std(axis=(1, 3)) + PLAIN, np.float64)
+        pixels = self.small.astype(np.float32)
+        variance = _of_patches(pixels * pixels) - np.square(_of_patches(pixels))
+        return np.sqrt(np.maximum(variance, 0)).astype(np.float64) + PLAIN
+
+    @cached_property
+    def changed(self) -> Doubles:
+        """How much of what a patch shows is elsewhere in the other frame, in gray levels, float64 [R, C]: 0 where
+        camera and things stand still."""
+        apart = self.small.astype(np.float32) - self._smaller(self.there)
+        apart -= np.float32(_rank(apart))
+        change = np.sqrt(_of_patches(apart * apart)).astype(np.float64) - UNCHANGED
+        return np.clip(change, 0, self.contrast)
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:
@@ -235,6 +250,12 @@ def _rank(values: Doubles | Singles, share: float = 0.5) -> float:
     """The value that this share of all lies below."""
     place = int(share * (values.size - 1))
     return float(np.partition(values, place, axis=None)[place])
+
+
+def _of_patches(pixels: Singles) -> Singles:
+    """The means over each patch of pixels [SMALL * R, SMALL * C], float32 [R, C]."""
+    rows, cols = (side // SMALL for side in pixels.shape)
+    return np.asarray(cv2.resize(pixels, (cols, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _around(values: Doubles) -> Doubles:

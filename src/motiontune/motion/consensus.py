@@ -23,8 +23,11 @@ UNLIKE = 2.0
 # How much a patch's confidence falls for each pixel that those around it differ on average, and what counts at most
 FALL, MOST_APART = 0.05, 16.0
 AROUND = (0.25, 0.75, 1.0, 0.75, 0.25)
-# The same for planes: a Gaussian with a deviation of two patches
-GAUSSIAN = (0.607, 0.882, 1.0, 0.882, 0.607)
+# The same for surfaces: a Gaussian with a deviation of four patches
+GAUSSIAN = tuple(math.exp(-steps * steps / 32) for steps in range(-6, 7))
+# A surface's terms, by their powers of rows and columns, and what keeps one through few patches from bending, tilting
+POWERS = ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0))
+STIFF = (5.0, 5.0, 5.0, 0.05, 0.05, 1e-6)
 # Vectors have something to do with each other that differ by less than so many times the noise, within these limits
 # (pixels of the resized frame)
 ALIKE, LEAST_ALIKE, MOST_ALIKE = 20.0, 0.2, 2.5
@@ -32,8 +35,6 @@ ALIKE, LEAST_ALIKE, MOST_ALIKE = 20.0, 0.2, 2.5
 QUIET = 0.25
 # Vectors with more confidence than this tell the noise
 SURE = 0.5
-# What keeps a plane through few patches from tilting
-FLAT = 0.05
 
 
 def per_patch(displacements: Floats, confidence: Floats, least: float = 0.5) -> tuple[Singles, Singles]:
@@ -179,8 +180,8 @@ def compare_places(place: Singles, probable: Singles, claims: Singles) -> None:
 
 
 def smooth(vectors: Singles, confidence: Singles) -> Singles:
-    """Replace each patch's vector by that of a plane through those around it that move alike: what a camera does to a
-    picture changes evenly from patch to patch, and errors do not.
+    """Replace each patch's vector by that of a surface of second order through those around it that move alike: what a
+    camera does to a picture changes evenly from patch to patch, as a round thing does that turns, and errors do not.
 
     Vectors are alike that differ by a few times the noise of the field: so a thing that moves a little, before a
     background that is known better than that, keeps its own motion.
@@ -189,11 +190,11 @@ def smooth(vectors: Singles, confidence: Singles) -> Singles:
         vectors: float32 [R, C, 2], pixels of the resized frame.
         confidence: float32 [R, C].
     """
-    planes = vectors.copy()
+    fitted = vectors.copy()
     noise = _noise(vectors, confidence)
     if noise > 0:
-        fit_planes(vectors, confidence, min(max(ALIKE * noise, LEAST_ALIKE), MOST_ALIKE), planes)
-    return planes
+        fit_surfaces(vectors, confidence, min(max(ALIKE * noise, LEAST_ALIKE), MOST_ALIKE), fitted)
+    return fitted
 
 
 def _noise(vectors: Singles, confidence: Singles) -> float:
@@ -207,40 +208,55 @@ def _noise(vectors: Singles, confidence: Singles) -> float:
 
 
 @compiled("void(float32[:,:,::1], float32[:,::1], float64, float32[:,:,::1])")
-def fit_planes(vectors: Singles, confidence: Singles, alike: float, planes: Singles) -> None:
+def fit_surfaces(vectors: Singles, confidence: Singles, alike: float, fitted: Singles) -> None:
     """Write what `smooth` returns, where a patch has a confidence; vectors that differ by `alike` pixels have nothing
     to do with each other (Tukey's biweight)."""
     rows, cols = confidence.shape
-    reach = len(GAUSSIAN) // 2
+    reach, terms = len(GAUSSIAN) // 2, len(POWERS)
+    # sums of weights times powers of u rows and v columns, and the same of differences in x and y
+    sums, sums_x, sums_y = np.empty((5, 5)), np.empty((3, 3)), np.empty((3, 3))
+    row, row_x, row_y = np.empty(5), np.empty(3), np.empty(3)
+    equations = np.empty((terms, terms + 2))
     for i in range(rows):
         for j in range(cols):
             if confidence[i, j] <= 0:
                 continue
             x, y = np.float64(vectors[i, j, 0]), np.float64(vectors[i, j, 1])
-            # sums of the weights, with rows u, columns v, and differences in x and y
-            s, su, sv, suu, suv, svv = 1e-6, 0.0, 0.0, FLAT, 0.0, FLAT
-            sx, sux, svx, sy, suy, svy = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            sums[:], sums_x[:], sums_y[:] = 0.0, 0.0, 0.0
             for a in range(max(i - reach, 0), min(i + reach + 1, rows)):
+                s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
+                x0, x1, x2, y0, y1, y2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
                 for b in range(max(j - reach, 0), min(j + reach + 1, cols)):
                     dx, dy = np.float64(vectors[a, b, 0]) - x, np.float64(vectors[a, b, 1]) - y
-                    near = GAUSSIAN[a - i + reach] * GAUSSIAN[b - j + reach] * np.float64(confidence[a, b])
                     same = max(1.0 - (dx * dx + dy * dy) / (alike * alike), 0.0)
-                    w = near * same * same
-                    u, v = a - i, b - j
-                    s += w
-                    su += w * u
-                    sv += w * v
-                    suu += w * u * u
-                    suv += w * u * v
-                    svv += w * v * v
-                    sx += w * dx
-                    sux += w * u * dx
-                    svx += w * v * dx
-                    sy += w * dy
-                    suy += w * u * dy
-                    svy += w * v * dy
-            # the plane's value at the patch itself, by Cramer's rule
-            p, q, r = suu * svv - suv * suv, su * svv - sv * suv, su * suv - sv * suu
-            whole = s * p - su * q + sv * r
-            planes[i, j, 0] = x + (sx * p - sux * q + svx * r) / whole
-            planes[i, j, 1] = y + (sy * p - suy * q + svy * r) / whole
+                    w = GAUSSIAN[b - j + reach] * np.float64(confidence[a, b]) * same * same
+                    v = b - j
+                    wv, wvv = w * v, w * v * v
+                    s0, s1, s2, s3, s4 = s0 + w, s1 + wv, s2 + wvv, s3 + wvv * v, s4 + wvv * v * v
+                    x0, x1, x2 = x0 + w * dx, x1 + wv * dx, x2 + wvv * dx
+                    y0, y1, y2 = y0 + w * dy, y1 + wv * dy, y2 + wvv * dy
+                row[:] = s0, s1, s2, s3, s4
+                row_x[:] = x0, x1, x2
+                row_y[:] = y0, y1, y2
+                near = GAUSSIAN[a - i + reach]
+                for p in range(5):
+                    for q in range(5 - p):
+                        sums[p, q] += near * row[q]
+                    for q in range(3 - p):
+                        sums_x[p, q] += near * row_x[q]
+                        sums_y[p, q] += near * row_y[q]
+                    near *= a - i
+            for k in range(terms):
+                p, q = POWERS[k]
+                for n in range(k, terms):
+                    equations[k, n] = sums[p + POWERS[n][0], q + POWERS[n][1]]
+                equations[k, k] += STIFF[k]
+                equations[k, terms], equations[k, terms + 1] = sums_x[p, q], sums_y[p, q]
+            # the last term is the surface's height at the patch itself: the others are eliminated
+            for k in range(terms - 1):
+                for m in range(k + 1, terms):
+                    factor = equations[k, m] / equations[k, k]
+                    for n in range(m, terms + 2):
+                        equations[m, n] -= factor * equations[k, n]
+            last = equations[terms - 1]
+            fitted[i, j, 0], fitted[i, j, 1] = x + last[terms] / last[terms - 1], y + last[terms + 1] / last[terms - 1]
