@@ -65,7 +65,8 @@ PRECISE: dict[str, Encoding] = {"x264 refs1 bf0 qp18": _x264(refs="1", bf="0", q
 def encode(frames: Iterable[NDArray[np.uint8]], name: str, path: Path, rate: int = 30) -> Path:
     """Write RGB frames [height, width, 3] in one of `ENCODINGS` (or the others) to a path of any name.
 
-    In one thread, so that a file does not depend on the machine.
+    In one thread: how many there are changes a file. x264 writes other bytes each time all the same (its macroblock
+    tree does), which shows in the last digits of what is measured.
     """
     encoding = (ENCODINGS | PRECISE | ROOM_ENCODINGS)[name]
     with av.open(str(path), "w") as output:
