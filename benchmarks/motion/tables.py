@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 SHOWN = ("x264 default", "x264 refs1 bf0", "mpeg4", "vp9")
 
 
-# Of another's error, a clip's is above it that is above by more than this share
+# Clips are named on which an error is greater than another's by more than this share
 ABOVE = 0.03
 
 
