@@ -47,13 +47,28 @@ def test_the_flow_leads_to_the_same_pixels(modules: Any, name: str) -> None:
     assert wrong[1] > 3 * wrong[0]
 
 
-@pytest.mark.parametrize("name", ["cube", "globe", "balls"])
+@pytest.mark.parametrize("name", ["cube", "globe", "balls", "cloth"])
 def test_the_flow_of_a_room_leads_to_the_same_pixels(modules: Any, name: str) -> None:
     room = modules[2].room(name, 1, "clean")
-    here, there = (_gray(np.clip(room._rendered(number), 0, 255).astype(np.uint8)) for number in (26, 20))
     way, visible, moving = room.flow(26, 20)
     assert (visible & moving).mean() > 0.02 and np.linalg.norm(way[visible & moving], axis=-1).mean() > 3
-    wrong = [np.abs(_moved(there, way + error) - here)[visible & moving].mean() for error in (0, np.float32(2))]
+    assert_leads_to_the_same(room, way, visible & moving)
+
+
+def test_the_rows_of_a_rolling_shutter_have_times_of_their_own(modules: Any) -> None:
+    rolling, global_ = (modules[2].room("pan", 1, look) for look in ("rolling", ""))
+    (way, visible, _), (other, seen, _) = rolling.flow(26, 20), global_.flow(26, 20)
+    assert np.abs(way - other)[visible & seen].max() > 0.3
+    assert_leads_to_the_same(rolling, way, visible)
+    # the row in the middle is exposed when all rows of the other one are
+    middle = np.s_[modules[2].HEIGHT // 2]
+    np.testing.assert_allclose(rolling._rendered(26)[middle], global_._rendered(26)[middle], atol=6)
+    assert np.abs(rolling._rendered(26)[0] - global_._rendered(26)[0]).mean() > 2
+
+
+def assert_leads_to_the_same(room: Any, way: Any, where: Any) -> None:
+    here, there = (_gray(np.clip(room._rendered(number), 0, 255).astype(np.uint8)) for number in (26, 20))
+    wrong = [np.abs(_moved(there, way + error) - here)[where].mean() for error in (0, np.float32(2))]
     assert wrong[0] < 5
     assert wrong[1] > 2 * wrong[0]
 

@@ -66,6 +66,8 @@ CONDITIONS: dict[str, tuple[tuple[str, str], ...]] = {
     **{look: (("walk", look), ("hand", look)) for look in rooms.LOOKS if look.startswith(("dim", "exposure"))},
     "fade": (("walk", "fade"),),
     "curved": (("globe", ""), ("balls", "")),
+    "cloth": (("cloth", ""),),
+    "rolling shutter": (("pan", "rolling"), ("hand", "rolling")),
     "shadow": (("walk", "shadow"),),
     "blur": (("pan", "blur"),),
     "repeats": (("repeats", ""),),
@@ -98,10 +100,12 @@ def load(scene: str, look: str, seed: int, encoding: str, cache: Path) -> Clip:
 
 
 @functools.lru_cache(maxsize=64)
-def truth(scene: str, cut: bool, seed: int, shown: tuple[int, ...]) -> Pool:
+def truth(scene: str, look: str, seed: int, shown: tuple[int, ...]) -> Pool:
     """The true motion of each pair's patches, direction past: `vectors` float32 [P, R, C, 2] in pixels of the grid,
-    `scored`, `hidden`, `moving` and `cut`, bool [P, R, C]. Light changes nothing of it."""
-    room, grid = rooms.room(scene, seed, "cut" if cut else ""), VideoGrid(2, ROWS, COLS, PATCH)
+    `scored`, `hidden`, `moving` and `cut`, bool [P, R, C]."""
+    if look not in rooms.MOVED:
+        return truth(scene, rooms.MOVED[0], seed, shown)
+    room, grid = rooms.room(scene, seed, look), VideoGrid(2, ROWS, COLS, PATCH)
     scale = np.float32([grid.width / rooms.WIDTH, grid.height / rooms.HEIGHT])
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
     for before, number in zip(shown[:-1], shown[1:], strict=True):
@@ -213,7 +217,7 @@ def measure(
     for seed, condition, scene, look, encoding in tqdm(jobs, unit="clip", smoothing=0):
         clip = load(scene, look, seed, encoding, cache)
         count = len(clip.frames)
-        true = truth(scene, look == "cut", seed, tuple(clip.indices.tolist()))
+        true = truth(scene, look, seed, tuple(clip.indices.tolist()))
         for source, quality in variants:
             key = (source, quality, encoding, condition)
             options = MotionOptions(source, quality=quality or "balanced", min_confidence=0)  # type: ignore[arg-type]

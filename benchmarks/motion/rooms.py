@@ -1,18 +1,18 @@
 """Rooms under a perspective camera, as a phone sees them: 426 x 240 pixels, 12 frames a second, motion known exactly.
 
 A room has textured walls, and things stand and move in it at their own depths: a hand that pushes a thing, a spinning
-cube that stops, small fast things, balls that turn. Every surface is flat (a ball has many); where a pixel's ray meets
-it gives its texture, and where that point of the surface is seen at another time gives the flow. What a scene looks
-like (dim, drifting exposure, fade, shadow, noise, cut) is put upon the rendered frames, and changes no flow. Drawn
-textures are rich everywhere, pictures that people take are not: the photo scenes have a wall and things out of
-pictures of real clips.
+cube that stops, small fast things, balls that turn, cloth that waves. Every surface is flat (balls and cloth have
+many); where a pixel's ray meets it gives its texture, and where that point of the surface is seen at another time
+gives the flow. What a scene looks like (dim, drifting exposure, fade, shadow, noise, cut) is put upon the rendered
+frames, and changes no flow; a rolling shutter does, whose rows have times of their own. Drawn textures are rich
+everywhere, pictures that people take are not: the photo scenes have a wall and things out of pictures of real clips.
 
 Shapes: H, W height and width of a frame in pixels. Times are seconds, lengths metres.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -33,9 +33,13 @@ NOISE = 1.5
 # A ball has so many rings of facets, which reach beyond each other by this share of their sides, and so many pixels in
 # a metre
 RINGS, OVER, DETAIL = 14, 0.03, 110
+# A cloth is so many cells wide and tall, of two triangles each, which reach beyond each other by so many pixels
+CELLS, HEM = 10, 2
 SUBFRAMES = 4
 # of the time from one frame to the next that a blurred frame is exposed
 EXPOSED = 0.6
+# Seconds from the first row of a rolling shutter to the last one, as phones have it; found again in so many rounds
+READOUT, ROUNDS = 0.025, 4
 
 # Clips whose pictures tuning sees, and those that scoring does: of `make clips ARGS=--all`
 TUNED = ("bikes.mp4", "box.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4", "b.mp4")
@@ -109,6 +113,7 @@ class Room:
         look: what becomes of the light.
         blurred: whether things blur as they move.
         cut: another room, shown from half of the time on.
+        readout: seconds from the first row's exposure to the last one's.
     """
 
     name: str
@@ -118,6 +123,7 @@ class Room:
     look: Look = field(default_factory=Look)
     blurred: bool = False
     cut: "Room | None" = None
+    readout: float = 0.0
 
     @property
     def frames(self) -> Iterator[NDArray[np.uint8]]:
@@ -148,14 +154,30 @@ class Room:
         there = np.empty((HEIGHT, WIDTH, 2))
         for number in range(len(one.surfaces)):
             chosen = top == number
-            points = one._to_pixels(number, t_to) @ np.concatenate([at[chosen], np.ones((chosen.sum(), 1))], 1).T
-            there[chosen] = (points[:2] / np.where(np.abs(points[2]) < 1e-6, 1e-6, points[2])).T
-            there[chosen] = np.where((points[2] > 0.05)[:, None], there[chosen], -1e4)
+            there[chosen] = one._seen_at(number, t_to, at[chosen])
         near = np.rint(there).clip(-1, [WIDTH, HEIGHT]).astype(np.int64)
         inside = ((near >= 0) & (near < [WIDTH, HEIGHT])).all(-1)
         col, row = near[..., 0].clip(0, WIDTH - 1), near[..., 1].clip(0, HEIGHT - 1)
         seen = inside & (other._top(t_to)[0][row, col] == top)
         return (there - np.stack([x, y], axis=-1)).astype(np.float32), seen, moving
+
+    def _times(self, t: float, rows: Floats) -> Floats:
+        """When a frame's rows are exposed: a time for each, or one for all."""
+        return t + self.readout * (rows / (HEIGHT - 1) - 0.5) if self.readout else np.array([t])
+
+    def _seen_at(self, number: int, t: float, points: Floats) -> Floats:
+        """Where a surface's points [N, 2] are in a time's frame, float64 [N, 2]; behind the camera far outside."""
+        points = np.concatenate([points, np.ones((len(points), 1))], axis=1)
+        matrices = np.stack([self._to_pixels(number, time) for time in self._times(t, np.arange(HEIGHT))])
+        found = points @ matrices[len(matrices) // 2].T
+        for _ in range(ROUNDS if self.readout else 0):
+            # a point is seen in a row that has this row's time
+            row = (found[:, 1] / _not_zero(found[:, 2])).clip(0, HEIGHT - 1)
+            above = row.astype(np.int64).clip(0, HEIGHT - 2)
+            between = (row - above)[:, None, None]
+            each = (1 - between) * matrices[above] + between * matrices[above + 1]
+            found = np.einsum("nij,nj->ni", each, points)
+        return np.where(found[:, 2:] > 0.05, found[:, :2] / _not_zero(found[:, 2:]), -1e4)
 
     def _to_pixels(self, number: int, t: float) -> Floats:
         """From a surface's pixels to the frame's, float64 [3, 3]; the third coordinate is the depth."""
@@ -169,25 +191,16 @@ class Room:
         matrix = self._to_pixels(number, t)
         return None if self.surfaces[number].one_sided and np.linalg.det(matrix) <= 0 else matrix
 
-    @staticmethod
-    def _ahead(matrix: Floats, fine: int) -> NDArray[np.bool_]:
-        """Where a surface's plane lies before the camera, bool [fine * H, fine * W]."""
-        back = np.linalg.inv(matrix)[2]  # one over the depth
-        x = ((np.arange(WIDTH * fine) + 0.5) / fine - 0.5) * back[0]
-        y = ((np.arange(HEIGHT * fine) + 0.5) / fine - 0.5)[:, None] * back[1]
-        return np.asarray(x + (y + back[2]) > 1e-9, np.bool_)
-
     @functools.lru_cache(maxsize=24)  # noqa: B019  (a room lives as long as the process)
     def _top(self, t: float) -> tuple[NDArray[np.int64], Floats]:
         """Which surface is seen at each pixel, int64 [H, W], and where of it, float64 [H, W, 2]."""
         top, at = np.zeros((HEIGHT, WIDTH), np.int64), np.zeros((HEIGHT, WIDTH, 2))
         y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float64)
         for number, surface in enumerate(self.surfaces):
-            matrix = self._matrix(number, t)
-            if matrix is None:
+            if self._matrix(number, t) is None:
                 continue
-            back = np.linalg.inv(matrix)
-            a, b, c = (back[i, 0] * x + back[i, 1] * y + back[i, 2] for i in range(3))
+            back = np.linalg.inv([self._to_pixels(number, time) for time in self._times(t, np.arange(HEIGHT))])
+            a, b, c = (back[:, i, :1] * x + back[:, i, 1:2] * y + back[:, i, 2:] for i in range(3))
             where = np.stack([a, b], axis=-1) / np.where(c > 1e-9, c, 1)[..., None]
             cover = cv2.remap(surface.alpha, where.astype(np.float32), None, cv2.INTER_LINEAR, borderValue=0)
             chosen = (cover >= 127.5) & (c > 1e-9)
@@ -195,27 +208,35 @@ class Room:
         return top, at
 
     def _image(self, t: float) -> NDArray[np.float32]:
-        size = (WIDTH * SUPER, HEIGHT * SUPER)
         image = np.zeros((HEIGHT * SUPER, WIDTH * SUPER, 3), np.uint8)
-        finer = np.array([[SUPER, 0, (SUPER - 1) / 2], [0, SUPER, (SUPER - 1) / 2], [0, 0, 1]])
+        times = self._times(t, np.arange(HEIGHT))
+        for number, band in enumerate(np.split(image, len(times))):
+            self._paint(band, number * len(band), float(times[number]))
+        return np.asarray(
+            cv2.resize(image.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.float32
+        )
+
+    def _paint(self, band: NDArray[np.uint8], first: int, t: float) -> None:
+        """Paint rows of a picture that is `SUPER` times finer, uint8 [rows, SUPER * W, 3], from the first one on."""
+        finer = np.array([[SUPER, 0, (SUPER - 1) / 2], [0, SUPER, (SUPER - 1) / 2 - first], [0, 0, 1]])
         for number, surface in enumerate(self.surfaces):
             matrix = self._matrix(number, t)
             if matrix is None:
                 continue
-            cover = cv2.warpPerspective(surface.alpha, finer @ matrix, size, flags=cv2.INTER_LINEAR)
-            cover[~self._ahead(matrix, SUPER)] = 0
+            matrix = finer @ matrix
+            cover = cv2.warpPerspective(surface.alpha, matrix, band.shape[1::-1], flags=cv2.INTER_LINEAR)
+            over = np.linalg.inv(matrix)[2]  # one over the depth, which is positive before the camera
+            rows, cols = np.ogrid[: band.shape[0], : band.shape[1]]
+            cover[over[0] * cols + (over[1] * rows + over[2]) <= 1e-9] = 0
             x, y, w, h = cv2.boundingRect(cover)
             if not w:
                 continue
-            moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]]) @ finer @ matrix
+            moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]]) @ matrix
             found = cv2.warpPerspective(
                 surface.picture, moved, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
             )
-            part, weight = image[y : y + h, x : x + w], cover[y : y + h, x : x + w, None] / np.float32(255)
+            part, weight = band[y : y + h, x : x + w], cover[y : y + h, x : x + w, None] / np.float32(255)
             np.copyto(part, np.rint(part + weight * (found - part.astype(np.float32))), casting="unsafe")
-        return np.asarray(
-            cv2.resize(image.astype(np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.float32
-        )
 
     def _rendered(self, number: int) -> NDArray[np.float32]:
         """A frame before anything becomes of the light."""
@@ -250,6 +271,10 @@ def _light(room: Room) -> tuple[float, float]:
     """Mean and standard deviation of a room's first picture in gray."""
     gray = room._rendered(0).mean(-1)
     return float(gray.mean()), float(gray.std())
+
+
+def _not_zero(depth: Floats) -> Floats:
+    return np.where(np.abs(depth) < 1e-6, 1e-6, depth)
 
 
 # Pictures and places
@@ -425,6 +450,33 @@ def _directions(longitude: float, latitude: float) -> tuple[Floats, Floats, Floa
     return np.array([s * a, b, c * a]), np.array([-c, 0, s]), np.array([-s * b, a, -c * b])
 
 
+def _cloth(picture: NDArray[np.uint8], at: Callable[[Floats, float], Floats]) -> list[Surface]:
+    """A picture on cloth: triangles between points of it, [2] from 0 to 1 to the right and down, that are at a place
+    at a time."""
+    size = np.array(picture.shape[1::-1]) // CELLS
+    tall, wide = size[::-1]
+    hem = cv2.copyMakeBorder(picture, HEM, HEM, HEM, HEM, cv2.BORDER_REFLECT_101)
+    triangles = []
+    for row, col in np.ndindex(CELLS, CELLS):
+        part = hem[row * tall : (row + 1) * tall + 2 * HEM, col * wide : (col + 1) * wide + 2 * HEM]
+        # a triangle has a corner that is a corner of the cell's picture, one beside it and one above or below it
+        for corner in (np.array([0, 0]), np.array([1, 1])):
+            ends = np.array([corner, [1 - corner[0], corner[1]], [corner[0], 1 - corner[1]]])
+            alpha = np.zeros(part.shape[:2], np.uint8)
+            cv2.fillConvexPoly(alpha, (HEM + ends * (size - 1)).astype(np.int32), 255)
+            alpha = np.asarray(cv2.dilate(alpha, np.ones((3, 3))), np.uint8)
+            points = (ends + [col, row]) / CELLS
+
+            def placing(t: float, points: Floats = points, corner: Floats = corner) -> tuple[Floats, Floats, Floats]:
+                here, beside, below = (at(point, t) for point in points)
+                right, down = (beside - here) * (1 - 2 * corner[0]) / wide, (below - here) * (1 - 2 * corner[1]) / tall
+                first = here - right * (corner[0] * wide + HEM - 0.5) - down * (corner[1] * tall + HEM - 0.5)
+                return first, right, down
+
+            triangles.append(Surface(np.ascontiguousarray(part), alpha, placing, moving=True))
+    return triangles
+
+
 # Paths
 
 
@@ -540,6 +592,19 @@ def _balls(random: Generator) -> dict[str, object]:
     return {"surfaces": [*_walls(random, _wall), *balls], "camera": _held(random, 0.006)}
 
 
+def _waving(random: Generator) -> dict[str, object]:
+    """Cloth that hangs in the room and waves."""
+    sway, lift = _swing(random, 0.06), _swing(random, 0.03)
+    waves, omega = 2 * np.pi * random.uniform(0.8, 1.5, 2), 2 * np.pi / random.uniform(1.5, 3)
+
+    def at(point: Floats, t: float) -> Floats:
+        deep = 0.08 * point[1] * np.sin(waves @ point - omega * t)
+        return np.array([point[0] - 0.5 + point[1] * sway(t), 0.8 * point[1] - 0.45 + point[1] * lift(t), 1.7 + deep])
+
+    cloth = _cloth(_picture(random, 200, 250), at)
+    return {"surfaces": [*_walls(random, _wall), *_standing(random, 2), *cloth], "camera": _held(random, 0.006)}
+
+
 def _small_fast(random: Generator) -> dict[str, object]:
     balls = []
     for _ in range(6):
@@ -612,6 +677,7 @@ SCENES: dict[str, Callable[[Generator], dict[str, object]]] = {
     "cube": _cube,
     "globe": _globe,
     "balls": _balls,
+    "cloth": _waving,
     "small fast": _small_fast,
     "talking": _talking,
     "repeats": _repeats,
@@ -630,6 +696,8 @@ LOOKS: dict[str, Look] = {
     "noise": Look(noise=8),
     "clean": Look(noise=0),
 }
+# Looks on which depends where things are seen; the others change the light of the first one
+MOVED = ("", "cut", "rolling")
 
 
 @functools.lru_cache(maxsize=8)
@@ -639,8 +707,9 @@ def _drawn(scene: str, seed: int) -> Room:
 
 
 def room(scene: str, seed: int, look: str = "") -> Room:
-    """Draw a scene of `SCENES` from its seed in a light of `LOOKS`; "blur" blurs it, "cut" cuts to another room."""
-    drawn = _drawn(scene, seed)
+    """Draw a scene of `SCENES` from its seed in a light of `LOOKS`; "blur" blurs it, "rolling" is a rolling shutter,
+    and "cut" cuts to another room."""
+    drawn = replace(_drawn(scene, seed), look=LOOKS.get(look, Look()), blurred=look == "blur")
     if look == "cut":
-        return Room(scene, seed, drawn.surfaces, drawn.camera, cut=_drawn(scene, seed + 50))
-    return Room(scene, seed, drawn.surfaces, drawn.camera, LOOKS.get(look, Look()), look == "blur")
+        return replace(drawn, cut=_drawn(scene, seed + 50))
+    return replace(drawn, readout=READOUT) if look == "rolling" else drawn
