@@ -80,14 +80,14 @@ def test_which_frames_are_open() -> None:
     way, grid = np.float32([6.0, -3.0]), VideoGrid(2, 8, 10, patch=16)
     clip = clip_from_frames(pan(2, *way), 2.0)
     right = np.broadcast_to(way, (8, 10, 2)).copy()
-    assert competition_of([told(right, "right")], clip, grid).open_frames() == []
+    assert competition_of([told(right, "right")], clip, grid).open_frames("blockmatch") == []
     for wrong, found in ((2, []), (5, [1])):
         some = right.copy()
         some[:, :wrong] += 20
-        assert competition_of([told(some, "some")], clip, grid).open_frames() == found, wrong
+        assert competition_of([told(some, "some")], clip, grid).open_frames("blockmatch") == found, wrong
     first, other = pan(1, 0, 0)[0], 255 - pan(1, 0, 0, seed=7)[0] // 3
     cut = clip_from_frames([first, other], 2.0)
-    assert competition_of([told(right, "any")], cut, grid).open_frames() == []
+    assert competition_of([told(right, "any")], cut, grid).open_frames("blockmatch") == []
 
 
 def test_a_small_thing_before_a_camera_that_stands_still_is_open() -> None:
@@ -103,10 +103,10 @@ def test_a_small_thing_before_a_camera_that_stands_still_is_open() -> None:
     lost = np.zeros((8, 10, 2), np.float32)
     lost[3:6, 2:6] = 31
     found = competition_of([told(lost, "lost")], clip_from_frames(frames, 2.0), grid)
-    assert found.open_frames() == [1] and found.open_frames(coarse=True) == []
+    assert found.open_frames("another") == [1] and found.open_frames("lost") == []
     still = [background + random.integers(-3, 4, background.shape).clip(0, 255 - background) for _ in range(2)]
     clip = clip_from_frames([frame.astype(np.uint8) for frame in still], 2.0)
-    assert competition_of([told(lost, "lost")], clip, grid).open_frames() == []
+    assert competition_of([told(lost, "lost")], clip, grid).open_frames("blockmatch") == []
 
 
 @pytest.mark.parametrize("source", ["blockmatch+flow", "auto"])

@@ -1,5 +1,6 @@
 """The probability that a vector is true: light, noise, repeats, cuts, and the competition between two vectors."""
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 from make_clips import pan
 from motiontune.grid import VideoGrid
 from motiontune.motion.compare import BESIDE, EVERY, differences, pixels_of, sums_of
-from motiontune.motion.confidence import Pair, across_no_cut, exclusive
+from motiontune.motion.confidence import Pair, across_no_cut, exclusive, probability
 from motiontune.motion.exposure import levelled, of_one_scene
 from motiontune.motion.options import MotionOptions
 from motiontune.motion.sources import motion_of
@@ -74,6 +75,48 @@ def test_light_makes_no_vector_false_and_none_true(gain: float, contrast: float)
     assert (probable(pair) > 0.8).mean() > 0.9
     for dx, dy in ((0, 0), (DX + 5, DY), (DX - 30, DY + 9)):
         assert (probable(pair, dx, dy) > 0.8).mean() < 0.05
+
+
+def test_what_fits_less_is_never_more_probable() -> None:
+    """Better than beside (the first two kinds), other beside the texture, brighter for no reason."""
+    random = np.random.default_rng(0)
+    spread = np.array([3, 3, 4, 0.6, 2, 2, 1, 2, 1, 3, 2, 2, 2, 1.5, 1.5, 1])
+    evidence = random.standard_normal((4000, len(spread))) * spread
+    before = probability(evidence)
+    for kind, sign in ((0, 1), (1, 1), (3, -1), (5, -1)):
+        more = evidence.copy()
+        more[:, kind] += sign * random.uniform(0, 3, len(more)) * spread[kind]
+        assert (probability(more) >= before - 1e-6).all() and (probability(more) > before + 0.05).any(), kind
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("cell", [4, 8, 24])
+def test_a_thing_that_has_gone_does_not_stand_still(noise: float, cell: int) -> None:
+    """Before a camera that stands still nearly everything does: what fits less than that has moved."""
+
+    def texture(height: int, width: int) -> NDArray[np.float32]:
+        coarse = random.uniform(-60, 60, (height // cell + 2, width // cell + 2)).astype(np.float32)
+        return np.asarray(cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC), np.float32)
+
+    gone, moved, still = [], [], []
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        background, thing = texture(252, 420)[:252, :420], texture(70, 70)[:70, :70]
+        pair = []
+        for left in (70, 154):
+            frame = background + noise * random.standard_normal(background.shape)
+            frame[84:154, left : left + 70] = thing
+            pair.append(np.clip(np.rint(128 + frame), 0, 255).astype(np.uint8))
+        two, own = Pair(pair[1], pair[0], 14), np.ones((18, 30), np.float32)
+        nothing, way = np.zeros((2, 18, 30, 2), np.float32)
+        way[6:11, 11:16, 0] = -84
+        there, around = np.s_[6:11, 11:16], np.ones((18, 30), np.bool_)
+        around[5:12, 4:17] = False
+        gone.append(two.compare(nothing, own).probable[there])
+        moved.append(two.compare(way, own).probable[there])
+        still.append(two.compare(nothing, own).probable[around])
+    shares = [(np.concatenate([one.ravel() for one in each]) > 0.8).mean() for each in (gone, moved, still)]
+    assert shares[0] < 0.06 and min(shares[1:]) > 0.6, shares
 
 
 def test_noise_alone_proves_nothing() -> None:

@@ -104,14 +104,14 @@ class Competition:
 
         each_pair(look, self._clip, self._direction, wanted)
 
-    def open_frames(self, coarse: bool = False) -> list[int]:
-        """The frames for which another source is worth its time: much of what has changed has no probable vector, and
-        nothing says that the scene is another one. A coarse source finds hardly more of a little, and more by chance:
-        for it much of all that a frame shows must be open."""
+    def open_frames(self, source: str) -> list[int]:
+        """The frames for which a source is worth its time: much of what has changed has no probable vector, and
+        nothing says that the scene is another one. A source that has competed finds hardly more of a little, and more
+        by chance: for it much of all that a frame shows must be open."""
 
         def is_open(here: int, there: int) -> bool:
             best, pair = self._best[here], self._pairs[here]
-            counted = pair.contrast if coarse else pair.changed
+            counted = pair.contrast if source in self._sources else pair.changed
             if (counted * (best.probable <= START)).sum() <= OPEN * counted.sum():
                 return False
             everything = np.ones_like(best.fits, np.bool_)

@@ -4,8 +4,9 @@ A patch is compared with what lies in the other frame where its vector leads. Ho
 frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair:
 neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
 another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence, through a few
-hidden units: what a difference means depends on what a patch shows. Their weights come from
-`benchmarks/motion/calibrate.py`, which compares rendered scenes with their true motion.
+hidden units: what a difference means depends on what a patch shows; but what fits less is never more probable, all
+else being equal. Their weights come from `benchmarks/motion/calibrate.py`, which compares rendered scenes with their
+true motion.
 
 Shapes: R, C patch rows and columns, S places beside a patch, K kinds of evidence, U hidden units.
 """
@@ -52,20 +53,20 @@ CUT = 0.1
 # these units and a constant [U + 1]. From benchmarks/motion/calibrate.py
 HIDDEN = np.array(
     """
-    0.159 -0.147 -0.857 -0.812 0.088 -0.201 0.072 0.089 -0.195 -0.181 -0.191 -0.066 -0.014 0.032 -0.456 2.682 -0.149
-    0.363 -0.156 0.219 -1.889 0.160 -0.145 0.051 -0.404 0.027 0.009 0.032 0.078 0.135 -0.329 -0.018 -0.854 -1.049
-    0.319 -0.226 0.041 0.368 -0.013 0.314 -0.051 0.272 -0.384 0.297 0.578 -0.103 0.031 -0.492 0.265 0.847 -0.742
-    -0.369 -0.088 -0.021 -0.075 0.638 -0.115 -0.016 1.110 0.194 0.018 0.139 0.069 -0.135 -0.160 0.129 0.573 0.377
-    0.088 0.029 -0.091 -0.515 0.107 -0.019 -0.007 -0.069 -0.107 -0.041 0.024 -0.065 -0.380 0.211 -0.172 0.568 -0.201
-    -0.094 -0.014 -0.070 -0.058 1.390 -0.015 -0.091 0.127 0.159 -0.015 0.079 -0.013 -0.249 0.074 0.066 0.078 -1.149
-    0.090 -0.035 -0.146 0.247 -0.432 0.455 0.026 0.178 -0.579 -0.462 0.401 -0.153 -0.467 -0.098 0.095 1.646 0.847
-    0.403 -0.238 0.064 -0.194 -0.209 0.185 -0.028 0.730 -0.185 0.275 0.674 -0.102 0.132 -0.638 0.402 0.738 0.358
+    0.002 0.232 -0.164 -0.311 1.215 -0.194 -4.505 0.514 0.333 -0.133 -0.311 -0.040 0.214 0.584 -0.293 1.097 -0.500
+    0.006 0.237 0.245 -0.517 0.464 -0.255 0.028 -0.536 0.531 0.188 -0.488 0.527 -0.391 -0.529 0.530 -1.911 0.952
+    0.031 0.007 -0.223 -0.011 -0.088 -0.001 -0.179 -0.028 -0.353 -0.105 0.040 -0.072 -0.901 0.300 -0.064 1.271 1.697
+    0.001 0.024 -0.056 -0.015 -0.295 -0.487 0.173 0.640 0.563 0.076 -0.251 0.100 0.281 0.497 -0.374 1.395 -0.378
+    0.198 0.010 -0.103 -3.758 0.012 -0.242 0.104 -0.444 -0.284 -0.220 -0.686 0.048 0.077 0.157 -0.224 0.289 1.645
+    0.368 0.003 0.839 -0.009 0.001 -0.009 0.036 0.553 0.075 0.015 0.863 0.066 0.084 -0.944 0.513 -4.981 1.139 0.001
+    0.101 0.149 -2.449 0.044 -0.313 0.121 -0.419 0.157 -0.636 -0.649 0.158 0.072 -0.166 -0.196 -1.887 3.849 0.043
+    0.000 0.058 -0.002 -0.553 -0.001 0.052 0.453 -0.028 0.166 0.260 -0.042 0.096 -0.082 0.000 0.245 -0.429
     """.split(),
     np.float64,
 ).reshape(8, -1)
 WEIGHTS = np.array(
     """
-    -1.955 2.478 -4.635 2.911 6.326 -2.821 -4.217 3.306 -2.418
+    2.256 2.334 1.727 1.995 1.457 1.417 1.789 3.861 -4.898
     """.split(),
     np.float64,
 )

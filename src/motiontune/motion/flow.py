@@ -105,7 +105,7 @@ def flow_of_patches(
     start = None
     if known.any():
         size = (grid.width, grid.height)
-        start = np.asarray(cv2.resize(_filled(first, known), size, interpolation=cv2.INTER_LINEAR), np.float32)
+        start = np.asarray(cv2.resize(filled(first, known), size, interpolation=cv2.INTER_LINEAR), np.float32)
     flow = dis_flow(here, there, quality, start)
     # DIS interpolates between patches of its own: every other pixel has the same median
     step = 2 - grid.patch % 2
@@ -113,7 +113,7 @@ def flow_of_patches(
     return patch_median(flow[::step, ::step], np.ones((thin.height, thin.width), np.bool_), thin)[0]
 
 
-def _filled(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def filled(flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Give patches without a vector the mean of their neighbours', from the border of the hole to its middle."""
     flow, known = flow.copy(), valid.copy()
     while not known.all():

@@ -103,7 +103,7 @@ def _match_what_is_open(
 ) -> None:
     """Let block matches compete for what is still open, each of frames that are made smaller by so much."""
     for smaller in sizes:
-        wanted = competition.open_frames(coarse=smaller > 1)
+        wanted = competition.open_frames("blockmatch")
         if wanted:
             matched = blockmatch_motion(clip, grid, options.direction, frames, wanted, smaller)
             competition.add(matched, wanted)
