@@ -226,7 +226,7 @@ def goals_table(conditions: dict[str, Any], real: dict[str, Any], speed: dict[st
     worst = ", ".join(f"{clip} {more:+.0%}" for clip, more in above.items() if more > ABOVE)
     loaders = {row["job"]: row["cpu_ratio"] for row in speed["summaries"] if row["kind"] == "all"}
     lines = (
-        ("ordinary rooms, VP9: EPE of the valid", "0.28 px", f"{ordinary['epe_valid']:.2f} px"),
+        ("ordinary rooms, VP9: EPE of the valid", "0.28 px", f"{ordinary['epe_valid']:.3f} px"),
         ("... valid", "96 %", f"{ordinary['valid_share']:.1%}"),
         ("... of that off by > 3 px", "0.8 %", f"{ordinary['outliers_valid']:.1%}"),
         ("... EPE of what moves by itself", "3 px", f"{ordinary['moving_epe_valid']:.2f} px"),
