@@ -77,8 +77,8 @@ def test_light_makes_no_vector_false_and_none_true(gain: float, contrast: float)
         assert (probable(pair, dx, dy) > 0.8).mean() < 0.05
 
 
-def test_what_fits_less_is_never_more_probable() -> None:
-    """Better than beside (the first two kinds), other beside the texture, brighter for no reason."""
+def test_some_evidence_never_speaks_against_a_vector_and_some_never_for_it() -> None:
+    """Fits better than beside (the first two kinds); left beside the texture, brighter for no reason."""
     random = np.random.default_rng(0)
     spread = np.array([3, 3, 4, 0.6, 2, 2, 1, 2, 1, 3, 2, 2, 2, 1.5, 1.5, 1])
     evidence = random.standard_normal((4000, len(spread))) * spread

@@ -5,16 +5,15 @@
 prints `HIDDEN` and `WEIGHTS` of `motiontune/motion/confidence.py`. Each vector of codec, blockmatch and flow, before
 and after refinement, is a sample: is it within `NEAR` of the truth? Every condition of `conditions.py` counts alike,
 as do the flat scenes of `render.py` together and frames that nothing has encoded, but for `WEIGHT`; what moves by
-itself counts `MOVING` times. A fifth of the weight is of vectors that are wrong on purpose, which sources seldom are
-in a whole picture: zero, the block match shifted by one vector and chance, and things that are said to move as what is
-around them does. A vector that fits less is never more probable, all else being equal: see `RISE` and `FALL`.
+itself counts `MOVING` times. Some of the weight is of vectors that are wrong on purpose, which sources seldom are in a
+whole picture (`ON_PURPOSE`): zero, the block match shifted by one vector and chance, and things that are said to move
+as what is around them does. With some evidence the probability only rises, with some it only falls: `RISE` and `FALL`.
 
 Fits from other starts (`--start`) end as low, and differ in the vectors that samples seldom are like: of 0 to 3 number
 0 does best on the real clips of `TUNED` (`real.py`) and on what no sample is like (`tests/test_confidence.py`).
 """
 
 import argparse
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +63,9 @@ WEIGHT = {
 # Seeds of more rooms of these conditions: two have few patterns, and few walls
 MORE = {"repeats": (102, 103, 104), "bare walls": (102, 103)}
 MOVING = 10.0
-# Of vectors that are wrong on purpose, and of things that are said to move as what is around them: the share of the
-# weight of their condition; what sources found has the rest. And the share of all three that is taken
-SHARES = {"found": 0.0, "wrong": 0.1, "gone": 0.1}
+# The share of a condition's weight that vectors have which are wrong anywhere, and on things that move by themselves;
+# what sources found has the rest. And the share of all three kinds that is taken
+ON_PURPOSE = {"wrong": 0.1, "gone": 0.1}
 TAKEN = {"found": 0.15, "wrong": 0.15, "gone": 1.0}
 UNITS, STEPS, DECAY = 8, 900, 1e-5
 # Kinds of evidence with which the probability only rises: how much better a patch fits than beside, alone and with
@@ -89,7 +88,7 @@ def fields_of(clip: Clip, grid: VideoGrid, frames: list[NDArray[np.uint8]]) -> l
 def samples_of(
     clip: Clip, grid: VideoGrid, true: conditions.Pool, random: np.random.Generator
 ) -> dict[str, list[Any]]:
-    """Evidence, whether the vector is near the truth, its weight, and which of `SHARES` it is of."""
+    """Evidence, whether the vector is near the truth, its weight, and which of `TAKEN` it is of."""
     count = len(clip.frames)
     frames = gray_frames(clip, grid)
     level = levelled(frames)
@@ -127,7 +126,7 @@ def samples_of(
             found["evidence"].append(evidence[chosen].astype(np.float32))
             found["near"].append((near & ~true["cut"][pair])[chosen])
             found["weight"].append(np.where(true["moving"][pair], MOVING, 1.0)[chosen])
-            found["kind"].append(np.full(chosen.sum(), list(SHARES).index(kind)))
+            found["kind"].append(np.full(chosen.sum(), list(TAKEN).index(kind)))
     return found
 
 
@@ -216,17 +215,17 @@ def main() -> None:
     parts = defaultdict(list)
     for condition, pool in pools.items():
         evidence, near, weight, kind = (np.concatenate(pool[key]) for key in ("evidence", "near", "weight", "kind"))
-        present = [name for number, name in enumerate(SHARES) if (kind == number).any()]
-        for name in present:
-            share = SHARES[name] or 1 - sum(SHARES[other] for other in present)
-            chosen = np.flatnonzero(kind == list(SHARES).index(name))
-            chosen = chosen[thinning.random(len(chosen)) < TAKEN[name]]
+        shares = {name: share for name, share in ON_PURPOSE.items() if (kind == list(TAKEN).index(name)).any()}
+        for number, (name, taken) in enumerate(TAKEN.items()):
+            share = shares.get(name, 1 - sum(shares.values()))
+            chosen = np.flatnonzero(kind == number)
+            chosen = chosen[thinning.random(len(chosen)) < taken]
             parts["evidence"].append(evidence[chosen])
             parts["near"].append(near[chosen])
             parts["weight"].append(weight[chosen] / weight[chosen].sum() * WEIGHT.get(condition, 1.0) * share)
     hidden, out = fit(*(np.concatenate(parts[key]) for key in ("evidence", "near", "weight")), args.start)
-    for name, numbers in (("HIDDEN", hidden), ("WEIGHTS", out)):
-        print(name, textwrap.fill(" ".join(f"{number:.3f}" for number in numbers.flat), 112, break_on_hyphens=False))
+    for name, rows in (("HIDDEN", hidden), ("WEIGHTS", out[None])):
+        print(name, *(" ".join(f"{number:.3f}" for number in row) for row in rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,18 @@ ENCODINGS: dict[str, Encoding] = {
     "vp8": Encoding("libvpx", ".mkv", {"crf": "20", "b": "3M", "deadline": "realtime", "cpu-used": "6"}),
 }
 
-# Something-Something's (VP9) and a phone's own, for the rooms
-ROOM_ENCODINGS: dict[str, Encoding] = {
-    "vp9 crf38": Encoding("libvpx-vp9", ".webm", {"crf": "38", "b": "0", "deadline": "good", "cpu-used": "4"}),
-    "x264 crf23": _x264(crf="23"),
+
+def _vp9(crf: str) -> Encoding:
+    return Encoding("libvpx-vp9", ".webm", {"crf": crf, "b": "0", "deadline": "good", "cpu-used": "4"})
+
+
+# Something-Something's (VP9) and a phone's own, for the rooms; and those that only ordinary rooms are encoded in
+ROOM_ENCODINGS: dict[str, Encoding] = {"vp9 crf38": _vp9("38"), "x264 crf23": _x264(crf="23")}
+MORE_ENCODINGS: dict[str, Encoding] = {
+    "vp9 crf23": _vp9("23"),
+    "vp9 crf45": _vp9("45"),
+    "x264 crf38": _x264(crf="38"),
+    "x264 crf45": _x264(crf="45"),
     "x264 veryslow": _x264(crf="23", preset="veryslow"),
 }
 # For pans whose vectors are to be as true as an encoder can make them
@@ -68,7 +76,7 @@ def encode(frames: Iterable[NDArray[np.uint8]], name: str, path: Path, rate: int
     In one thread: how many there are changes a file. x264 writes other bytes each time all the same (its macroblock
     tree does), which shows in the last digits of what is measured.
     """
-    encoding = (ENCODINGS | PRECISE | ROOM_ENCODINGS)[name]
+    encoding = (ENCODINGS | PRECISE | ROOM_ENCODINGS | MORE_ENCODINGS)[name]
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(encoding.encoder, rate=rate, options=encoding.options)
         stream.codec_context.thread_count = 1

@@ -4,9 +4,10 @@ A patch is compared with what lies in the other frame where its vector leads. Ho
 frames are is taken off first (a gain and an offset for the pair), and differences count beside the noise of the pair:
 neither dim light nor drifting exposure make vectors true or false. What fits as well a few pixels beside, or at
 another place of a pattern that repeats, proves nothing. A logistic regression weighs this evidence, through a few
-hidden units: what a difference means depends on what a patch shows; but what fits less is never more probable, all
-else being equal. Their weights come from `benchmarks/motion/calibrate.py`, which compares rendered scenes with their
-true motion.
+hidden units: what a difference means depends on what a patch shows. But the probability only rises with how much
+better a patch fits than a few pixels beside, and only falls with what is left beside its texture and with brightness
+that nothing explains. The weights come from `benchmarks/motion/calibrate.py`, which compares rendered scenes with
+their true motion.
 
 Shapes: R, C patch rows and columns, S places beside a patch, K kinds of evidence, U hidden units.
 """
@@ -58,9 +59,9 @@ HIDDEN = np.array(
     0.031 0.007 -0.223 -0.011 -0.088 -0.001 -0.179 -0.028 -0.353 -0.105 0.040 -0.072 -0.901 0.300 -0.064 1.271 1.697
     0.001 0.024 -0.056 -0.015 -0.295 -0.487 0.173 0.640 0.563 0.076 -0.251 0.100 0.281 0.497 -0.374 1.395 -0.378
     0.198 0.010 -0.103 -3.758 0.012 -0.242 0.104 -0.444 -0.284 -0.220 -0.686 0.048 0.077 0.157 -0.224 0.289 1.645
-    0.368 0.003 0.839 -0.009 0.001 -0.009 0.036 0.553 0.075 0.015 0.863 0.066 0.084 -0.944 0.513 -4.981 1.139 0.001
-    0.101 0.149 -2.449 0.044 -0.313 0.121 -0.419 0.157 -0.636 -0.649 0.158 0.072 -0.166 -0.196 -1.887 3.849 0.043
-    0.000 0.058 -0.002 -0.553 -0.001 0.052 0.453 -0.028 0.166 0.260 -0.042 0.096 -0.082 0.000 0.245 -0.429
+    0.368 0.003 0.839 -0.009 0.001 -0.009 0.036 0.553 0.075 0.015 0.863 0.066 0.084 -0.944 0.513 -4.981 1.139
+    0.001 0.101 0.149 -2.449 0.044 -0.313 0.121 -0.419 0.157 -0.636 -0.649 0.158 0.072 -0.166 -0.196 -1.887 3.849
+    0.043 0.000 0.058 -0.002 -0.553 -0.001 0.052 0.453 -0.028 0.166 0.260 -0.042 0.096 -0.082 0.000 0.245 -0.429
     """.split(),
     np.float64,
 ).reshape(8, -1)
