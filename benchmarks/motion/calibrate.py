@@ -10,7 +10,7 @@ whole picture (`ON_PURPOSE`): zero, the block match shifted by one vector and ch
 as what is around them does. With some evidence the probability only rises, with some it only falls: `RISE` and `FALL`.
 
 Fits from other starts (`--start`) end as low, and differ in the vectors that samples seldom are like: of 0 to 3 number
-0 does best on the real clips of `TUNED` (`real.py`) and on what no sample is like (`tests/test_confidence.py`).
+0 does best on the real clips of `TUNED` (`real.py`); numbers 0 and 1 do what `tests/test_confidence.py` asks for.
 """
 
 import argparse

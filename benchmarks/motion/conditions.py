@@ -104,8 +104,8 @@ def load(scene: str, look: str, seed: int, encoding: str, cache: Path) -> Clip:
 def truth(scene: str, look: str, seed: int, shown: tuple[int, ...]) -> Pool:
     """The true motion of each pair's patches, direction past: `vectors` float32 [P, R, C, 2] in pixels of the grid,
     `scored`, `hidden`, `moving` and `cut`, bool [P, R, C]."""
-    if look not in rooms.MOVED:
-        return truth(scene, rooms.MOVED[0], seed, shown)
+    if look not in rooms.FLOWS:
+        return truth(scene, rooms.FLOWS[0], seed, shown)
     room, grid = rooms.room(scene, seed, look), VideoGrid(2, ROWS, COLS, PATCH)
     scale = np.float32([grid.width / rooms.WIDTH, grid.height / rooms.HEIGHT])
     parts: dict[str, list[NDArray[Any]]] = defaultdict(list)

@@ -49,6 +49,7 @@ Floats = NDArray[np.float64]
 Path = Callable[[float], float]
 Placing = Callable[[float], tuple[Floats, Floats, Floats]]
 Painter = Callable[[Generator, int, int], NDArray[np.uint8]]
+Camera = Callable[[float], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ class Room:
     name: str
     seed: int
     surfaces: tuple[Surface, ...]
-    camera: Callable[[float], tuple[Floats, Floats]]
+    camera: Camera
     look: Look = field(default_factory=Look)
     blurred: bool = False
     cut: "Room | None" = None
@@ -242,7 +243,9 @@ class Room:
         """A frame before anything becomes of the light."""
         t = number / RATE
         times = t + (np.arange(SUBFRAMES) + 0.5 - SUBFRAMES / 2) / SUBFRAMES * EXPOSED / RATE if self.blurred else [t]
-        return np.asarray(np.mean([_image_of(self.surfaces, self, time) for time in times], axis=0), np.float32)
+        return np.asarray(
+            np.mean([_image_of(self.surfaces, self.camera, self.readout, time) for time in times], axis=0), np.float32
+        )
 
     def _lit(self, number: int) -> NDArray[np.uint8]:
         image, look, t = self.shows(number)._rendered(number), self.look, number / RATE
@@ -262,9 +265,9 @@ class Room:
 
 
 @functools.lru_cache(maxsize=2 * FRAMES * SUBFRAMES)
-def _image_of(surfaces: tuple[Surface, ...], room: Room, t: float) -> NDArray[np.float16]:
+def _image_of(surfaces: tuple[Surface, ...], camera: Camera, readout: float, t: float) -> NDArray[np.float16]:
     """A room's picture; rooms that differ in their light alone share it."""
-    return room._image(t).astype(np.float16)
+    return Room("", 0, surfaces, camera, readout=readout)._image(t).astype(np.float16)
 
 
 def _light(room: Room) -> tuple[float, float]:
@@ -494,7 +497,7 @@ def _shake(random: Generator, most: float) -> Path:
 
 def _held(
     random: Generator, shake: float, forward: float = 0.0, sideways: float = 0.0, turn: Path = lambda t: 0.0
-) -> Callable[[float], tuple[Floats, Floats]]:
+) -> Camera:
     """A camera in a hand: `shake` in radians, speeds in metres per second, `turn` about the vertical."""
     yaw, pitch, roll = (_shake(random, shake * size) for size in (1, 1, 0.7))
     x, y = _shake(random, shake), _shake(random, shake)
@@ -696,8 +699,8 @@ LOOKS: dict[str, Look] = {
     "noise": Look(noise=8),
     "clean": Look(noise=0),
 }
-# Looks on which depends where things are seen; the others change the light of the first one
-MOVED = ("", "cut", "rolling")
+# Looks with a flow of their own; the others change the light of the first one
+FLOWS = ("", "cut", "rolling")
 
 
 @functools.lru_cache(maxsize=8)
